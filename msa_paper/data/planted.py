@@ -27,7 +27,7 @@ class PlantedOptions(BaseModel):
     seed: int = Field(0, ge=0)
     steps: tuple[int, int] = (12, 20)              # shortest and longest segment
     modalities: dict[str, Modality] = {"text": Modality(32, "tokens"), "vision": Modality(16, "frames"), "audio": Modality(24, "spectrum")}
-    noise: float = Field(.5, ge=0)                 # standard deviation of every feature's noise; valence has about .6
+    noise: float = Field(.5, ge=0)                 # standard deviation of every feature's noise; a valence of ±1 is shown as ±2
     poor: float = Field(.4, ge=0, lt=1)            # share of a modality's steps that are noise, with `quality`
     max_lag: int = Field(4, ge=1)                  # steps, with `lag`
 
@@ -77,15 +77,15 @@ def plant_links(
     rng:np.random.Generator,
     lengths:np.ndarray,   # (N,) steps of each segment
     T:int,                # the longest
-)->dict:                  # setups (N, 3), links (N, 2): the setup that counts and its callback, topics (N, T, TOPIC)
-    "Positions and topics of three setups and one callback, at least a quarter of the segment apart."
+)->dict:                  # setups (N, 2), links (N, 2): the setup that counts and its callback, topics (N, T, TOPIC)
+    "Positions and topics of two setups and one callback, at least a quarter of the segment apart."
     N, steps = len(lengths), np.arange(T)
     early = np.where(steps < lengths[:, None] // 2, rng.random((N, T)), 2.)
-    setups = early.argsort(1)[:, :3]
+    setups = early.argsort(1)[:, :2]
     callback = lengths - 1 - (rng.random(N) * (lengths // 4)).astype(int)
-    linked = setups[np.arange(N), rng.integers(3, size=N)]
-    topics = rng.standard_normal((N, T, TOPIC))
-    topics *= 2 / np.linalg.norm(topics, axis=-1, keepdims=True)
+    linked = setups[np.arange(N), rng.integers(2, size=N)]
+    of_two = rng.standard_normal((N, 2, TOPIC))
+    topics = np.zeros((N, T, TOPIC)); np.put_along_axis(topics, setups[..., None], 5 * of_two / np.linalg.norm(of_two, axis=-1, keepdims=True), 1)
     topics[np.arange(N), callback] = topics[np.arange(N), linked]
     return dict(setups=setups, links=np.stack([linked, callback], 1), topics=topics)
 
@@ -107,7 +107,7 @@ def plant_causes(
     if "long_range" in options.effects:
         facts |= plant_links(rng, lengths, T)
         if not causes: valence *= .2                           # nothing else speaks
-        np.put_along_axis(valence, facts["setups"], rng.uniform(-1, 1, (N, 3)), 1)
+        np.put_along_axis(valence, facts["setups"], rng.uniform(-1, 1, (N, 1)) * [1, -1], 1)
         valence[each, facts["links"][:, 1]] = 0                # the callback only points back
         causes.append(valence[each, facts["links"][:, 0]])
     if "lag" in options.effects:
@@ -132,15 +132,15 @@ def shown(
     for m in range(M):
         c = np.zeros((N, T, len(CHANNELS) + TOPIC), np.float32)
         back = np.maximum(steps - facts["lag"][:, m, None], 0) if "lag" in facts else np.broadcast_to(steps, (N, T))
-        c[..., 0] = np.take_along_axis(valence, back, 1)
+        c[..., 0] = 2 * np.take_along_axis(valence, back, 1)
         if "lag" in facts and m == 0:
-            c[each, facts["marked"], 5] = 2
+            c[each, facts["marked"], 5] = 1.5
             if M > 1: c[..., 0] = 0                            # the first modality only points
         if m < M - 1: c[ironic, :, 0] *= -1. if m == 0 else 0.
         c[..., 1] = arousal[:, None]
         if "links" in facts:
-            c[each[:, None], facts["setups"], 3] = 2
-            c[each, facts["links"][:, 1], 4] = 2
+            c[each[:, None], facts["setups"], 3] = 1.5
+            c[each, facts["links"][:, 1], 4] = 1.5
             c[..., len(CHANNELS):] = facts["topics"]
         c = np.where(good[..., m, None], c, rng.standard_normal(c.shape, dtype=np.float32) * 1.5)
         c[..., 2] = np.where(good[..., m], 1, -1)              # a tracker knows when it has lost the face

@@ -38,6 +38,8 @@ class Run:
     def history(self)->pd.DataFrame: "One row an epoch."; return pd.read_csv(self.folder/"history.csv")
     @property
     def predictions(self)->pd.DataFrame: "One row a scored sample."; return pd.read_parquet(self.folder/"predictions.parquet")
+    @property
+    def replicates(self)->pd.DataFrame: "One row a resample of the test's groups."; return pd.read_parquet(self.folder/"replicates.parquet")
 
 # %% ../../nbs/experiment/20_store.ipynb #953847f4
 class Store:
@@ -65,21 +67,28 @@ class Store:
         spec:RunSpec, seed:int,
         work:Path,                   # the working folder: removed
         weights:Path,                # becomes checkpoint.safetensors
-        metrics:dict, history:pd.DataFrame, predictions:pd.DataFrame, provenance:dict,
+        metrics:dict, history:pd.DataFrame, predictions:pd.DataFrame, replicates:pd.DataFrame, provenance:dict,
     )->Run:
         "Make a run's result appear in one step."
         final = self.path(spec, seed)
         whole = Path(tempfile.mkdtemp(dir=work, prefix="whole-"))
         one = spec.model_copy(update=dict(seeds=(seed,), results=""))
-        table = io.BytesIO(); predictions.to_parquet(table, index=False, compression="zstd")
         for name, content in {"spec.json": one.model_dump(mode="json"), "provenance.json": provenance, "metrics.json": metrics}.items():
             write_whole(whole/name, json.dumps(content, indent=1, sort_keys=True) + "\n")
         write_whole(whole/"history.csv", history.to_csv(index=False))
-        write_whole(whole/"predictions.parquet", table.getvalue())
+        for name, table in {"predictions": predictions, "replicates": replicates}.items():
+            buffer = io.BytesIO(); table.to_parquet(buffer, index=False, compression="zstd")
+            write_whole(whole/f"{name}.parquet", buffer.getvalue())
         os.replace(weights, whole/"checkpoint.safetensors")
         os.chmod(whole, 0o755)
         os.rename(whole, final); shutil.rmtree(work)
         return Run(final)
+
+    def find(self, name:str)->Run:
+        "A finished run by its id, or by the part of it that no other run has."
+        found = [r for r in self.runs() if name and name in r.id]
+        if len(found) == 1: return found[0]
+        raise MsaPaperError(f"{len(found) or 'no'} finished runs are called '{name}'", self.folder, "give the id of one: " + ", ".join(r.id for r in (found or self.runs())[:5]))
 
     def runs(self, dataset="*", protocol="*", model="*")->list[Run]:
         "Finished runs, in the order of their names."

@@ -186,13 +186,13 @@ def fit(
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
-    best = ModelCheckpoint(work, "best", monitor="validation_loss", save_last=True, save_on_train_epoch_end=True, enable_version_counter=False)
-    best.FILE_EXTENSION = ".safetensors"
+    keep = lambda name, **which: ModelCheckpoint(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
+    ModelCheckpoint.FILE_EXTENSION = ".safetensors"
     trainer = L.Trainer(
         accelerator=accelerator(spec.device), devices=spec.devices, strategy="ddp_fork" if spec.devices > 1 else "auto", precision=spec.precision,
         max_epochs=spec.epochs, gradient_clip_val=spec.clip, deterministic="warn", num_sanity_val_steps=0, logger=False,
         enable_model_summary=False, enable_progress_bar=False, plugins=[SafetensorsIO()], default_root_dir=work,
-        callbacks=[history, EarlyStopping("validation_loss", patience=spec.patience), best])
+        callbacks=[history, EarlyStopping("validation_loss", patience=spec.patience), keep("best", monitor="validation_loss"), keep("last", every_n_epochs=1)])
     last = work/"last.safetensors"
     resumed = SafetensorsIO().load_checkpoint(last)["epoch"] if last.exists() else None
     trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)

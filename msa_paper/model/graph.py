@@ -20,8 +20,9 @@ def cosine_similarity(
     h:Tensor,  # (B, T, d) fused states
 )->Tensor:     # (B, T, T)
     "cos(h_i, h_j) of all pairs of steps; 0 where a state is zero."
-    n = F.normalize(h, dim=-1)
-    return n @ n.mT
+    G = h @ h.mT                                                  # norms are read off the Gram matrix: no pass over h
+    inverse = G.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).rsqrt()
+    return G * inverse[..., None] * inverse[..., None, :]
 
 def candidates(
     mask:Tensor,  # (B, T) valid steps
@@ -78,8 +79,8 @@ class GraphConvolutions(nn.Module):
         self.layers = nn.ModuleList(DenseGCNConv(width, width) for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, h, A, mask): # H (B, T, d), A (B, T, T), mask (B, T) → (B, T, d)
-        for layer in self.layers: h = self.dropout(layer(h, A, mask).relu())
+    def forward(self, h, A): # H (B, T, d), A (B, T, T) → (B, T, d); a padded step has no edge, disturbs nobody, and is masked by what follows
+        for layer in self.layers: h = self.dropout(layer(h, A).relu())
         return h
 
 # %% ../../nbs/model/20_graph.ipynb #f760a5d1
@@ -129,4 +130,4 @@ class SpatioTemporalNetwork(nn.Module):
 
     def forward(self, h, mask): # (B, T, d), (B, T) → H' (B, T, d), graph (B, T, T)
         A = build_graph(h, mask, self.threshold, self.window)
-        return self.tcn(self.gcn(h, A, mask), mask), A
+        return self.tcn(self.gcn(h, A), mask), A

@@ -1,0 +1,42 @@
+# make reproduce [DATA=planted|mechanisms|mosi]   set up, run what is missing, draw tables and figures
+# make test                                       set up, pass every test
+# make lab                                        set up, open JupyterLab
+# make readme                                     render README.md from nbs/index.ipynb
+# make benchmark                                  time graph, layers and a training step on this machine
+
+DATA ?= planted
+PYTHON ?= python3.11
+VENV ?= .venv
+export MSA_PAPER_DATA ?= $(abspath $(firstword $(wildcard ../shared/data) data))
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM = false
+export MPLBACKEND ?= Agg
+# a parameter of papermill and of Jupyter: no debugger, no check of frozen modules
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+READY = $(VENV)/.ready
+
+.PHONY: reproduce test lab readme benchmark setup
+reproduce: $(READY)
+	msa-paper reproduce --data $(DATA)
+	msa-paper readme
+
+test: $(READY)
+	bash tests/run.sh
+
+lab: $(READY)
+	jupyter lab nbs
+
+readme: $(READY)
+	msa-paper readme
+
+benchmark: $(READY)
+	papermill nbs/runs/benchmark.ipynb - > /dev/null
+
+setup: $(READY)
+# stale when a version or a requirement changes: installed anew then, and only then
+$(READY): constraints.txt settings.ini setup.py
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
