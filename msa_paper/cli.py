@@ -58,7 +58,7 @@ def render_readme()->str:   # Markdown
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
     exporter = MarkdownExporter(exclude_input=True, exclude_output_prompt=True)
     lines = [line.rstrip() for line in exporter.from_notebook_node(nb)[0].splitlines()]
-    text = "\n".join(line for k, line in enumerate(lines) if line or (k and lines[k - 1]))
+    text = "\n".join(line.replace("](../", "](") for k, line in enumerate(lines) if line or (k and lines[k - 1]))
     return "<!-- rendered from nbs/index.ipynb by `make readme`; do not edit -->\n\n" + text.strip() + "\n"
 
 # %% ../nbs/90_cli.ipynb #dff273c9

@@ -170,7 +170,7 @@ def planted_block(
     return dict(features=features, lengths=lengths, labels=label.astype(np.float32), moods=moods.astype(np.float32), truth=truth)
 
 # %% ../../nbs/data/10_planted.ipynb #0e5d3ac3
-PROTOCOLS = {e: ("tone", e) if e not in CAUSES else (e,) for e in Effect.__args__} | {"mixed": ("tone", "quality", "conflict", "long_range")}
+PROTOCOLS = {e: ("tone", e) if e not in CAUSES else (e,) for e in Effect.__args__} | {"mixed": ("tone", "quality", "poor_modality", "conflict")}
 
 def planted_corpus(
     protocol:str="mixed",     # an effect alone, or 'mixed'

@@ -9,13 +9,13 @@ __all__ = ['reference_layers', 'one_by_one', 'in_one', 'timed', 'fused_states', 
 import time
 from collections import defaultdict
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from torch_geometric.data import Data
-from torch_geometric.nn import GCNConv
 from ..data.planted import planted_corpus
 from ..data.schema import TASKS, Batch, DataSpec, Modality, batches
 from .spec import BenchmarkSpec
 from ..model.graph import GraphConvolutions, SimilarityThreshold, build_graph
 from ..model.proposed import ProposedModel, ProposedSettings
+from torch_geometric.data import Data   # after our graph module, which imports PyG quietly
+from torch_geometric.nn import GCNConv
 
 # %% ../../nbs/experiment/60_benchmark.ipynb #78f8972b
 def reference_layers(

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from ..core import MsaPaperError
 from ..data.schema import Batch, Corpus, DataSpec, batches
 from .spec import RunSpec
