@@ -7,7 +7,7 @@ __all__ = ['ABLATIONS', 'PLANTED', 'VECTORS', 'ALONE', 'MOSI', 'MATRIX', 'agains
            'execute_notebook', 'run_row', 'worker_failure', 'run_matrix']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
-import multiprocessing, os, sys, traceback
+import multiprocessing, os, sys, tempfile, traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from ..core import MsaPaperError, die_with_parent, known, project_folder
@@ -42,10 +42,14 @@ def matrix_rows(
 
 # %% ../../nbs/experiment/50_matrix.ipynb #3e92abf3
 def kernel_manager():
-    "A kernel manager that talks through files, not ports: no two kernels can ask for the same one, and nobody can listen."
+    "A kernel manager whose sockets are files in a folder of its own: no two kernels can ask for the same port, and nobody else can listen."
     from jupyter_client import AsyncKernelManager
     class FileKernelManager(AsyncKernelManager):
-        def __init__(self, *arguments, **keywords): super().__init__(*arguments, **keywords); self.transport = "ipc" if sys.platform != "win32" else "tcp"
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            if sys.platform != "win32":
+                self.sockets = tempfile.TemporaryDirectory(prefix="kernel-")
+                self.transport, self.ip = "ipc", f"{self.sockets.name}/socket"
     return FileKernelManager
 
 def execute_notebook(
