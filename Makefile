@@ -5,7 +5,7 @@
 # make benchmark                                  time graph, layers and a training step on this machine
 
 DATA ?= planted
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 export MSA_PAPER_DATA ?= $(abspath $(firstword $(wildcard ../shared/data) data))
 export PATH := $(abspath $(VENV))/bin:$(PATH)

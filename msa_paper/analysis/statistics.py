@@ -54,9 +54,11 @@ DRAWS = 2000
 def group_draws(
     groups:int,          # how many videos, dialogues, …
     draws:int=DRAWS,
-)->np.ndarray:           # (draws, groups): how often each is drawn
+    at_once:int=100,     # so that a million groups need no million × draws table
+):                       # yields (at_once, groups): how often each is drawn
     "Resamples with replacement, the same for every run on the same test set."
-    return np.random.default_rng([groups, draws]).multinomial(groups, np.full(groups, 1 / groups), draws)
+    rng = np.random.default_rng([groups, draws])
+    for start in range(0, draws, at_once): yield rng.multinomial(groups, np.full(groups, 1 / groups), min(at_once, draws - start))
 
 def replicates(
     task:Task,
@@ -69,7 +71,7 @@ def replicates(
     sums = confusion(y, p.argmax(1), len(task.classes)) if task.classes else intensity_sums(p[:, 0], y)
     _, number = np.unique(np.asarray(group)[there], return_inverse=True)
     by_group = np.zeros((number.max() + 1, sums.shape[1])); np.add.at(by_group, number, sums)
-    drawn = group_draws(len(by_group)) @ by_group
+    drawn = np.concatenate([counts @ by_group for counts in group_draws(len(by_group))])
     return pd.DataFrame(class_from(drawn, task.classes) if task.classes else intensity_from(drawn)).astype(np.float32)
 
 # %% ../../nbs/analysis/10_statistics.ipynb #c0380cb0
