@@ -6,8 +6,8 @@
 __all__ = ['FIGURES', 'reproduce', 'status', 'render_readme', 'main']
 
 # %% ../nbs/90_cli.ipynb #950e495d
-import argparse, json, os, sys
-from .core import MsaPaperError, figures_folder, project_folder, write_whole
+import argparse, sys
+from .core import MsaPaperError, project_folder, write_whole
 
 # %% ../nbs/90_cli.ipynb #79bdb873
 FIGURES = {   # matrix → its figure notebooks
@@ -52,7 +52,6 @@ def render_readme()->str:   # Markdown
     import nbformat
     from nbclient import NotebookClient
     from nbconvert import MarkdownExporter
-    from nbconvert.preprocessors import TagRemovePreprocessor
     nb = nbformat.read(project_folder()/"nbs"/"index.ipynb", 4)
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(project_folder()/"nbs")}}).execute()
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]

@@ -1,7 +1,4 @@
-"""What the tests share: where things are, and a small real run made once."""
-import os
-from pathlib import Path
-
+"""What the tests share: where things are."""
 import pytest
 
 from msa_paper.core import data_folder, project_folder

@@ -8,7 +8,7 @@ __all__ = ['finished', 'page_folder', 'paper_numbers', 'table6', 'with_labels', 
 # %% ../../nbs/analysis/40_figures.ipynb #2f342de1
 import json
 from pathlib import Path
-import numpy as np, pandas as pd
+import pandas as pd
 from IPython.display import Image, Markdown
 from .plots import predicted_against_true, save_figure
 from .tables import NAMES, ablation_table, difference, save_table, summary
@@ -79,7 +79,6 @@ def figure6(
         return Markdown(f"**Not redrawn**: the labels of {row.dataset} are not in the data folder ({error.what}: `{Path(str(error.where)).name}`). The committed figure stays as it is.")
     mae, r = summary(runs, "mae"), summary(runs, "corr")
     say = lambda name, s: f"{name} = {s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
-    seeds = ", ".join(str(x.seed) for x in runs)
     note = f"n = {len(table)} test segments\n{say('MAE', mae)}\n{say('r', r)}\nmeans over {len(runs)} seeds, 95 % intervals"
     figure, inside = predicted_against_true(table.truth.to_numpy(), table.prediction.to_numpy(), f"Full model on {row.dataset}-{row.protocol}: points of seed {runs[0].seed}", note)
     paths = save_figure(figure, folder, "figure6", dict(points=runs[0].id, runs=[x.id for x in runs], n=len(table), mae=mae, corr=r, share_in_ellipse=inside))

@@ -66,7 +66,7 @@ def predicted_against_true(
     with house_style():
         figure, axes = plt.subplots(figsize=(4.2, 4.4))
         axes.plot([-limit, limit], [-limit, limit], color=PALE, lw=1, zorder=1)
-        axes.annotate("prediction = truth", (limit, limit), xytext=(-4, -14), textcoords="offset points", ha="right", fontsize=7.5, color=PALE, rotation=45, rotation_mode="anchor")
+        axes.annotate("prediction = truth", (limit, limit), xytext=(-8, 2), textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=PALE)
         axes.scatter(truth, prediction, s=9, color=INK, alpha=.35, lw=0, zorder=2)
         patch, inside = dense_ellipse(truth, prediction)
         patch.set(fill=False, edgecolor=ACCENT, lw=1.4, zorder=3); axes.add_patch(patch)

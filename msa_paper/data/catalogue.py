@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'load_corpus']
 
 # %% ../../nbs/data/30_catalogue.ipynb #aa2554d9
 import inspect
-from ..core import MsaPaperError, known
+from ..core import known
 from .mosi import mosi_corpus
 from .planted import planted_corpus
 from .schema import TASKS, Corpus

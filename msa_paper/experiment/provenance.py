@@ -7,7 +7,7 @@ __all__ = ['CODE', 'git', 'code_state', 'data_state', 'environment_state', 'proc
            'provenance']
 
 # %% ../../nbs/experiment/10_provenance.ipynb #31d5766f
-import hashlib, json, os, platform, resource, subprocess, sys, time
+import hashlib, os, platform, resource, subprocess, sys, time
 from datetime import datetime, timezone
 from importlib import metadata
 import numpy as np

@@ -10,7 +10,7 @@ import hashlib, json
 from types import ModuleType
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
-from ..core import MsaPaperError, known, validated
+from ..core import known, validated
 
 # %% ../../nbs/experiment/00_spec.ipynb #b79792d4
 class Machine(BaseModel):

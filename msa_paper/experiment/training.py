@@ -8,6 +8,7 @@ __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantl
 
 # %% ../../nbs/experiment/30_training.ipynb #afcf99eb
 import json, logging, os, warnings
+from dataclasses import replace
 from pathlib import Path
 import lightning as L, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -41,7 +42,6 @@ class Standardiser(nn.Module):
         return self
 
     def forward(self, batch:Batch)->Batch:
-        from dataclasses import replace
         return replace(batch, features={m: (x - getattr(self, f"mean_{m}")) / getattr(self, f"deviation_{m}") * batch.masks[m][..., None] for m, x in batch.features.items()})
 
 # %% ../../nbs/experiment/30_training.ipynb #0e6af7b9
@@ -141,7 +141,7 @@ class SafetensorsIO(CheckpointIO):
 
 # %% ../../nbs/experiment/30_training.ipynb #4cd13566
 class History(Callback):
-    "One row an epoch, kept inside the checkpoint so that a resumed run has all of it; a progress bar on request."
+    "One row an epoch (the learning rate is the one it leaves), kept inside the checkpoint; a progress bar on request."
     def __init__(self, epochs:int, progress:bool=False, label:str=""):
         self.rows, self.bar, self.label = [], None, label
         self.epochs, self.progress = epochs, progress
@@ -195,7 +195,9 @@ def fit(
         callbacks=[history, EarlyStopping("validation_loss", patience=spec.patience), keep("best", monitor="validation_loss"), keep("last", every_n_epochs=1)])
     last = work/"last.safetensors"
     resumed = SafetensorsIO().load_checkpoint(last)["epoch"] if last.exists() else None
-    trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)
+    half_on_cpu = spec.precision != "32-true" and accelerator(spec.device) == "cpu"       # oneDNN has no bf16 LSTM on most processors
+    with torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and not half_on_cpu):
+        trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)
     module.load_state_dict(SafetensorsIO().load_checkpoint(work/"best.safetensors")["state_dict"])
     ended = SafetensorsIO().load_checkpoint(last)["callbacks"]
     return pd.DataFrame(next(s for name, s in ended.items() if name.startswith("History"))["rows"]), resumed
