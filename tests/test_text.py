@@ -1,29 +1,30 @@
-"""Text features: killed in the middle they end in the same bytes, and two processes do not disturb each other."""
+"""Text features: killed in the middle they end in the same bytes, and two at once compute once."""
 import os
 import signal
 import string
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 
 import pytest
 
 from conftest import PROJECT
-from msa_paper.extract.text import read_text_features
+from msa_paper.extract import text
 
-CALL = """
-import sys, torch
-torch.set_num_threads(1)
-from msa_paper.extract.text import extract_text
-ids = [f"t{{i}}" for i in range(3000)]
-texts = [" ".join(["good", "bad", "film"][(i * k) % 3] for k in range(i % 25)) for i in range(3000)]
-print(extract_text(ids, texts, sys.argv[1], model={model!r}, budget=64), flush=True)
-"""
+IDS = [f"t{i}" for i in range(800)]
+TEXTS = [" ".join(["good", "bad", "film"][(i * k) % 3] for k in range(i % 25)) for i in range(800)]
+CALL = "import sys, torch; sys.path.insert(0, 'tests'); torch.set_num_threads(1); from test_text import extract; extract(*sys.argv[1:])"
+
+
+def extract(model, folder):
+    return text.extract_text(IDS, TEXTS, folder, model=model, budget=64)
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory):
-    "A program that extracts 3,000 generated texts with a tiny encoder."
+def model(tmp_path_factory):
+    "A tiny encoder with random weights; one thread here as in the other processes."
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -34,19 +35,20 @@ def call(tmp_path_factory):
     config = BertConfig(vocab_size=len(words), pad_token_id=0, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=40)
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=40).save_pretrained(folder)
-    return [sys.executable, "-c", CALL.format(model=str(folder))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield str(folder)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(call, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run([*call, folder], cwd=PROJECT, check=True, capture_output=True)
-    return next(folder.glob("text-*.safetensors")).read_bytes()
+def undisturbed(model, tmp_path_factory):
+    return extract(model, tmp_path_factory.mktemp("undisturbed")).read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
-def test_killed_in_the_middle_it_ends_in_the_same_bytes(call, undisturbed, tmp_path):
-    running = subprocess.Popen([*call, tmp_path], cwd=PROJECT, stdout=subprocess.DEVNULL)
+def test_killed_in_the_middle_it_ends_in_the_same_bytes(model, undisturbed, tmp_path):
+    running = subprocess.Popen([sys.executable, "-c", CALL, model, str(tmp_path)], cwd=PROJECT, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not list(tmp_path.glob("*.partial/done")):
         assert time.time() < deadline and running.poll() is None, "the extraction did not begin"
@@ -54,17 +56,16 @@ def test_killed_in_the_middle_it_ends_in_the_same_bytes(call, undisturbed, tmp_p
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert not list(tmp_path.glob("*.safetensors")), "a killed extraction must leave no result"
-    done = int(next(tmp_path.glob("*.partial/done")).read_text())
-    assert done > 0
-    assert subprocess.run([*call, tmp_path], cwd=PROJECT, capture_output=True).returncode == 0
+    assert int(next(tmp_path.glob("*.partial/done")).read_text()) > 0
+    assert extract(model, tmp_path).read_bytes() == undisturbed
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
-    assert next(tmp_path.iterdir()).read_bytes() == undisturbed
 
 
-def test_two_processes_end_with_one_result(call, undisturbed, tmp_path):
-    both = [subprocess.Popen([*call, tmp_path], cwd=PROJECT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [p.communicate(timeout=300)[0].splitlines()[-1] for p in both]
-    assert told[0] == told[1] and [p.returncode for p in both] == [0, 0]
-    assert next(tmp_path.glob("*.safetensors")).read_bytes() == undisturbed
-    features = read_text_features(told[0])
-    assert len(features) == 3000 and features.facts["empty"] == 120 and len(features[24]) == 26
+def test_two_at_once_compute_once(model, undisturbed, tmp_path):
+    "The lock belongs to an open file, so that two threads stand for two processes."
+    with patch.object(text, "fill", wraps=text.fill) as fill, ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: extract(model, tmp_path), range(2))
+    assert fill.call_count == 1 and one == other and [p.name for p in tmp_path.iterdir()] == [one.name]
+    assert one.read_bytes() == undisturbed
+    features = text.read_text_features(one)
+    assert len(features) == 800 and features.facts["empty"] == 32 and len(features[24]) == 26

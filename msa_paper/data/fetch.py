@@ -113,7 +113,7 @@ def readable_size(
         if n < 1000 or unit == "GB": return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
 
-# %% ../../nbs/data/70_fetch.ipynb #a8808435
+# %% ../../nbs/data/70_fetch.ipynb #28b6b625
 def download(
     address:str,   # http(s)
     part:Path,     # grows until it has `size` bytes
@@ -149,7 +149,9 @@ def download_all(
         try: return download(address, part, size)
         except requests.HTTPError as error: raise MsaPaperError(f"the server refuses: {error.response.status_code} {error.response.reason}", address, "the address may have died: set MSA_PAPER_MIRROR to a folder or address that holds the file") from error
         except requests.RequestException as error:
-            if length() <= before: raise MsaPaperError(f"unreachable: {type(error).__name__}", address, "check the network, or set MSA_PAPER_MIRROR to a folder or address that holds the files; what has come so far is kept and continued") from error
+            if length() > before: continue
+            if not before: part.unlink(missing_ok=True)
+            raise MsaPaperError(f"unreachable: {type(error).__name__}", address, "check the network, or set MSA_PAPER_MIRROR to a folder or address that holds the files; what has come so far is kept and continued") from error
 
 # %% ../../nbs/data/70_fetch.ipynb #8be13b79
 class Download:

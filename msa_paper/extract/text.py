@@ -85,11 +85,11 @@ def load_text_encoder(
     limit = min(int(tokenizer.model_max_length), model.config.max_position_embeddings - (0 if first is None else first + 1))
     return TextEncoder(model.eval().requires_grad_(False).to(device), tokenizer, limit, encoder_digest(model, tokenizer))
 
-# %% ../../nbs/extract/10_text.ipynb #b0f42ea7
+# %% ../../nbs/extract/10_text.ipynb #6141ff07
 @dataclass(frozen=True)
 class Tokens:
     "Token numbers of each text, and what was lost on the way."
-    rows: list[list[int]]   # N; empty for an empty text
+    rows: list[np.ndarray]  # N times int32; empty for an empty text
     truncated: int          # texts that were longer than the limit
     lost: int               # tokens cut off them
 
@@ -99,15 +99,17 @@ def tokenise(
     limit:int,        # most tokens of one text, special ones included
 )->Tokens:
     "Token numbers with [CLS] and [SEP]; nothing for a text without content."
-    number = lambda some, **kw: encoder.tokenizer(some, verbose=False, return_attention_mask=False, **kw)["input_ids"] if some else []
-    full = [i for i, t in enumerate(texts) if t.strip()]
-    rows = [[] for _ in texts]
-    for i, row in zip(full, number([texts[i] for i in full])): rows[i] = row
-    long = [i for i in full if len(rows[i]) > limit]; before = sum(len(rows[i]) for i in long)
-    for i, row in zip(long, number([texts[i] for i in long], truncation=True, max_length=limit)): rows[i] = row
+    rows = [np.empty(0, np.int32)] * len(texts)
+    def number(some, **options):
+        for k in range(0, len(some), 1024):
+            part = encoder.tokenizer([texts[i] for i in some[k:k + 1024]], verbose=False, return_attention_mask=False, **options)["input_ids"]
+            for i, row in zip(some[k:k + 1024], part): rows[i] = np.array(row, np.int32)
+    number([i for i, t in enumerate(texts) if t.strip()])
+    long = [i for i, row in enumerate(rows) if len(row) > limit]; before = sum(len(rows[i]) for i in long)
+    number(long, truncation=True, max_length=limit)
     return Tokens(rows, len(long), before - sum(len(rows[i]) for i in long))
 
-# %% ../../nbs/extract/10_text.ipynb #596d65c6
+# %% ../../nbs/extract/10_text.ipynb #92a83c01
 def plan_batches(
     lengths,      # (N,) tokens of each text
     budget:int,   # positions in a batch, padding included
@@ -124,11 +126,11 @@ def plan_batches(
 @torch.inference_mode()
 def encode(
     encoder:TextEncoder,
-    rows:list[list[int]],   # token numbers, none empty
+    rows:list[np.ndarray],  # token numbers, none empty
     pooled:str="no",        # 'no', 'mean' or 'cls'
 )->list[np.ndarray]:        # (T_i, d) each; (1, d) when pooled
     "Last hidden states of one batch, padding removed."
-    ids, mask = padded([torch.tensor(r) for r in rows], encoder.tokenizer.pad_token_id)
+    ids, mask = padded([torch.from_numpy(r).long() for r in rows], encoder.tokenizer.pad_token_id)
     device = encoder.model.device
     h = encoder.model(input_ids=ids.to(device), attention_mask=mask.long().to(device)).last_hidden_state.float().cpu()
     if pooled == "cls": h = h[:, :1]
