@@ -203,7 +203,7 @@ def agree(
     if not (sys.stdin and sys.stdin.isatty()): raise MsaPaperError(f"the terms of '{name}' have to be accepted before it is fetched", data.page, "read them, then repeat with --accept-terms")
     if input("Type 'yes' if you accept them: ").strip().lower() != "yes": raise MsaPaperError(f"the terms of '{name}' were not accepted", data.page)
 
-# %% ../../nbs/data/70_fetch.ipynb #b7c94e92
+# %% ../../nbs/data/70_fetch.ipynb #3bcf1141
 def fetch(
     name:str,                  # a data set of the manifest
     folder=None,               # by default the data folder
@@ -216,7 +216,7 @@ def fetch(
     folder, mirror = Path(folder or data_folder()), os.environ.get("MSA_PAPER_MIRROR", "") if mirror is None else mirror
     states = {f: file_state(f, folder) for f in data.files}
     for f, state in states.items():
-        if state == "corrupted": print(f"corrupted: {f.path} is not the file of the manifest; it is fetched again")
+        if state == "corrupted": print(f"corrupted: {f.path} is not the file of the manifest" + ("; it is fetched again" if source_of(f, mirror) else ""))
     wanted = [f for f, state in states.items() if state != "ok" and source_of(f, mirror)]
     nowhere = [f for f, state in states.items() if state != "ok" and not source_of(f, mirror)]
     if wanted: agree(name, data, accept_terms)
