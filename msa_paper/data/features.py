@@ -41,7 +41,7 @@ def check_sizes(
     whose = ALTERNATIVES.get(dataset, {}).get(total)
     raise MsaPaperError(f"{say(sizes)} segments ({total:,}), expected {say(expected)} ({sum(expected):,})" + (f": this is {whose}" if whose else ""), where, "look for the official edition, or say any_size=True and do not compare with published numbers")
 
-# %% ../../nbs/data/25_features.ipynb #72f43324
+# %% ../../nbs/data/25_features.ipynb #db52a577
 @dataclass
 class Split:
     "One split of a feature file: padded features and what stands beside them."
@@ -66,12 +66,12 @@ def numbers(
 
 def texts(
     x,               # a list or array of texts or bytes
-    n:int,           # how many there must be
+    n:int|None,      # how many there must be; None: any number
     where:object,
 )->np.ndarray:       # (n,) texts
     "Texts, decoded when the file has bytes."
     items = x.tolist() if isinstance(x, np.ndarray) and x.ndim == 1 else x
-    if not isinstance(items, list) or len(items) != n: raise MsaPaperError(f"no list of {n} texts", where)
+    if not isinstance(items, list) or n is not None and len(items) != n: raise MsaPaperError(f"no list of {'' if n is None else f'{n} '}texts", where)
     try: out = [v.decode() if isinstance(v, bytes) else v for v in items]
     except UnicodeDecodeError as error: raise MsaPaperError(f"a text that is not UTF-8: {error}", where) from error
     wrong = [v for v in out if not isinstance(v, str)]
@@ -237,7 +237,7 @@ def mult_corpus(
         if len(set(p.ids.tolist())) < len(p.ids): p.ids = np.array([f"{i}#{k}" for k, i in enumerate(p.ids.tolist())], dtype=str)
     return padded_corpus(dataset, protocol, task, splits, {"text": "tokens", "vision": "frames", "audio": "frames"}, Path(file), columns=columns)
 
-# %% ../../nbs/data/25_features.ipynb #f8d02293
+# %% ../../nbs/data/25_features.ipynb #42a67ed6
 def lmf_split(part, where, labels=None):
     "One split of an LMF file."
     get = lambda name: member(part, (name,), where)
@@ -259,9 +259,9 @@ def lmf_corpus(
         where = f"{file}, {s}"
         if dataset == "iemocap":
             each = [member(member(tree, (e,), file), names, where) for e in IEMOCAP_ORDER]
-            pairs = np.stack([numbers(member(p, ("label",), where), (None, 2), f"{where}, 'label'") for p in each], 1) if len({len(member(p, ("label",), where)) for p in each}) == 1 else None
-            if pairs is None: raise MsaPaperError("the four emotions have different numbers of segments", where)
-            splits[s] = lmf_split(each[0], where, emotion_target(emotion_labels(pairs, where), task))
+            pairs = [numbers(member(p, ("label",), where), (None, 2), f"{where}, 'label'") for p in each]
+            if len({len(p) for p in pairs}) > 1: raise MsaPaperError("the four emotions have different numbers of segments", where)
+            splits[s] = lmf_split(each[0], where, emotion_target(emotion_labels(np.stack(pairs, 1), where), task))
         else:
             splits[s] = lmf_split(member(tree, names, file), where)
             splits[s].labels = targets_from_intensity(splits[s].labels, task)
