@@ -137,7 +137,7 @@ def collate(
     return Batch({m: x for m, (x, _) in pairs.items()}, {m: k for m, (_, k) in pairs.items()}, labels,
                  [s.id for s in samples], [s.step_ids for s in samples] if steps else None)
 
-# %% ../../nbs/data/00_schema.ipynb #1f1bd585
+# %% ../../nbs/data/00_schema.ipynb #6dbde125
 @dataclass
 class Corpus:
     "A whole data set: ragged features, labels, splits, and what belongs together."
@@ -153,6 +153,7 @@ class Corpus:
     step_ids: np.ndarray | None = None # (all steps,) with one label a step
     sources: tuple = ()                # the files it was read from
     truth: dict[str, np.ndarray] = field(default_factory=dict)  # planted facts, for mechanism tests
+    notes: dict[str, int] = field(default_factory=dict)         # what the reader counted: missing, unknown, repaired
 
     def __len__(self): return len(self.ids)
     def lengths(self, m): "Steps of each sequence (N,)."; return np.diff(self.offsets[m])
