@@ -7,7 +7,7 @@ __all__ = ['PAUSE', 'METADATA', 'GENERATED_WORDS', 'EPSILON', 'BLOCK', 'COLLAPSE
            'FACET41', 'CHOSEN', 'SELECTIONS', 'PROTOCOLS', 'MOSI_SIZES', 'Steps', 'steps_of', 'Csd', 'told',
            'write_csd', 'generated_video', 'frames', 'write_generated_csd', 'overlapping', 'weighted_mean', 'largest',
            'Ragged', 'by_start', 'collapse', 'Aligned', 'reference_steps', 'align', 'cut', 'read_vectors', 'read_folds',
-           'select', 'finite32', 'vectors_of', 'video_steps', 'into_segments', 'read_labels', 'check_sizes',
+           'select', 'finite32', 'vectors_of', 'Cuttable', 'video_steps', 'into_segments', 'read_labels', 'check_sizes',
            'csd_corpus', 'assembled', 'mosi_words_corpus', 'write_generated_mosi_words']
 
 # %% ../../nbs/data/50_sequences.ipynb #04a5a458
@@ -57,7 +57,7 @@ def steps_of(
     try: return Steps(name, np.array([w.decode() for w in features[:, 0]], str), intervals)
     except UnicodeDecodeError as error: raise MsaPaperError(f"a word is not UTF-8: {error}", f"{where}, entry '{name}'", REMEDY) from error
 
-# %% ../../nbs/data/50_sequences.ipynb #1d78ce40
+# %% ../../nbs/data/50_sequences.ipynb #df563c8c
 class Csd:
     "A computational sequence: opened once, read entry by entry."
     def __init__(self, path):
@@ -74,14 +74,15 @@ class Csd:
     def __getitem__(self, name)->Steps:
         if name not in self.entries: raise MsaPaperError(f"no entry '{name}' among {len(self.names)}, such as '{next(iter(self.names), '')}'", self.path)
         base = f"{self.root}/data/{name}"
-        return steps_of(name, self.file.read(f"{base}/features"), self.file.read(f"{base}/intervals"), self.path)
+        return steps_of(name, *self.file.read(f"{base}/features", f"{base}/intervals"), self.path)
 
     def __iter__(self): return (self[name] for name in self.names)
 
     def metadata(self)->dict:
         "What the file says of itself: JSON where it is JSON, else the text."
         if "metadata" not in self.file.names(self.root): return {}
-        return {key: told(self.file.read(f"{self.root}/metadata/{key}")) for key in self.file.names(f"{self.root}/metadata")}
+        keys = self.file.names(f"{self.root}/metadata")
+        return dict(zip(keys, map(told, self.file.read(*(f"{self.root}/metadata/{key}" for key in keys)))))
 
     def close(self): "Close the file."; self.file.close()
     def __enter__(self): return self
@@ -113,7 +114,7 @@ def write_csd(
         content |= {f"{root}/data/{video}/features": features, f"{root}/data/{video}/intervals": np.asarray(intervals, np.float64)}
     return write_hdf5(path, content)
 
-# %% ../../nbs/data/50_sequences.ipynb #35c2c736
+# %% ../../nbs/data/50_sequences.ipynb #578b8bd8
 GENERATED_WORDS = {-1: ("awful", "dull", "worst"), 0: ("the", "film", "was"), 1: ("great", "fun", "best")}
 
 def generated_video(
@@ -127,6 +128,7 @@ def generated_video(
         for _ in range(rng.integers(3, 10)):
             mood = int(np.sign(y)) * (rng.random() < .6)
             words.append(rng.choice(GENERATED_WORDS[mood])); now += rng.uniform(.1, .6); ends.append(now)
+            if rng.random() < .2: words.append(PAUSE); now += .2; ends.append(now)
         labels.append([y]); parts.append([start, now])
         words.append(PAUSE); now += rng.uniform(.2, 1.); ends.append(now)
     return words, np.c_[[0.] + ends[:-1], ends], np.array(labels, np.float32), np.array(parts, np.float32)
@@ -387,7 +389,16 @@ def vectors_of(
     found = np.array([rows.get(w, -1) for w in words.tolist()], int)
     return np.where(found[:, None] >= 0, vectors[found], np.float32(0)), found < 0
 
-# %% ../../nbs/data/50_sequences.ipynb #45436906
+# %% ../../nbs/data/50_sequences.ipynb #262a9a4e
+@dataclass(frozen=True)
+class Cuttable:
+    "Steps of one modality of one video, ready to be cut into segments."
+    x: np.ndarray          # (T, D) float32
+    intervals: np.ndarray  # (T, 2) seconds, by start
+    pause: np.ndarray      # (T,) bool
+    flawed: np.ndarray     # (T,) bool: a word without a vector, or a step that the modality does not reach
+    flaw: str              # what flawed means
+
 def video_steps(
     protocol:str,      # of `PROTOCOLS`
     files:dict,        # {modality: Csd}, the reference first
@@ -396,33 +407,36 @@ def video_steps(
     columns:dict,      # {modality: selection}
     how:str,           # a name of `COLLAPSES`
     notes:Counter,     # what is counted
-)->dict:               # {modality: ((T, D) float32, intervals (T, 2), keep (T,) bool: no pause, unknown (T,) bool)}
+)->dict:               # {modality: Cuttable}
     "The steps of one video, in step or each at its own rate."
     first, *rest = files
     if protocol == "official": aligned = next(align(files[first], {m: files[m] for m in rest}, how, [video]))
     else: aligned = Aligned(*reference_steps(files[first][video]), {}, {}, {}, 0)
     steps, out = aligned.steps, {}
     notes["reference steps of no length"] += aligned.skipped
+    nowhere, lost = np.zeros(len(steps), bool), Counter()
     if steps.is_words:
         if table is None: raise MsaPaperError("words, but no word vectors", files[first].path, "name a table of vectors, or a sequence of numbers as the reference")
-        x, unknown = vectors_of(steps.features, table); pause = steps.features == PAUSE
+        x, unknown = vectors_of(steps.features, table)
+        pause = steps.features == PAUSE
+        out[first] = Cuttable(x, steps.intervals, pause, unknown & ~pause, "words without a vector")
     else:
-        x, lost = finite32(select(steps.features, columns.get(first), files[first].path)); pause = unknown = np.zeros(len(x), bool)
-        notes[f"{first}: values that were no number"] += lost
-    out[first] = x, steps.intervals, ~pause, unknown & ~pause
+        x, lost[first] = finite32(select(steps.features, columns.get(first), files[first].path))
+        out[first] = Cuttable(x, steps.intervals, pause := nowhere, nowhere, "")
     for m in rest:
-        if protocol == "official": y, times, missing = aligned.features[m], steps.intervals, aligned.missing[m]
+        if protocol == "official": y, times, paused, missing = aligned.features[m], steps.intervals, pause, aligned.missing[m]
+        elif video not in files[m].entries: notes[f"{m}: videos missing"] += 1; continue
         else:
-            own = by_start(files[m][video]) if video in files[m].entries else None
-            if own is None: notes[f"{m}: videos missing"] += 1; continue
+            own = by_start(files[m][video])
             if own.is_words: raise MsaPaperError("words, where numbers are needed", files[m].path, "words can only be the first sequence")
-            y, times, missing = own.features, own.intervals, np.zeros(len(own), bool)
-        y, lost = finite32(select(y, columns.get(m), files[m].path))
-        notes[f"{m}: steps missing"] += int(missing.sum()); notes[f"{m}: values that were no number"] += lost - int(missing.sum()) * y.shape[1]
-        out[m] = y, times, ~pause if protocol == "official" else ~missing, np.zeros(len(y), bool)
+            y, times, paused = own.features, own.intervals, np.zeros(len(own), bool); missing = paused
+        y, lost[m] = finite32(select(y, columns.get(m), files[m].path))
+        lost[m] -= int(missing.sum()) * y.shape[1]
+        out[m] = Cuttable(y, times, paused, missing, "steps that it does not reach")
+    notes.update({f"{m}: values that were no number": n for m, n in lost.items()})
     return out
 
-# %% ../../nbs/data/50_sequences.ipynb #e442def0
+# %% ../../nbs/data/50_sequences.ipynb #6c57f192
 def into_segments(
     video:dict,            # from `video_steps`
     segments:np.ndarray,   # (S, 2) seconds
@@ -433,11 +447,12 @@ def into_segments(
 )->dict:                   # {modality: ((P, D) float32, steps of each segment (S,))}
     "Cut the steps of a video into its segments; one without any step gets one zero step."
     out, first = {}, next(iter(video))
-    for m, (x, times, keep, unknown) in video.items():
-        i, k = cut(segments, times, how)
-        stay = keep[k] | pauses
-        if m == first: notes["pauses left out"] += int((~stay).sum()); notes[f"{m}: words without a vector"] += int(unknown[k[stay]].sum())
-        out[m] = x, i[stay], k[stay]
+    for m, steps in video.items():
+        i, k = cut(segments, steps.intervals, how)
+        stay = ~steps.pause[k] | pauses
+        out[m] = steps.x, i[stay], k[stay]
+        notes[f"{m}: {steps.flaw}"] += int(steps.flawed[k[stay]].sum())
+        if m == first: notes["pauses left out"] += int((~stay).sum())
     empty = np.setdiff1d(np.arange(len(segments)), np.concatenate([i for _, i, _ in out.values()]))
     notes["segments without a step, given one zero step"] += len(empty)
     for m, (x, i, k) in out.items():
