@@ -15,11 +15,11 @@ import h5py, numpy as np
 import msa_paper
 from ..core import MsaPaperError, die_with_parent
 
-# %% ../../nbs/data/45_hdf5.ipynb #ac029ece
+# %% ../../nbs/data/45_hdf5.ipynb #f43185d0
 LIMIT = 4 << 30        # bytes of one dataset
 NAMES = 1_000_000      # members of one group
 DEFLATE = 1032         # the most that deflate can shrink
-SECONDS = 2.           # of processor time for a request, besides what its bytes need
+SECONDS = 1.           # of processor time for a request, besides what its bytes need
 
 def claim(
     data,   # an open dataset, stored in this file
@@ -52,7 +52,7 @@ def member(
         here = here[name]
     return here
 
-# %% ../../nbs/data/45_hdf5.ipynb #4d8d95fe
+# %% ../../nbs/data/45_hdf5.ipynb #0b0767f0
 def granted(
     seconds:float,   # of processor time from now on
 ):
@@ -60,7 +60,7 @@ def granted(
     with suppress(ImportError, ValueError, OSError):
         import resource
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]))
         resource.setrlimit(resource.RLIMIT_AS, (3 * LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 def plain(

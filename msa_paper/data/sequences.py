@@ -142,11 +142,12 @@ def frames(
     start = np.arange(0, seconds, 1 / rate)
     return (start + .5 / rate)[:, None] + 1000. * np.arange(width), np.c_[start, start + 1 / rate]
 
-# %% ../../nbs/data/50_sequences.ipynb #49177dc7
+# %% ../../nbs/data/50_sequences.ipynb #722f853c
 def write_generated_csd(
     folder,                   # the files are written below it
-    sizes:dict=None,          # {split: segments}, four to a video
+    sizes:dict=None,          # {split: segments}
     rates:dict={"COVAREP": (74, 100.), "Visual_Facet_41": (47, 30.)},  # {sequence: (features, steps a second)}
+    per_video:int=4,          # segments in a video
     prefix:str="CMU_MOSI",    # the files are <prefix>_<sequence>.csd
     seed:int=0,
 )->Path:                      # the folder: csd/*.csd, standard_folds.json, vectors.npz
@@ -154,9 +155,9 @@ def write_generated_csd(
     rng, folder = np.random.default_rng(seed), Path(folder)
     folds, words, labels, others = {}, {}, {}, {name: {} for name in rates}
     for split, n in (sizes or dict(train=12, validation=5, test=7)).items():
-        folds[f"standard_{split.replace('validation', 'valid')}_fold"] = videos = [f"{split}{v:03}" for v in range(-(-n // 4))]
+        folds[f"standard_{split.replace('validation', 'valid')}_fold"] = videos = [f"{split}{v:03}" for v in range(-(-n // per_video))]
         for v, video in enumerate(videos):
-            w, times, y, parts = generated_video(rng, min(4, n - 4 * v))
+            w, times, y, parts = generated_video(rng, min(per_video, n - per_video * v))
             words[video], labels[video] = (w, times), (y, parts)
             for name, (width, rate) in rates.items(): others[name][video] = frames(times[-1, 1], rate, width)
     for name, entries in (dict(ModifiedTimestampedWords=words, Opinion_Labels=labels) | others).items():
@@ -548,7 +549,7 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
         x, offsets, targets_from_intensity(np.concatenate([y for _, _, y, _ in rows]), task), np.array([f"{video}_{k + 1}" for _, video, y, _ in rows for k in range(len(y))]),
         splits, np.repeat([video for _, video, *_ in rows], S), sources=sources, notes={what: n for what, n in notes.items() if n}))
 
-# %% ../../nbs/data/50_sequences.ipynb #81f27257
+# %% ../../nbs/data/50_sequences.ipynb #1bb68f38
 MOSI_SIZES = dict(train=1284, validation=229, test=686)
 
 def mosi_words_corpus(
@@ -570,7 +571,7 @@ def write_generated_mosi_words(
     seed:int=0,
 )->Path:          # the folder, fit for `mosi_words_corpus(folder=…)`
     "Generated files with the names and sizes of CMU-MOSI's words, labels, folds and vectors."
-    base = write_generated_csd(Path(folder)/"mosi", MOSI_SIZES, {}, seed=seed)
+    base = write_generated_csd(Path(folder)/"mosi", MOSI_SIZES, {}, 24, seed=seed)
     write_whole(base/"standard_folds.json", json.dumps({"mosi": json.loads((base/"standard_folds.json").read_text())["generated"]}))
     (base/"vectors.npz").replace(base/"glove840b300d_vocab2729.npz")
     return Path(folder)
