@@ -95,12 +95,13 @@ def answer(
     found = [plain(member(files[number], path)) for path in request["paths"]]
     return dict(read=[told for told, _ in found]), [x for _, x in found if x is not None]
 
-# %% ../../nbs/data/45_hdf5.ipynb #c16b0b4c
+# %% ../../nbs/data/45_hdf5.ipynb #75a57cfa
 def serve():
     "The reading process: requests on standard input, answers on standard output, until the input ends."
     die_with_parent()
     requests, out, files = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), {}
     os.dup2(2, 1)                      # whatever a library prints must not stand between the answers
+    out.write(b"ready\n"); out.flush()
     for line in requests:
         try: told, arrays = answer(files, json.loads(line))
         except Exception as error: told, arrays = dict(error=f"{type(error).__name__}: {error}".splitlines()[0][:300]), []
@@ -108,7 +109,7 @@ def serve():
         for array in arrays: out.write(array.data)
         out.flush()
 
-# %% ../../nbs/data/45_hdf5.ipynb #0f98f787
+# %% ../../nbs/data/45_hdf5.ipynb #f5e02306
 class Reader:
     "The reading process, seen from the side that asks; started when needed."
     def __init__(self): self.process, self.owner, self.lock = None, None, threading.RLock()
@@ -119,6 +120,9 @@ class Reader:
         self.process = subprocess.Popen([sys.executable, "-c", "from msa_paper.data.hdf5 import serve; serve()"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"))
         self.owner = os.getpid()
+        if self.process.stdout.readline() != b"ready\n":
+            self.stop()
+            raise MsaPaperError("the process that reads HDF5 does not start", sys.executable, "try `python -c 'import msa_paper.data.hdf5'` there, and install what it misses")
 
     def alive(self)->bool: "Is there a process that is ours?"; return self.process is not None and self.owner == os.getpid() and self.process.poll() is None
 

@@ -285,8 +285,8 @@ def align(
             nonfinite[name] = entry.nonfinite
         yield Aligned(steps, rows, features, missing, nonfinite, len(whole) - len(steps))
 
-# %% ../../nbs/data/50_sequences.ipynb #408b7156
-CUTS = "overlap", "most", "inside"
+# %% ../../nbs/data/50_sequences.ipynb #d0d69d2b
+CUTS = "overlap", "most", "inside", "starts"
 
 def cut(
     segments:np.ndarray,   # (S, 2) seconds, in any order
@@ -295,6 +295,10 @@ def cut(
 )->tuple:                  # segment numbers and step numbers (P,), by segment and then by time
     "Which steps belong to which segment."
     known(how, CUTS, "way to cut steps into segments")
+    if how == "starts":
+        low, high = np.searchsorted(steps[:, 0], segments[:, 0] - EPSILON, "left"), np.searchsorted(steps[:, 0], segments[:, 1] + EPSILON, "right")
+        n = high - low
+        return np.repeat(np.arange(len(segments)), n), np.arange(n.sum()) + np.repeat(low - n.cumsum() + n, n)
     found = [(i, k, shared) for _, _, i, k, shared in overlapping(segments, steps)]
     i, k, shared = (np.concatenate(parts) for parts in zip(*found)) if found else (np.zeros(0, int),) * 3
     if how == "inside":
@@ -390,7 +394,7 @@ def vectors_of(
     found = np.array([rows.get(w, -1) for w in words.tolist()], int)
     return np.where(found[:, None] >= 0, vectors[found], np.float32(0)), found < 0
 
-# %% ../../nbs/data/50_sequences.ipynb #262a9a4e
+# %% ../../nbs/data/50_sequences.ipynb #c142f89d
 @dataclass(frozen=True)
 class Cuttable:
     "Steps of one modality of one video, ready to be cut into segments."
@@ -415,6 +419,8 @@ def video_steps(
     else: aligned = Aligned(*reference_steps(files[first][video]), {}, {}, {}, 0)
     steps, out = aligned.steps, {}
     notes["reference steps of no length"] += aligned.skipped
+    notes[f"{first}: NaN or infinite in the file"] += steps.nonfinite
+    notes.update({f"{m}: NaN or infinite in the file": n for m, n in aligned.nonfinite.items()})
     nowhere, lost = np.zeros(len(steps), bool), Counter()
     if steps.is_words:
         if table is None: raise MsaPaperError("words, but no word vectors", files[first].path, "name a table of vectors, or a sequence of numbers as the reference")
@@ -429,15 +435,16 @@ def video_steps(
         elif video not in files[m].entries: notes[f"{m}: videos missing"] += 1; continue
         else:
             own = by_start(files[m][video])
+            notes[f"{m}: NaN or infinite in the file"] += own.nonfinite
             if own.is_words: raise MsaPaperError("words, where numbers are needed", files[m].path, "words can only be the first sequence")
             y, times, paused = own.features, own.intervals, np.zeros(len(own), bool); missing = paused
         y, lost[m] = finite32(select(y, columns.get(m), files[m].path))
         lost[m] -= int(missing.sum()) * y.shape[1]
         out[m] = Cuttable(y, times, paused, missing, "steps that it does not reach")
-    notes.update({f"{m}: values that were no number": n for m, n in lost.items()})
+    notes.update({f"{m}: values set to zero": n for m, n in lost.items()})
     return out
 
-# %% ../../nbs/data/50_sequences.ipynb #6c57f192
+# %% ../../nbs/data/50_sequences.ipynb #6dafc1a6
 def into_segments(
     video:dict,            # from `video_steps`
     segments:np.ndarray,   # (S, 2) seconds
@@ -447,9 +454,12 @@ def into_segments(
     notes:Counter,
 )->dict:                   # {modality: ((P, D) float32, steps of each segment (S,))}
     "Cut the steps of a video into its segments; one without any step gets one zero step."
-    out, first = {}, next(iter(video))
+    out, first, reach = {}, next(iter(video)), segments.copy()
     for m, steps in video.items():
-        i, k = cut(segments, steps.intervals, how)
+        if m == first:
+            i, k = cut(segments, steps.intervals, how)
+            np.minimum.at(reach[:, 0], i, steps.intervals[k, 0]); np.maximum.at(reach[:, 1], i, steps.intervals[k, 1])
+        elif not aligned: i, k = cut(reach, steps.intervals)
         stay = ~steps.pause[k] | pauses
         out[m] = steps.x, i[stay], k[stay]
         notes[f"{m}: {steps.flaw}"] += int(steps.flawed[k[stay]].sum())
@@ -489,7 +499,7 @@ def check_sizes(
     if have != dict(sizes): raise MsaPaperError(f"{'/'.join(map(str, have.values()))} segments in {'/'.join(have)}, expected {'/'.join(str(sizes[s]) for s in have)}", where,
         "CMU-MOSI has 2,199 labelled segments (1284/229/686); some releases lost 16 of them in alignment and have 2,183: check the files, or give the sizes that you mean")
 
-# %% ../../nbs/data/50_sequences.ipynb #f8dcd5a3
+# %% ../../nbs/data/50_sequences.ipynb #f8f246f0
 def csd_corpus(
     protocol:str="official",        # one of `PROTOCOLS`
     task:str="regression",          # a name of `TASKS` that intensities have
@@ -510,7 +520,8 @@ def csd_corpus(
 )->Corpus:                          # one sequence a segment
     "A corpus from computational sequences, one video in memory at a time besides the corpus itself."
     known(protocol, PROTOCOLS, f"protocol of {name}"); known(collapse, COLLAPSES, "way to collapse steps"); known(task, TASKS, "task")
-    for given, what in ((columns, "columns"), (kinds, "kind")):
+    for given, what in ((sequences, "file"), (columns, "selection of columns"), (kinds, "kind")):
+        if not isinstance(given, dict): raise MsaPaperError(f"{given!r} is no dictionary {{modality: {what}}}", name)
         for m in given: known(m, sequences, f"modality with a {what}")
     if not sequences: raise MsaPaperError("no sequence named", name, "name at least one: {modality: file}")
     folder, notes, rows = Path(folder or data_folder()), Counter(), []
@@ -530,7 +541,7 @@ def csd_corpus(
     return assembled(name, protocol, task, rows, {m: kinds.get(m, "tokens" if aligned or m == first else "frames") for m in files}, aligned, notes, sizes,
         tuple(f.path for f in (target, *files.values())) + ((folder/vectors,) if vectors else ()) + (() if isinstance(folds, dict) else (folder/folds,)))
 
-# %% ../../nbs/data/50_sequences.ipynb #14c997ae
+# %% ../../nbs/data/50_sequences.ipynb #9527f503
 def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)->Corpus:
     "Put the videos of `csd_corpus` together."
     S = [len(y) for _, _, y, _ in rows]
@@ -544,12 +555,14 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
     split = np.repeat([s for s, *_ in rows], S)
     splits = {s: np.flatnonzero(split == s) for s in FOLD_NAMES}
     if sizes is not None: check_sizes(splits, sizes, sources[0])
+    for s, numbers in splits.items():
+        if not len(numbers): raise MsaPaperError(f"no segment in split '{s}'", sources[0], "check that folds and labels name the same videos")
     first = next(iter(kinds))
     return check_corpus(Corpus(name, protocol, DataSpec({m: Modality(x[m].shape[1], kind, max(len(x[m]) / len(x[first]), 1e-9)) for m, kind in kinds.items()}, TASKS[task], aligned=aligned),
         x, offsets, targets_from_intensity(np.concatenate([y for _, _, y, _ in rows]), task), np.array([f"{video}_{k + 1}" for _, video, y, _ in rows for k in range(len(y))]),
         splits, np.repeat([video for _, video, *_ in rows], S), sources=sources, notes={what: n for what, n in notes.items() if n}))
 
-# %% ../../nbs/data/50_sequences.ipynb #1bb68f38
+# %% ../../nbs/data/50_sequences.ipynb #dd9625e1
 MOSI_SIZES = dict(train=1284, validation=229, test=686)
 
 def mosi_words_corpus(
@@ -559,7 +572,7 @@ def mosi_words_corpus(
     more:dict={},               # {modality: file below mosi/} besides the words
     columns:dict={},            # {modality: selection}, as in `csd_corpus`
     collapse:str="mean",        # a name of `COLLAPSES`
-    cut:str="overlap",          # one of `CUTS`
+    cut:str="starts",           # one of `CUTS`
     pauses:bool=False,          # keep pauses as steps
 )->Corpus:                      # 2,199 segments
     "CMU-MOSI with its official split: the words of each segment, and what other sequences there are."
