@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['FILES', 'CUTS', 'inside', 'read_array', 'read_mfn_part', 'mfn_corpus', 'write_generated_mfn']
 
-# %% ../../nbs/data/60_mfn.ipynb #32dd5674
+# %% ../../nbs/data/60_mfn.ipynb #703f4bae
 from collections import Counter
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from .hdf5 import REMEDY, Hdf5, write_hdf5
 from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
-from .sequences import MOSI_SIZES, check_sizes, finite32
+from .editions import SPLITS, check_sizes
+from .sequences import MOSI_SIZES, finite32
 
 FILES = {"train": "train", "validation": "valid", "test": "test"}
 CUTS = {"text": 300, "audio": 5, "vision": 20}   # numbers a step, in this order
@@ -60,7 +61,7 @@ def read_mfn_part(
     notes["values that were no number"] += lost
     return x, last - first, y
 
-# %% ../../nbs/data/60_mfn.ipynb #ddf0812d
+# %% ../../nbs/data/60_mfn.ipynb #da5d9e69
 def mfn_corpus(
     protocol:str="official",   # the only one
     task:str="regression",     # a name of `TASKS` that intensities have
@@ -69,17 +70,17 @@ def mfn_corpus(
     sizes:dict|None=MOSI_SIZES,  # {split: segments}: an error when they differ; None takes what there is
 )->Corpus:                     # one sequence a segment, modalities in step
     "CMU-MOSI as the MFN repository has it."
-    known(protocol, ["official"], "protocol of mosi_mfn"); known(task, TASKS, "task")
+    known(protocol, ["official"], "protocol of mosi (mfn)"); known(task, TASKS, "task")
     folder, notes = Path(folder or data_folder()/"mosi"/"mfn"), Counter()
     parts = {split: read_mfn_part(folder, split, cuts, notes) for split in FILES}
     counts = [len(y) for *_, y in parts.values()]
     splits = dict(zip(parts, np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])))
-    if sizes is not None: check_sizes(splits, sizes, folder)
+    if sizes is not None: check_sizes("mosi", {k: len(i) for k, i in splits.items()}, folder, expected=tuple(sizes[k] for k in SPLITS))
     x, lengths, y = (np.concatenate(p) for p in zip(*parts.values()))
     features = dict(zip(cuts, np.split(x, np.cumsum(list(cuts.values()))[:-1], axis=1)))
     ids = np.array([f"{split}_{i}" for split, i in splits.items() for i in range(len(i))])
     notes["segments whose video is not known"] = len(ids)
-    return check_corpus(Corpus("mosi_mfn", protocol, DataSpec({m: Modality(n) for m, n in cuts.items()}, TASKS[task]), features, dict.fromkeys(cuts, np.r_[0, lengths.cumsum()]),
+    return check_corpus(Corpus("mosi", protocol, DataSpec({m: Modality(n) for m, n in cuts.items()}, TASKS[task]), features, dict.fromkeys(cuts, np.r_[0, lengths.cumsum()]),
         targets_from_intensity(y, task), ids, splits, ids, sources=tuple(folder/f"{xy}_{part}.h5" for part in FILES.values() for xy in "Xy"), notes={what: n for what, n in notes.items() if n}))
 
 # %% ../../nbs/data/60_mfn.ipynb #c1ffa51b

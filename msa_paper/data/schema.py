@@ -153,11 +153,7 @@ def collate(
     return Batch({m: x for m, (x, _) in pairs.items()}, {m: k for m, (_, k) in pairs.items()}, labels,
                  [s.id for s in samples], [s.step_ids for s in samples] if steps else None)
 
-<<<<<<< HEAD
 # %% ../../nbs/data/00_schema.ipynb #fdd64bcd
-=======
-# %% ../../nbs/data/00_schema.ipynb #6dbde125
->>>>>>> cc21dc7d84b9cc074b77c2ec55ed0928bac9dddd
 @dataclass
 class Corpus:
     "A whole data set: ragged features, labels, splits, and what belongs together."
@@ -172,13 +168,8 @@ class Corpus:
     groups: np.ndarray                 # (N,) what a sequence belongs to: its video or dialogue
     step_ids: np.ndarray | None = None # (all steps,) with one label a step
     sources: tuple = ()                # the files it was read from
-<<<<<<< HEAD
     truth: dict[str, np.ndarray] = field(default_factory=dict)  # what else is known of each sequence: planted facts, labels of single modalities
     notes: dict = field(default_factory=dict)                   # what the reader met on the way: values it replaced, ids it could not join
-=======
-    truth: dict[str, np.ndarray] = field(default_factory=dict)  # planted facts, for mechanism tests
-    notes: dict[str, int] = field(default_factory=dict)         # what the reader counted: missing, unknown, repaired
->>>>>>> cc21dc7d84b9cc074b77c2ec55ed0928bac9dddd
 
     def __len__(self): return len(self.ids)
     def lengths(self, m): "Steps of each sequence (N,)."; return np.diff(self.offsets[m])

@@ -7,11 +7,12 @@ __all__ = ['REMEDY', 'EMOTIONS_ANNOTATED', 'READ', 'VIDEO_SIZES', 'GOOD', 'BAD',
            'mosi_transcripts', 'mosei_transcripts', 'sims_transcripts', 'transcripts', 'text_corpus', 'mosei_videos',
            'write_generated_transcripts']
 
-# %% ../../nbs/data/40_transcripts.ipynb #820746be
+# %% ../../nbs/data/40_transcripts.ipynb #a169528a
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
-from .features import SPLIT_SIZES, check_sizes, numbers, texts
+from .editions import SPLIT_SIZES, check_sizes
+from .features import numbers, texts
 from .pickles import read_npz
 from .schema import MOSI_TASKS, SIMS_TASKS, TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
 
