@@ -211,7 +211,7 @@ def write_hdf5(
     finally: new.unlink(missing_ok=True)
     return path
 
-# %% ../../nbs/data/45_hdf5.ipynb #fe412fbf
+# %% ../../nbs/data/45_hdf5.ipynb #7a8f6968
 def mutated(
     blob:bytes,   # a good file
     seed:int,
@@ -232,9 +232,13 @@ def endings(
     "Read many damaged copies of a file; anything but a result or one MsaPaperError in time is raised."
     blob, count, copy = Path(path).read_bytes(), dict(read=0, refused=0), Path(path).with_name("damaged" + Path(path).suffix)
     for seed in range(times):
-        copy.write_bytes(mutated(blob, seed)); began = time.monotonic()
-        try: read(copy); count["read"] += 1
-        except MsaPaperError: count["refused"] += 1
-        if time.monotonic() - began > limit: raise AssertionError(f"damage {seed} took more than {limit} s")
+        copy.write_bytes(mutated(blob, seed))
+        for attempt in range(2):                       # twice: a busy machine is not a file that hangs
+            began, end = time.monotonic(), "read"
+            try: read(copy)
+            except MsaPaperError: end = "refused"
+            if time.monotonic() - began <= limit: break
+        else: raise AssertionError(f"damage {seed} took more than {limit} s")
+        count[end] += 1
     copy.unlink()
     return count
