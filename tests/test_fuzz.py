@@ -17,8 +17,10 @@ from msa_paper.data.conversations import conversation_corpus, generated_conversa
 from msa_paper.data.features import feature_corpus
 from msa_paper.data.generated import generated_lmf, generated_mmsa, generated_mult
 from msa_paper.data.mapped import open_corpus, store_corpus
+from msa_paper.data.mfn import mfn_corpus, write_generated_mfn
 from msa_paper.data.mosi import mosi_corpus, write_generated_mosi
 from msa_paper.data.planted import planted_corpus
+from msa_paper.data.sequences import csd_corpus, write_generated_csd
 from msa_paper.data.transcripts import mosei_videos, transcripts, write_generated_transcripts
 
 SIZES, SHAPES = (14, 5, 6), ((7, 6), (9, 4), (11, 3))
@@ -90,6 +92,13 @@ ARCHIVES = {
 }
 
 
+SEQUENCES = dict(labels="csd/CMU_MOSI_Opinion_Labels.csd", sequences=dict(text="csd/CMU_MOSI_ModifiedTimestampedWords.csd", audio="csd/CMU_MOSI_COVAREP.csd"), fold_set="generated", vectors="vectors.npz")
+
+
+def sequences(folder):
+    return csd_corpus(folder=folder, **SEQUENCES)
+
+
 def store(path):
     store_corpus(planted_corpus("mixed", segments=30), path)
 
@@ -98,6 +107,12 @@ FILES = {  # name → how to write the good file, its reader, its suffix
     **{k: (pickled(tree), read, "pkl") for k, (tree, read) in TREES.items()},
     **{k: ((lambda a: lambda path: np.savez(path, **a))(arrays), read, "npz") for k, (arrays, read) in ARCHIVES.items()},
     "store": (store, lambda path: [x[0:] for x in open_corpus(path).features.values()], "safetensors"),
+    "csd_labels": (*in_folder(write_generated_csd, SEQUENCES["labels"], sequences), "csd"),
+    "csd_words": (*in_folder(write_generated_csd, SEQUENCES["sequences"]["text"], sequences), "csd"),
+    "csd_frames": (*in_folder(write_generated_csd, SEQUENCES["sequences"]["audio"], sequences), "csd"),
+    "csd_folds": (*in_folder(write_generated_csd, "standard_folds.json", sequences), "json"),
+    "csd_vectors": (*in_folder(write_generated_csd, "vectors.npz", sequences), "npz"),
+    "mfn_h5": (*in_folder(lambda f: write_generated_mfn(f, dict(train=6, validation=3, test=3)), "X_train.h5", lambda f: mfn_corpus(folder=f, sizes=None)), "h5"),
     "mosi_csv": (*in_folder(write_generated_mosi, "mosi/bclstm/audio_test0.csv", lambda f: mosi_corpus(folder=f)), "csv"),
     "mosi_script": (*in_folder(write_generated_mosi, "mosi/bclstm/transcripts.csv", lambda f: mosi_corpus(folder=f)), "csv"),
     "mosei_tsv": (*in_folder(lambda f: write_generated_transcripts(f, "mosei", (30, 9, 9)), "mosei/valid.tsv", lambda f: transcripts("mosei", f, True)), "tsv"),
