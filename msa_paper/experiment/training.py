@@ -6,7 +6,7 @@
 __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantle', 'assemble', 'SafetensorsIO', 'History',
            'hush', 'accelerator', 'solve', 'fit']
 
-# %% ../../nbs/experiment/30_training.ipynb #afcf99eb
+# %% ../../nbs/experiment/30_training.ipynb #f2f06aa1
 import json, logging, os, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from ..core import MsaPaperError
-from ..data.schema import Batch, Corpus, DataSpec, batches
+from ..data.schema import Batch, Corpus, DataSpec, batches, split_pieces
 from .spec import RunSpec
 from ..model.registry import build_model
 
-# %% ../../nbs/experiment/30_training.ipynb #795bf332
+# %% ../../nbs/experiment/30_training.ipynb #55ac6a47
 class Standardiser(nn.Module):
     "Subtract the training mean and divide by the training deviation; padding stays zero."
     def __init__(self, data:DataSpec):
@@ -31,13 +31,15 @@ class Standardiser(nn.Module):
             self.register_buffer(f"mean_{m}", torch.zeros(modality.dim)); self.register_buffer(f"deviation_{m}", torch.ones(modality.dim))
 
     def fit(self, corpus:Corpus):
-        "Take both from the training split; a constant feature keeps its scale."
+        "Take both from the training split, a piece at a time; a constant feature keeps its scale."
         for m in corpus.spec.modalities:
-            cuts = corpus.offsets[m]
-            rows = np.concatenate([np.arange(cuts[n], cuts[n + 1]) for n in corpus.splits["train"]])
-            x = corpus.features[m][rows].astype(np.float64)
-            deviation = x.std(0)
-            getattr(self, f"mean_{m}").copy_(torch.from_numpy(x.mean(0)))
+            n, mean, square = 0, 0., 0.                                    # joined as Chan, Golub and LeVeque do
+            for x in split_pieces(corpus, m, "train"):
+                x = x.astype(np.float64); k, here = len(x), x.mean(0)
+                square = square + ((x - here) ** 2).sum(0) + (here - mean) ** 2 * (n * k / (n + k))
+                mean, n = mean + (here - mean) * (k / (n + k)), n + k
+            deviation = np.sqrt(square / max(n, 1))
+            getattr(self, f"mean_{m}").copy_(torch.from_numpy(np.asarray(mean + np.zeros_like(deviation))))
             getattr(self, f"deviation_{m}").copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.)))
         return self
 
