@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'BESIDE', 'IEMOCAP_CLASSES', 'FOUR', 'KNOWN_COUNTS', 'DIALOGUE_FOLDS', 'Conversations',
-           'read_conversation_npz', 'per_utterance', 'vectors', 'class_names', 'read_conversation_tuple',
-           'class_numbers', 'dialogue_corpus', 'utterance_corpus', 'conversation_corpus', 'generated_conversations',
-           'generated_tuple']
+           'read_conversation_npz', 'per_utterance', 'vectors', 'class_names', 'name_of', 'speaker_of',
+           'read_conversation_tuple', 'class_numbers', 'dialogue_corpus', 'utterance_corpus', 'conversation_corpus',
+           'generated_conversations', 'generated_tuple']
 
 # %% ../../nbs/data/35_conversations.ipynb #c4114d40
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Conversations:
         mixed = [d for d in dict.fromkeys(self.dialogues.tolist()) if len(set(self.test[self.dialogues == d].tolist())) > 1]
         if mixed: raise MsaPaperError(f"dialogue {mixed[0]} is in train and test", self.source)
 
-# %% ../../nbs/data/35_conversations.ipynb #541725a5
+# %% ../../nbs/data/35_conversations.ipynb #81f9407a
 TEXTS, BESIDE = ("utterance_id", "dialogue_id", "speaker", "emotion", "split"), ("start", "end", "vad")
 
 def read_conversation_npz(
@@ -48,7 +48,7 @@ def read_conversation_npz(
 )->Conversations:
     "Conversations from the open format."
     arrays = read_npz(path)
-    n = len(member(arrays, ("utterance_id",), path))
+    n = len(texts(member(arrays, ("utterance_id",), path), None, f"{path}, 'utterance_id'"))
     t = {k: texts(member(arrays, (k,), path), n, f"{path}, '{k}'") for k in TEXTS}
     features = {k: numbers(v, (n, None), f"{path}, '{k}'").astype(np.float32) for k, v in arrays.items() if k not in TEXTS + BESIDE}
     if not features: raise MsaPaperError("no modality: every array (N, d) besides the texts is one", path)
@@ -89,7 +89,23 @@ def class_names(table, ids, names, where):
         return names[x]
     return np.array(per_utterance(table, ids, word, where), dtype=str)
 
-# %% ../../nbs/data/35_conversations.ipynb #39400343
+# %% ../../nbs/data/35_conversations.ipynb #3c89b0d8
+def name_of(x, where)->str:
+    "A name that was written as text, bytes or a number."
+    if isinstance(x, bytes):
+        try: return x.decode()
+        except UnicodeDecodeError as error: raise MsaPaperError(f"a name that is not UTF-8: {error}", where) from error
+    if isinstance(x, str) or isinstance(x, int) and not isinstance(x, bool): return str(x)
+    raise MsaPaperError(f"a {type(x).__name__} where a name should be", where)
+
+def speaker_of(x, where)->str:
+    "A speaker, by name or one-hot as MELD writes it."
+    if isinstance(x, np.ndarray) and x.ndim == 1: x = x.tolist()
+    if not isinstance(x, list): return name_of(x, where)
+    if not x or not all(isinstance(v, (int, float)) for v in x): raise MsaPaperError("a speaker that is neither a name nor one-hot", where)
+    return str(int(np.argmax(x)))
+
+# %% ../../nbs/data/35_conversations.ipynb #2531bd97
 def read_conversation_tuple(
     path,               # IEMOCAP_features*.pkl or MELD_features*.pkl
     sentiment:bool=False, # MELD: sentiments instead of emotions
@@ -97,15 +113,13 @@ def read_conversation_tuple(
     "Conversations from the tuples of DialogueRNN, MMGCN and MELD."
     tree = read_pickle(path)
     if not isinstance(tree, list) or len(tree) < 8 or not isinstance(tree[0], dict): raise MsaPaperError("no tuple of dictionaries", path, "this is not an IEMOCAP_features or MELD_features file")
-    text_of = lambda x: x.decode() if isinstance(x, bytes) else str(x)
-    ids = {}
+    where, ids = lambda k: f"{path}, entry {k}", {}
     for d, names in tree[0].items():
-        if not isinstance(names, list): raise MsaPaperError(f"no list of utterances in dialogue {d!r}", path)
-        try: ids[d] = [text_of(x) for x in names]
-        except UnicodeDecodeError as error: raise MsaPaperError(f"an id that is not UTF-8: {error}", path) from error
+        if not isinstance(names, list): raise MsaPaperError(f"no list of utterances in dialogue {d!r}", where(0))
+        ids[d] = [name_of(x, where(0)) for x in names]
+    if not any(ids.values()): raise MsaPaperError("no utterances", where(0))
     sixth = next(iter(tree[5].values()), None) if isinstance(tree[5], dict) else None
     meld = isinstance(sixth, (list, np.ndarray)) and len(sixth) > 0 and isinstance(sixth[0], (str, bytes))
-    where = lambda k: f"{path}, entry {k}"
     features = {"text": vectors(tree[3], ids, where(3)), "audio": vectors(tree[4], ids, where(4))} | ({} if meld else {"vision": vectors(tree[5], ids, where(5))})
     if meld:
         at, names = (8, TASKS["meld_sentiments"].classes) if sentiment else (2, TASKS["meld_emotions"].classes)
@@ -113,13 +127,12 @@ def read_conversation_tuple(
     else: at, names = 2, IEMOCAP_CLASSES
     entry = 7 if meld else 8; held = tree[entry] if len(tree) > entry else None
     if not isinstance(held, (list, set, frozenset)): raise MsaPaperError("no list of test dialogues", where(entry))
-    held = {text_of(x) for x in held}; missing = held - {text_of(d) for d in ids}
+    held = {name_of(x, where(entry)) for x in held}; missing = held - {name_of(d, where(0)) for d in ids}
     if missing: raise MsaPaperError(f"test dialogue {sorted(missing)[0]} has no utterances", where(entry))
-    dialogues = np.array([text_of(d) for d, names_ in ids.items() for _ in names_], dtype=str)
-    one = lambda x: text_of(x) if not isinstance(x, (list, np.ndarray)) else str(int(np.argmax(x))) if len(x) else ""
+    dialogues = np.array([name_of(d, where(0)) for d, utterances in ids.items() for _ in utterances], dtype=str)
     names_all = [i for v in ids.values() for i in v]
     if meld: names_all = [f"{d}_{i}" for d, i in zip(dialogues.tolist(), names_all)]           # MELD counts anew in each dialogue
-    return Conversations(features, np.array(names_all, dtype=str), dialogues, np.array(per_utterance(tree[1], ids, one, where(1)), dtype=str),
+    return Conversations(features, np.array(names_all, dtype=str), dialogues, np.array(per_utterance(tree[1], ids, lambda x: speaker_of(x, where(1)), where(1)), dtype=str),
                          class_names(tree[at], ids, names, where(at)), np.isin(dialogues, sorted(held)), Path(path))
 
 # %% ../../nbs/data/35_conversations.ipynb #e159eafc

@@ -6,12 +6,13 @@
 __all__ = ['MMSA_SHAPES', 'generated_features', 'generated_intensity', 'generated_mmsa', 'generated_emotions', 'generated_mult',
            'generated_lmf', 'write_pickle']
 
-# %% ../../nbs/data/28_generated.ipynb #9e301ad2
+# %% ../../nbs/data/28_generated.ipynb #b8946d2f
 import pickle
 from pathlib import Path
 import numpy as np
 from ..core import known
-from .features import IEMOCAP_ORDER, SPLIT_SIZES, TRAIN_POSITIVES
+from .editions import SPLIT_SIZES
+from .features import IEMOCAP_ORDER, TRAIN_POSITIVES
 
 # %% ../../nbs/data/28_generated.ipynb #63cd6327
 def generated_features(

@@ -6,18 +6,19 @@
 __all__ = ['SIZES', 'SEGMENTS', 'FOLDS', 'LEAK', 'REMEDY', 'read_numbers', 'read_segment_labels', 'read_part', 'leaking_corpus',
            'mosi_corpus', 'write_generated_mosi']
 
-# %% ../../nbs/data/20_mosi.ipynb #5af76041
+# %% ../../nbs/data/20_mosi.ipynb #7282322c
 from pathlib import Path
-import h5py, numpy as np, pandas as pd
+import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
 from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, held_out, targets_from_intensity
+from .sequences import Csd, read_labels, write_csd
 
-# %% ../../nbs/data/20_mosi.ipynb #6cce8c74
+# %% ../../nbs/data/20_mosi.ipynb #0fa28422
 SIZES = {"text": 100, "vision": 100, "audio": 73}     # features a segment
 SEGMENTS = {"train": 1447, "test": 752}                # and 62 and 31 videos
 FOLDS = 6                                              # groups of training videos, each the validation set once
 LEAK = ("text and vision were extracted by networks trained on labels of 62 videos, some of which are in the official test split; use protocol='context', another feature file, "
-        "or say allow_leak=True to see what it does")
+        "or protocol='official-leaking' with allow_leak=True to see what it does")
 REMEDY = "put the bc-LSTM files and the official labels below the data folder (MSA_PAPER_DATA), as the page of this reader lists them"
 
 def read_numbers(
@@ -33,20 +34,13 @@ def read_numbers(
     if len(bad): raise MsaPaperError(f"NaN, empty or infinite values in {len(bad)} rows, the first is row {bad[0] + 1}", path, "fetch the file again")
     return table
 
-# %% ../../nbs/data/20_mosi.ipynb #9a5c0a04
+# %% ../../nbs/data/20_mosi.ipynb #172a3d4b
 def read_segment_labels(
     path:Path,   # a .csd file with one value a segment
 )->dict:         # {'video_clip': intensity}
     "The official intensity of every segment, by id."
     if not path.is_file(): raise MsaPaperError("missing file", path, REMEDY)
-    try:
-        with h5py.File(path) as file:
-            data = file[next(iter(file))]["data"]
-            labels = {f"{video}_{k + 1}": float(v) for video in data for k, v in enumerate(data[video]["features"][:, 0])}
-    except (OSError, KeyError, StopIteration, ValueError, RuntimeError) as error: raise MsaPaperError(f"not a computational sequence: {error}", path, "fetch the file again") from error
-    wild = [i for i, y in labels.items() if not -3 <= y <= 3]
-    if wild: raise MsaPaperError(f"labels outside [-3, 3], the first is of segment {wild[0]}", path)
-    return labels
+    with Csd(path) as file: return {f"{video}_{k + 1}": float(y) for video in file.names for k, y in enumerate(read_labels(file, video, 0)[0])}
 
 # %% ../../nbs/data/20_mosi.ipynb #d9a6de11
 def read_part(
@@ -87,17 +81,17 @@ def leaking_corpus(
         dict.fromkeys(SIZES, np.arange(len(parts) + 1)), targets_from_intensity(parts.intensity, task), parts.id.to_numpy(str), {s: np.flatnonzero(split == s) for s in ("train", "validation", "test")}, parts.video.to_numpy(str),
         notes=dict(leak=int(((split == "test") & (parts.part == "train")).sum()))))
 
-# %% ../../nbs/data/20_mosi.ipynb #6333be53
+# %% ../../nbs/data/20_mosi.ipynb #7def8cba
 def mosi_corpus(
-    protocol:str="context",   # or 'official', which leaks: see below
+    protocol:str="context",   # or 'official-leaking': see below
     task:str="regression",    # a name of `TASKS` that intensities have
     fold:int=0,               # which sixth of the training videos validates
     folder:Path=None,         # holds mosi/; by default the data folder
     allow_leak:bool=False,    # read these features under the official split, to show what that does
 )->Corpus:                    # 93 videos, one label a segment
     "CMU-MOSI with the bc-LSTM features: videos as sequences of segments."
-    known(protocol, ("context", "official"), "protocol of mosi")
-    if protocol == "official" and not allow_leak: raise MsaPaperError("these features leak under the official split", "the bc-LSTM features of mosi", LEAK)
+    known(protocol, ("context", "official", "official-leaking"), "protocol of mosi")
+    if protocol == "official" or protocol == "official-leaking" and not allow_leak: raise MsaPaperError("these features leak under the official split", "the bc-LSTM features of mosi", LEAK)
     folder = Path(folder or data_folder())/"mosi"
     csd = folder/"csd"/"CMU_MOSI_Opinion_Labels.csd"
     labels = read_segment_labels(csd)
@@ -108,13 +102,13 @@ def mosi_corpus(
     train = np.flatnonzero(videos.part == "train")
     validation = held_out(train, FOLDS, fold)
     offsets = np.r_[0, videos.steps.cumsum()]
-    if protocol == "official": return leaking_corpus(parts, task, folder)
+    if protocol == "official-leaking": return leaking_corpus(parts, task, folder)
     return check_corpus(Corpus("mosi", protocol, DataSpec({m: Modality(n, "vector") for m, n in SIZES.items()}, TASKS[task], per_step=True),
         {m: np.stack(parts[m]).astype(np.float32) for m in SIZES}, dict.fromkeys(SIZES, offsets), targets_from_intensity(parts.intensity, task),
         videos.index.to_numpy(), {"train": np.setdiff1d(train, validation), "validation": validation, "test": np.flatnonzero(videos.part == "test")},
         videos.index.to_numpy(), parts.id.to_numpy(), sources=(csd, *sorted((folder/"bclstm").glob("*_t*.csv")), folder/"bclstm"/"transcripts.csv")))
 
-# %% ../../nbs/data/20_mosi.ipynb #29956492
+# %% ../../nbs/data/20_mosi.ipynb #ad45a1a3
 def write_generated_mosi(
     folder:Path,   # mosi/ is written below it
     seed:int=0,
@@ -127,10 +121,8 @@ def write_generated_mosi(
     videos = [f"generated{v:02}" for v in range(93)]
     mood = np.repeat(rng.uniform(-1.5, 1.5, 93), lengths)
     y = np.clip((mood + rng.normal(0, 1.2, len(mood))).round(1), -3, 3)
-    with h5py.File(base/"csd"/"CMU_MOSI_Opinion_Labels.csd", "w") as file:
-        for v, rows in zip(videos, np.split(np.arange(len(y)), lengths.cumsum()[:-1])):
-            group = file.create_group(f"Opinion Segment Labels/data/{v}")
-            group["features"], group["intervals"] = y[rows, None].astype(np.float32), np.c_[rows, rows + 1.] - rows[0]
+    segments = np.split(np.arange(len(y)), lengths.cumsum()[:-1])
+    write_csd(base/"csd"/"CMU_MOSI_Opinion_Labels.csd", "Opinion Segment Labels", {v: (y[rows, None].astype(np.float32), np.c_[rows, rows + 1.] - rows[0]) for v, rows in zip(videos, segments)})
     ids = [f"{v}_{k + 1}" for v, n in zip(videos, lengths) for k in range(n)]
     pd.DataFrame({"id": ids, "text": "GENERATED", "x": 0, "y": (y >= 0).astype(int)}).to_csv(base/"bclstm"/"transcripts.csv", header=False, index=False)
     row, first = np.arange(len(y)), SEGMENTS["train"]

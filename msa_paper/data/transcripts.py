@@ -7,11 +7,12 @@ __all__ = ['REMEDY', 'EMOTIONS_ANNOTATED', 'READ', 'VIDEO_SIZES', 'GOOD', 'BAD',
            'mosi_transcripts', 'mosei_transcripts', 'sims_transcripts', 'transcripts', 'text_corpus', 'mosei_videos',
            'write_generated_transcripts']
 
-# %% ../../nbs/data/40_transcripts.ipynb #3b23a916
+# %% ../../nbs/data/40_transcripts.ipynb #a169528a
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
-from .features import SPLIT_SIZES, check_sizes, numbers
+from .editions import SPLIT_SIZES, check_sizes
+from .features import numbers, texts
 from .pickles import read_npz
 from .schema import MOSI_TASKS, SIMS_TASKS, TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
 
@@ -126,7 +127,7 @@ def text_corpus(
     return check_corpus(Corpus(dataset, protocol, DataSpec({modality: Modality(values.shape[1], "vector")}, TASKS[task], True), {modality: values}, {modality: cuts}, y, names,
         {s: np.flatnonzero(split == s) for s in number}, names, ids, sources), values=False)
 
-# %% ../../nbs/data/40_transcripts.ipynb #a2315954
+# %% ../../nbs/data/40_transcripts.ipynb #bebea22f
 VIDEO_SIZES = {"train": 635, "validation": 86, "test": 180}
 
 def mosei_videos(
@@ -141,12 +142,13 @@ def mosei_videos(
     arrays = read_npz(path)
     lost = [k for k in ("video_id", "language", "acoustic", "visual", "mean_sentiment", "official_split") if k not in arrays]
     if lost: raise MsaPaperError(f"no array '{lost[0]}'", path)
-    n = len(arrays["video_id"]); where = np.array([{"valid": "validation"}.get(s, s) for s in arrays["official_split"].tolist()]); keep = np.flatnonzero(where != "none")
+    names = texts(arrays["video_id"], None, f"{path}, 'video_id'"); n = len(names)
+    where = np.array([{"valid": "validation"}.get(s, s) for s in texts(arrays["official_split"], n, f"{path}, 'official_split'").tolist()], dtype=str); keep = np.flatnonzero(where != "none")
     features = {m: numbers(arrays[k], (n, None), f"{path}, '{k}'").astype(np.float32)[keep] for m, k in (("text", "language"), ("vision", "visual"), ("audio", "acoustic"))}
     splits = {s: np.flatnonzero(where[keep] == s) for s in VIDEO_SIZES}
     sizes = {s: len(i) for s, i in splits.items()}
     if sizes != VIDEO_SIZES and not any_size: raise MsaPaperError(f"{sizes} videos, expected {VIDEO_SIZES}", path, "fetch the file again, or say any_size=True")
-    y = numbers(arrays["mean_sentiment"], (n,), f"{path}, 'mean_sentiment'")[keep]; ids = arrays["video_id"][keep].astype(str)
+    y = numbers(arrays["mean_sentiment"], (n,), f"{path}, 'mean_sentiment'")[keep]; ids = names[keep]
     return check_corpus(Corpus("mosei", protocol, DataSpec({m: Modality(x.shape[1], "vector") for m, x in features.items()}, TASKS[task]), features, dict.fromkeys(features, np.arange(len(keep) + 1)),
         targets_from_intensity(y, task), ids, splits, ids, None, (path,), notes=dict(in_no_split=int(n - len(keep)))))
 
