@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantle', 'assemble', 'SafetensorsIO', 'History',
-           'hush', 'accelerator', 'fit']
+           'hush', 'accelerator', 'solve', 'fit']
 
 # %% ../../nbs/experiment/30_training.ipynb #f2f06aa1
 import json, logging, os, warnings
@@ -162,7 +162,7 @@ class History(Callback):
     def on_fit_end(self, trainer, module):
         if self.bar: self.bar.close()
 
-# %% ../../nbs/experiment/30_training.ipynb #f9a661bd
+# %% ../../nbs/experiment/30_training.ipynb #b3b81c2b
 NOISE = ".*does not have many workers", ".*exists and is not empty", ".*LeafSpec", ".*is smaller than the logging interval"
 
 def hush():
@@ -178,6 +178,16 @@ def accelerator(
     if device == "cuda" and not there: raise MsaPaperError("device 'cuda' is not available", remedy="use device='auto', or check the driver and that torch was built for it")
     return "cuda" if there and device != "cpu" else "cpu"
 
+def solve(
+    module:Training,    # whose model has a `solve`
+    corpus:Corpus,      # without its test split
+)->pd.DataFrame:        # one row
+    "Solve a model that needs no training; the row is what an epoch's would be."
+    module.model.solve(corpus, module.scale)
+    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    scores = trainer.validate(module, batches(corpus, "validation", module.spec.batch_size), verbose=False)[0]
+    return pd.DataFrame([{"epoch": 0, "learning_rate": 0., **scores}])
+
 def fit(
     module:Training,
     corpus:Corpus,      # its test split is not used
@@ -187,6 +197,7 @@ def fit(
     hush(); spec, corpus = module.spec, corpus.without("test")
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
+    if hasattr(module.model, "solve"): return solve(module, corpus), None
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
     keep = lambda name, **which: ModelCheckpoint(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
     ModelCheckpoint.FILE_EXTENSION = ".safetensors"

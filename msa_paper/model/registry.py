@@ -5,15 +5,25 @@
 # %% auto #0
 __all__ = ['MODELS', 'model_settings', 'build_model', 'count_parameters']
 
-# %% ../../nbs/model/50_registry.ipynb #45759540
+# %% ../../nbs/model/50_registry.ipynb #53e6437d
 from functools import partial
 from pydantic import BaseModel
 from torch import nn
+from ..baselines.floors import FloorSettings, LinearFloor, LinearFloorSettings, MeanFloor
+from ..baselines.lmf import LMF, LMFSettings
+from ..baselines.mult import MulT, MulTSettings
+from ..baselines.tfn import TFN, TFNSettings
 from ..core import known, validated
 from ..data.schema import DataSpec
 from .proposed import VARIANTS, ProposedModel, ProposedSettings
 
-MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS}   # name → (model, its settings)
+MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS} | {   # name → (model, its settings)
+    "tfn": (TFN, TFNSettings),
+    "lmf": (LMF, LMFSettings),
+    "mult": (MulT, MulTSettings),
+    "floor_mean": (MeanFloor, FloorSettings),
+    "floor_linear": (LinearFloor, LinearFloorSettings),
+}
 
 def model_settings(
     name:str,        # a name of `MODELS`
