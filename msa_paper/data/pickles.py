@@ -79,25 +79,26 @@ def shaped(data, dtype, shape, order="C")->np.ndarray:
         flat = np.frombuffer(raw, dtype) if n else np.empty(0, dtype)
     return flat.reshape(shape, order=order)
 
-# %% ../../nbs/data/05_pickles.ipynb #5795cd06
+# %% ../../nbs/data/05_pickles.ipynb #1b4b07b6
 class Pending:
     "An array or dtype that the pickle has announced and not yet filled."
     def __init__(self, kind, value=None): self.kind, self.value = kind, value
 
-def reconstruct(*_): return Pending("array")
-def scalar(dtype, raw=None): return shaped(raw, settled(dtype), ()).item()
-def from_buffer(raw, dtype, shape, order="C"): return shaped(raw, settled(dtype), settled(shape), order)
+def reconstruct(*_): "An array to come."; return Pending("array")
+def scalar(dtype, raw=None): "A NumPy number, as Python's."; return shaped(raw, settled(dtype), ()).item()
+def from_buffer(raw, dtype, shape, order="C"): "An array as protocol 5 writes it."; return shaped(raw, settled(dtype), settled(shape), order)
 def encoded(text, code="latin1"):
+    "Bytes as protocol 2 writes them."
     if not isinstance(text, str) or code not in ("latin1", "latin-1", "utf-8"): raise Refused("_codecs.encode of something that is no text")
     return text.encode(code)
-def empty_bytes(*items): return bytes(items[0]) if items and isinstance(items[0], (list, tuple)) else b""
+def empty_bytes(*items): "What `bytes()` is written as."; return bytes(items[0]) if items and isinstance(items[0], (list, tuple)) else b""
 def plain_keys(items):
     "Keys and members must be texts, bytes or numbers: a tuple can be nested as deep as the file is long."
     for x in items:
         if not isinstance(x, KEYS): raise Refused(f"a {type(x).__name__} as a key or member")
     return items
-def ordered(items=()): return OrderedDict(zip(plain_keys([k for k, _ in items]), [v for _, v in items]))
-def collection(kind): return lambda items=(): kind(plain_keys(items) if kind in (set, frozenset) else items)
+def ordered(items=()): "An ordered dictionary."; return OrderedDict(zip(plain_keys([k for k, _ in items]), [v for _, v in items]))
+def collection(kind): "A set, list or tuple from its members."; return lambda items=(): kind(plain_keys(items) if kind in (set, frozenset) else items)
 
 KEYS = str, bytes, int, float, bool, type(None)
 CORES = "numpy.core.multiarray", "numpy._core.multiarray"
