@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'model_settings', 'build_model', 'count_parameters']
 
-# %% ../../nbs/model/50_registry.ipynb #53e6437d
+# %% ../../nbs/model/50_registry.ipynb #2c039451
 from functools import partial
 from pydantic import BaseModel
 from torch import nn
@@ -13,7 +13,7 @@ from ..baselines.floors import FloorSettings, LinearFloor, LinearFloorSettings, 
 from ..baselines.lmf import LMF, LMFSettings
 from ..baselines.mult import MulT, MulTSettings
 from ..baselines.tfn import TFN, TFNSettings
-from ..core import known, validated
+from ..core import MsaPaperError, known, validated
 from ..data.schema import DataSpec
 from .proposed import VARIANTS, ProposedModel, ProposedSettings
 
@@ -38,6 +38,8 @@ def build_model(
     settings:dict,   # {setting: value}
 )->nn.Module:
     "A model by name, for this data, with freshly drawn weights."
+    numbered = [m for m, k in data.modalities.items() if k.kind == "ids"]
+    if numbered: raise MsaPaperError("a model reads vectors, not numbers of word pieces", f"modality '{numbered[0]}'", "read the file's vectors (text='text'), or make features of the transcripts (extract.text)")
     return MODELS[known(name, MODELS, "model")][0](data, model_settings(name, settings))
 
 def count_parameters(
