@@ -5,15 +5,24 @@
 # %% auto #0
 __all__ = ['MODELS', 'model_settings', 'build_model', 'count_parameters']
 
-# %% ../../nbs/model/50_registry.ipynb #45759540
+# %% ../../nbs/model/50_registry.ipynb #3f65c892
 from functools import partial
 from pydantic import BaseModel
 from torch import nn
+from ..baselines.bc_lstm import BcLSTM, BcLSTMSettings
+from ..baselines.graph_mfn import GraphMFN, GraphMFNSettings
+from ..baselines.mfn import MFN, MFNSettings
+from ..baselines.raven import RAVEN, RAVENSettings
 from ..core import known, validated
 from ..data.schema import DataSpec
 from .proposed import VARIANTS, ProposedModel, ProposedSettings
 
-MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS}   # name → (model, its settings)
+MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS} | {   # name → (model, its settings)
+    "mfn": (MFN, MFNSettings),
+    "raven": (RAVEN, RAVENSettings),
+    "graph_mfn": (GraphMFN, GraphMFNSettings),
+    "bc_lstm": (BcLSTM, BcLSTMSettings),
+}
 
 def model_settings(
     name:str,        # a name of `MODELS`
