@@ -14,18 +14,18 @@ from ..data.schema import Batch, DataSpec
 from ..model.encoders import BiLSTM
 from ..model.head import mean_valid
 
-# %% ../../nbs/baselines/70_bc_lstm.ipynb #360dbe58
+# %% ../../nbs/baselines/70_bc_lstm.ipynb #7b85470f
 class BcLSTMSettings(BaseModel):
     "What bc-LSTM can be told."
     model_config = ConfigDict(extra="forbid", frozen=True)
     language: str | None = None       # the modality whose steps the others are brought to; None: the first of tokens, else the first
     projection: Sizes | None = None   # size of each modality before it is concatenated; None: as it is
     hidden: Size = 100                # of the LSTM, in each direction
-    dense: Size = 100                 # of the ReLU layer
+    dense: Size | None = None         # of a ReLU layer between the states and the output; None: there is none
     input_dropout: Rate = .5          # on what the BiLSTM reads
-    dropout: Rate = .5                # on what the ReLU layer reads
+    dropout: Rate = .5                # on its states
 
-# %% ../../nbs/baselines/70_bc_lstm.ipynb #b0b253b1
+# %% ../../nbs/baselines/70_bc_lstm.ipynb #9f6e252a
 class BcLSTM(nn.Module):
     "Bidirectional contextual LSTM over concatenated modalities (Poria et al., ACL 2017)."
     def __init__(self,
@@ -38,7 +38,8 @@ class BcLSTM(nn.Module):
         wanted = sizes if s.projection is None else per_modality(s.projection, sizes, "projection")
         self.projections = nn.ModuleDict({} if s.projection is None else {m: nn.Linear(d, wanted[m]) for m, d in sizes.items()})
         self.dropout, self.lstm = nn.Dropout(s.input_dropout), BiLSTM(sum(wanted.values()), 2 * s.hidden)
-        self.head = nn.Sequential(nn.Dropout(s.dropout), nn.Linear(2 * s.hidden, s.dense), nn.ReLU(), nn.Linear(s.dense, data.task.outputs))
+        hidden = [] if s.dense is None else [nn.Linear(2 * s.hidden, s.dense), nn.ReLU()]
+        self.head = nn.Sequential(nn.Dropout(s.dropout), *hidden, nn.Linear(s.dense or 2 * s.hidden, data.task.outputs))
 
     def concatenated(self, batch): # → (B, T, sum of sizes), mask (B, T)
         "All modalities of a step in one vector."
