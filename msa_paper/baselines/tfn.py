@@ -6,13 +6,13 @@
 __all__ = ['PRESETS', 'SubnetSettings', 'TFNSettings', 'ValidBatchNorm', 'relu_layers', 'VectorSubnet', 'LanguageSubnet',
            'Subnets', 'fused_tensor', 'TFN']
 
-# %% ../../nbs/baselines/10_tfn.ipynb #5effc8e8
+# %% ../../nbs/baselines/10_tfn.ipynb #7e4fea89
 from typing import Literal
 import math
 import torch, torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from .inputs import Rate, Rates, Size, Sizes, in_step, language_of, last_valid, per_modality, public_array
+from .inputs import QuickDropout, Rate, Rates, Size, Sizes, in_step, language_of, last_valid, per_modality, public_array
 from ..core import MsaPaperError
 from ..data.schema import Batch, DataSpec
 from ..model.head import mean_valid
@@ -93,7 +93,7 @@ class LanguageSubnet(nn.Module):
         states, (last, _) = self.lstm(x)
         return self.layers(states if each else last[0] if mask is None else last_valid(states, mask))
 
-# %% ../../nbs/baselines/10_tfn.ipynb #4a4a4721
+# %% ../../nbs/baselines/10_tfn.ipynb #377877dc
 class Subnets(nn.Module):
     "One summary of each modality (or of each of its steps), as TFN and LMF fuse them."
     def __init__(self,
@@ -120,7 +120,7 @@ class Subnets(nn.Module):
         "Valid steps only; nothing said where a modality is missing."
         h = []
         for m, net in self.nets.items():
-            x, mask = batch.features[m] * batch.masks[m][..., None], batch.masks[m]
+            x, mask = batch.features[m], batch.masks[m]                    # the LSTM's valid states come before all padding
             h.append((net(x, mask) if m == self.language else net(mean_valid(x, mask), mask.any(1))) * mask.any(1, keepdim=True))
         return h
 
@@ -138,16 +138,16 @@ class Subnets(nn.Module):
         h = [net(features[m], each=True) if m == self.language else net(features[m], masks[m]) for m, net in self.nets.items()]
         return h if self.published else [x * masks[m][..., None] for x, m in zip(h, self.nets)]
 
-# %% ../../nbs/baselines/10_tfn.ipynb #20b5537a
+# %% ../../nbs/baselines/10_tfn.ipynb #11299a42
 def fused_tensor(
     h:list[Tensor],  # (..., d_m) of each modality
 )->Tensor:           # (..., Π(d_m + 1)), the first modality's index the slowest
     "The flattened outer product of all [1 ; h_m] (TFN, tensor fusion layer)."
     z, *rest = [F.pad(x, (1, 0), value=1.) for x in h]
-    for x in rest: z = (z[..., :, None] * x[..., None, :]).flatten(-2)
+    for x in rest: z = (z[..., :, None] @ x[..., None, :]).flatten(-2)
     return z
 
-# %% ../../nbs/baselines/10_tfn.ipynb #74ce5204
+# %% ../../nbs/baselines/10_tfn.ipynb #d39221a9
 class TFN(nn.Module):
     "Tensor Fusion Network (Zadeh et al., 2017)."
     def __init__(self,
@@ -162,7 +162,7 @@ class TFN(nn.Module):
             raise MsaPaperError(f"the fused tensor has {' · '.join(map(str, factors))} = {size:,} numbers and the layer after it {size * P:,} weights ({size * P / 2**28:.1f} GiB)",
                                 f"TFN of {len(factors)} modalities", "make 'widths', 'language_out' or 'post_width' smaller, raise 'limit', or take 'lmf'")
         p = s.post_dropout
-        first = [nn.Dropout(p), *relu_layers([size, P, P])] if self.subnets.published else relu_layers([size, P, P], p)
+        first = [QuickDropout(p), *relu_layers([size, P, P])] if self.subnets.published else relu_layers([size, P, P], p)
         self.head = nn.Sequential(*first, nn.Linear(P, data.task.outputs))
         self.bound = None if data.task.classes else s.bound
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantle', 'assemble', 'SafetensorsIO', 'History',
-           'hush', 'accelerator', 'fit']
+           'hush', 'accelerator', 'solve', 'fit']
 
-# %% ../../nbs/experiment/30_training.ipynb #afcf99eb
+# %% ../../nbs/experiment/30_training.ipynb #f2f06aa1
 import json, logging, os, warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from ..core import MsaPaperError
-from ..data.schema import Batch, Corpus, DataSpec, batches
+from ..data.schema import Batch, Corpus, DataSpec, batches, split_pieces
 from .spec import RunSpec
 from ..model.registry import build_model
 
-# %% ../../nbs/experiment/30_training.ipynb #795bf332
+# %% ../../nbs/experiment/30_training.ipynb #55ac6a47
 class Standardiser(nn.Module):
     "Subtract the training mean and divide by the training deviation; padding stays zero."
     def __init__(self, data:DataSpec):
@@ -31,13 +31,15 @@ class Standardiser(nn.Module):
             self.register_buffer(f"mean_{m}", torch.zeros(modality.dim)); self.register_buffer(f"deviation_{m}", torch.ones(modality.dim))
 
     def fit(self, corpus:Corpus):
-        "Take both from the training split; a constant feature keeps its scale."
+        "Take both from the training split, a piece at a time; a constant feature keeps its scale."
         for m in corpus.spec.modalities:
-            cuts = corpus.offsets[m]
-            rows = np.concatenate([np.arange(cuts[n], cuts[n + 1]) for n in corpus.splits["train"]])
-            x = corpus.features[m][rows].astype(np.float64)
-            deviation = x.std(0)
-            getattr(self, f"mean_{m}").copy_(torch.from_numpy(x.mean(0)))
+            n, mean, square = 0, 0., 0.                                    # joined as Chan, Golub and LeVeque do
+            for x in split_pieces(corpus, m, "train"):
+                x = x.astype(np.float64); k, here = len(x), x.mean(0)
+                square = square + ((x - here) ** 2).sum(0) + (here - mean) ** 2 * (n * k / (n + k))
+                mean, n = mean + (here - mean) * (k / (n + k)), n + k
+            deviation = np.sqrt(square / max(n, 1))
+            getattr(self, f"mean_{m}").copy_(torch.from_numpy(np.asarray(mean + np.zeros_like(deviation))))
             getattr(self, f"deviation_{m}").copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.)))
         return self
 
@@ -160,7 +162,7 @@ class History(Callback):
     def on_fit_end(self, trainer, module):
         if self.bar: self.bar.close()
 
-# %% ../../nbs/experiment/30_training.ipynb #f9a661bd
+# %% ../../nbs/experiment/30_training.ipynb #b3b81c2b
 NOISE = ".*does not have many workers", ".*exists and is not empty", ".*LeafSpec", ".*is smaller than the logging interval"
 
 def hush():
@@ -176,6 +178,16 @@ def accelerator(
     if device == "cuda" and not there: raise MsaPaperError("device 'cuda' is not available", remedy="use device='auto', or check the driver and that torch was built for it")
     return "cuda" if there and device != "cpu" else "cpu"
 
+def solve(
+    module:Training,    # whose model has a `solve`
+    corpus:Corpus,      # without its test split
+)->pd.DataFrame:        # one row
+    "Solve a model that needs no training; the row is what an epoch's would be."
+    module.model.solve(corpus, module.scale)
+    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+    scores = trainer.validate(module, batches(corpus, "validation", module.spec.batch_size), verbose=False)[0]
+    return pd.DataFrame([{"epoch": 0, "learning_rate": 0., **scores}])
+
 def fit(
     module:Training,
     corpus:Corpus,      # its test split is not used
@@ -185,6 +197,7 @@ def fit(
     hush(); spec, corpus = module.spec, corpus.without("test")
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
+    if hasattr(module.model, "solve"): return solve(module, corpus), None
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
     keep = lambda name, **which: ModelCheckpoint(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
     ModelCheckpoint.FILE_EXTENSION = ".safetensors"

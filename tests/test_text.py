@@ -1,0 +1,71 @@
+"""Text features: killed in the middle they end in the same bytes, and two at once compute once."""
+import os
+import signal
+import string
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+
+import pytest
+
+from conftest import PROJECT
+from msa_paper.extract import text
+
+IDS = [f"t{i}" for i in range(800)]
+TEXTS = [" ".join(["good", "bad", "film"][(i * k) % 3] for k in range(i % 25)) for i in range(800)]
+CALL = "import sys, torch; sys.path.insert(0, 'tests'); torch.set_num_threads(1); from test_text import extract; extract(*sys.argv[1:])"
+
+
+def extract(model, folder):
+    return text.extract_text(IDS, TEXTS, folder, model=model, budget=64)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    "A tiny encoder with random weights; one thread here as in the other processes."
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, "good", "bad", "film"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(words), pad_token_id=0, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=40)
+    BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=40).save_pretrained(folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield str(folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory):
+    return extract(model, tmp_path_factory.mktemp("undisturbed")).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
+def test_killed_in_the_middle_it_ends_in_the_same_bytes(model, undisturbed, tmp_path):
+    running = subprocess.Popen([sys.executable, "-c", CALL, model, str(tmp_path)], cwd=PROJECT, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*.partial/done")):
+        assert time.time() < deadline and running.poll() is None, "the extraction did not begin"
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not list(tmp_path.glob("*.safetensors")), "a killed extraction must leave no result"
+    assert int(next(tmp_path.glob("*.partial/done")).read_text()) > 0
+    assert extract(model, tmp_path).read_bytes() == undisturbed
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_two_at_once_compute_once(model, undisturbed, tmp_path):
+    "The lock belongs to an open file, so that two threads stand for two processes."
+    with patch.object(text, "fill", wraps=text.fill) as fill, ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: extract(model, tmp_path), range(2))
+    assert fill.call_count == 1 and one == other and [p.name for p in tmp_path.iterdir()] == [one.name]
+    assert one.read_bytes() == undisturbed
+    features = text.read_text_features(one)
+    assert len(features) == 800 and features.facts["empty"] == 32 and len(features[24]) == 26
