@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = ['MODELS', 'model_settings', 'build_model', 'count_parameters']
 
-# %% ../../nbs/model/50_registry.ipynb #2c039451
+# %% ../../nbs/model/50_registry.ipynb #5d22dbc8
 from functools import partial
 from pydantic import BaseModel
 from torch import nn
+from ..baselines.bc_lstm import BcLSTM, BcLSTMSettings
 from ..baselines.floors import FloorSettings, LinearFloor, LinearFloorSettings, MeanFloor
+from ..baselines.graph_mfn import GraphMFN, GraphMFNSettings
 from ..baselines.lmf import LMF, LMFSettings
+from ..baselines.mfn import MFN, MFNSettings
 from ..baselines.mult import MulT, MulTSettings
+from ..baselines.raven import RAVEN, RAVENSettings
 from ..baselines.tfn import TFN, TFNSettings
 from ..core import MsaPaperError, known, validated
 from ..data.schema import DataSpec
@@ -20,7 +24,11 @@ from .proposed import VARIANTS, ProposedModel, ProposedSettings
 MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS} | {   # name → (model, its settings)
     "tfn": (TFN, TFNSettings),
     "lmf": (LMF, LMFSettings),
+    "mfn": (MFN, MFNSettings),
+    "raven": (RAVEN, RAVENSettings),
     "mult": (MulT, MulTSettings),
+    "graph_mfn": (GraphMFN, GraphMFNSettings),
+    "bc_lstm": (BcLSTM, BcLSTMSettings),
     "floor_mean": (MeanFloor, FloorSettings),
     "floor_linear": (LinearFloor, LinearFloorSettings),
 }
