@@ -9,11 +9,12 @@ __all__ = ['FIGURES', 'reproduce', 'status', 'read_options', 'data', 'render_rea
 import argparse, sys
 from .core import MsaPaperError, project_folder, write_whole
 
-# %% ../nbs/90_cli.ipynb #79bdb873
+# %% ../nbs/90_cli.ipynb #a770d761
 FIGURES = {   # matrix → its figure notebooks
     "planted": ("table6", "figure6"),
     "mosi": ("table6", "figure6"),
     "mechanisms": ("mechanisms",),
+    "controls": ("controls",),
 }
 
 def reproduce(
@@ -32,7 +33,7 @@ def reproduce(
     failures = run_matrix(rows, workers)
     for name in FIGURES[data]:
         output = Store(results).folder/"notebooks"/"figures"/f"{data}-{name}.ipynb"
-        parameters = dict(data=data, results=results, figures=figures) if name != "mechanisms" else dict(results=results, figures=figures)
+        parameters = dict(data=data, results=results, figures=figures) if name in ("table6", "figure6") else dict(results=results, figures=figures)
         try: execute_notebook(f"figures/{name}.ipynb", output, parameters); print(f"drawn: {name}", flush=True)
         except MsaPaperError as error: failures.append(f"{name}: {error}")
     return failures
@@ -99,13 +100,13 @@ def render_readme()->str:   # Markdown
     text = "\n".join(line.replace("](../", "](") for k, line in enumerate(lines) if line or (k and lines[k - 1]))
     return "<!-- rendered from nbs/index.ipynb by `make readme`; do not edit -->\n\n" + text.strip() + "\n"
 
-# %% ../nbs/90_cli.ipynb #ecea2db0
+# %% ../nbs/90_cli.ipynb #ce7f7de1
 def main(arguments:list[str]|None=None)->int: # exit status
     "The `msa-paper` command."
     parser = argparse.ArgumentParser("msa-paper", description="Reproduce the paper: runs, tables, figures.")
     commands = parser.add_subparsers(dest="command", required=True)
     r = commands.add_parser("reproduce", help="run what is missing, then draw tables and figures")
-    r.add_argument("--data", default="planted", help="planted (default), mechanisms, mosi")
+    r.add_argument("--data", default="planted", help="planted (default), mechanisms, controls, mosi")
     r.add_argument("--workers", type=int, help="processes; by default one a core")
     r.add_argument("--results", default="", help="another store than results/")
     r.add_argument("--figures", default="", help="another folder than figures/<data>/")

@@ -162,7 +162,7 @@ class History(Callback):
     def on_fit_end(self, trainer, module):
         if self.bar: self.bar.close()
 
-# %% ../../nbs/experiment/30_training.ipynb #b3b81c2b
+# %% ../../nbs/experiment/30_training.ipynb #788b574f
 NOISE = ".*does not have many workers", ".*exists and is not empty", ".*LeafSpec", ".*is smaller than the logging interval"
 
 def hush():
@@ -198,6 +198,7 @@ def fit(
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
     if hasattr(module.model, "solve"): return solve(module, corpus), None
+    monitor, mode = {"loss": ("validation_loss", "min"), "accuracy": ("validation_accuracy", "max")}[spec.select]
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
     keep = lambda name, **which: ModelCheckpoint(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
     ModelCheckpoint.FILE_EXTENSION = ".safetensors"
@@ -205,7 +206,7 @@ def fit(
         accelerator=accelerator(spec.device), devices=spec.devices, strategy="ddp_fork" if spec.devices > 1 else "auto", precision=spec.precision,
         max_epochs=spec.epochs, gradient_clip_val=spec.clip, deterministic="warn", num_sanity_val_steps=0, logger=False,
         enable_model_summary=False, enable_progress_bar=False, plugins=[SafetensorsIO()], default_root_dir=work,
-        callbacks=[history, EarlyStopping("validation_loss", patience=spec.patience), keep("best", monitor="validation_loss"), keep("last", every_n_epochs=1)])
+        callbacks=[history, EarlyStopping(monitor, patience=spec.patience, mode=mode), keep("best", monitor=monitor, mode=mode), keep("last", every_n_epochs=1)])
     last = work/"last.safetensors"
     resumed = SafetensorsIO().load_checkpoint(last)["epoch"] if last.exists() else None
     half_on_cpu = spec.precision != "32-true" and accelerator(spec.device) == "cpu"       # oneDNN has no bf16 LSTM on most processors
