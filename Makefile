@@ -1,4 +1,4 @@
-# make reproduce [DATA=planted|mechanisms|mosi]   set up, run what is missing, draw tables and figures
+# make reproduce [DATA=planted|mechanisms|controls|mosi]   set up, run what is missing, draw tables and figures
 # make test                                       set up, pass every test
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
