@@ -33,12 +33,12 @@ def page_folder(figures:str, data:str)->Path:
     "Where a page's files go: `figures/<data>` unless said otherwise."
     return Path(figures) if figures else figures_folder()/data
 
-# %% ../../nbs/analysis/40_figures.ipynb #af09263b
+# %% ../../nbs/analysis/40_figures.ipynb #05c6463d
 DATA_ORDER = "mosei", "mosi", "iemocap", "sims", "simsv2", "meld", "planted"
 
 CARDS = (   # data set, protocol, options of the reader
     ("mosi", "context", {}), ("mosi", "official", dict(source="words")), ("mosi", "official", {}), ("mosei", "official", {}), ("mosei", "context", {}), ("mosei", "videos", {}),
-    ("iemocap", "context", {}), ("iemocap", "B", {}), ("iemocap", "C", {}), ("planted", "mixed", dict(segments=2000)),
+    ("iemocap", "context", {}), ("iemocap", "B", {}), ("iemocap", "C", {}), ("sims", "official", dict(column="english")), ("simsv2", "official", dict(column="english")), ("planted", "mixed", dict(segments=2000)),
 )
 
 def make_cards(

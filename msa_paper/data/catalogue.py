@@ -20,10 +20,11 @@ from .schema import TASKS, Corpus
 from .sequences import mosi_words_corpus
 from .transcripts import mosei_videos, text_corpus, transcripts
 
-# %% ../../nbs/data/80_catalogue.ipynb #3d92c43f
+# %% ../../nbs/data/80_catalogue.ipynb #9bd1594b
 def transcript_corpus(
     dataset:str, protocol:str, task:str,
     text:dict={},             # settings of the extraction: model, pooled, dtype, … (extract.text)
+    column:str="text",        # of the table: CH-SIMS also has 'english'
     any_size:bool=False,
     folder:Path=None,         # of the transcripts; by default the data folder
     features:Path=None,       # where features are kept; by default data/features of the project
@@ -31,10 +32,10 @@ def transcript_corpus(
     "Segments, or videos of segments, by the features of their transcripts."
     from msa_paper.extract.text import extract_text, read_text_features
     table = transcripts(dataset, folder, any_size)
-    path = extract_text(table.id, table.text, features or project_folder()/"data"/"features", **dict(pooled="mean" if protocol == "context" else "no") | text)
+    path = extract_text(table.id, table[known(column, [c for c in ("text", "english") if c in table], f"transcript of {dataset}")], features or project_folder()/"data"/"features", **dict(pooled="mean" if protocol == "context" else "no") | text)
     found = read_text_features(path)
     corpus = text_corpus(dataset, protocol, task, table, found.values, found.offsets, (path,))
-    corpus.notes["text"] = {k: found.facts[k] for k in ("model", "pooled", "empty", "truncated", "tokens_lost") if k in found.facts}
+    corpus.notes["text"] = dict(column=column) | {k: found.facts[k] for k in ("model", "pooled", "empty", "truncated", "tokens_lost") if k in found.facts}
     return corpus
 
 CONVERSATIONS = {"iemocap": "iemocap/iemocap_conversations.npz"}

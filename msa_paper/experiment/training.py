@@ -6,8 +6,9 @@
 __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantle', 'assemble', 'SafetensorsIO', 'History',
            'hush', 'accelerator', 'solve', 'fit']
 
-# %% ../../nbs/experiment/30_training.ipynb #f2f06aa1
+# %% ../../nbs/experiment/30_training.ipynb #f1bc9bc6
 import json, logging, os, warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 import lightning as L, numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -162,7 +163,7 @@ class History(Callback):
     def on_fit_end(self, trainer, module):
         if self.bar: self.bar.close()
 
-# %% ../../nbs/experiment/30_training.ipynb #788b574f
+# %% ../../nbs/experiment/30_training.ipynb #b6bf1149
 NOISE = ".*does not have many workers", ".*exists and is not empty", ".*LeafSpec", ".*is smaller than the logging interval"
 
 def hush():
@@ -210,7 +211,7 @@ def fit(
     last = work/"last.safetensors"
     resumed = SafetensorsIO().load_checkpoint(last)["epoch"] if last.exists() else None
     half_on_cpu = spec.precision != "32-true" and accelerator(spec.device) == "cpu"       # oneDNN has no bf16 LSTM on most processors
-    with torch.backends.mkldnn.flags(enabled=torch.backends.mkldnn.enabled and not half_on_cpu):
+    with torch.backends.mkldnn.flags(enabled=False) if half_on_cpu else nullcontext():
         trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)
     module.load_state_dict(SafetensorsIO().load_checkpoint(work/"best.safetensors")["state_dict"])
     ended = SafetensorsIO().load_checkpoint(last)["callbacks"]
