@@ -3,6 +3,7 @@
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
+# make mmsa                                       install MMSA 2.2.1 and compare outputs, gradients and step times with it
 
 DATA ?= planted
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -17,7 +18,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 READY = $(VENV)/.ready
 
-.PHONY: reproduce test lab readme benchmark setup
+.PHONY: reproduce test lab readme benchmark mmsa setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 	msa-paper readme
@@ -32,6 +33,11 @@ readme: $(READY)
 	msa-paper readme
 
 benchmark: $(READY)
+	papermill nbs/runs/benchmark.ipynb - > /dev/null
+
+mmsa: $(READY)
+	python -m pip install --quiet --disable-pip-version-check --no-deps MMSA==2.2.1
+	python -m pytest -q -ra tests/test_mmsa_fusion.py tests/test_mmsa_memory.py
 	papermill nbs/runs/benchmark.ipynb - > /dev/null
 
 setup: $(READY)
