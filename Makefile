@@ -17,6 +17,7 @@ export MPLBACKEND ?= Agg
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 READY = $(VENV)/.ready
+BENCHMARK = mkdir -p results/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb results/notebooks/benchmark.ipynb
 
 .PHONY: reproduce test lab readme benchmark mmsa setup
 reproduce: $(READY)
@@ -33,12 +34,12 @@ readme: $(READY)
 	msa-paper readme
 
 benchmark: $(READY)
-	papermill nbs/runs/benchmark.ipynb - > /dev/null
+	$(BENCHMARK)
 
 mmsa: $(READY)
 	python -m pip install --quiet --disable-pip-version-check --no-deps MMSA==2.2.1
 	python -m pytest -q -ra tests/test_mmsa_fusion.py tests/test_mmsa_memory.py
-	papermill nbs/runs/benchmark.ipynb - > /dev/null
+	$(BENCHMARK)
 
 setup: $(READY)
 # stale when a version or a requirement changes: installed anew then, and only then
