@@ -2,10 +2,8 @@
 
     python tests/scale.py FOLDER      needs 8.5 GB of disk; prints what it measures
 """
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,6 @@ convert("mosei", "official", {store!r}, file={file!r}, precision={precision!r})
 OPEN = """
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.data.schema import batches
-import time
 start = time.perf_counter(); corpus = load_corpus("mosei", "official", "regression", file={store!r}); print("opened in %.2f s, imports apart" % (time.perf_counter() - start))
 n = sum(len(b) for b in batches(corpus, "train", 32, seed=1))
 assert n == 16326

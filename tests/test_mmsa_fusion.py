@@ -1,14 +1,13 @@
 """TFN, LMF and MulT against MMSA 2.2.1: the same weights give the same outputs and the same gradients."""
-import importlib
 import importlib.metadata
 import importlib.util
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from msa_paper.baselines import lmf, mult, tfn
+from msa_paper.baselines.speed import mmsa_class
 from msa_paper.data.schema import TASKS, Batch, DataSpec, Modality, Task
 
 VERSION = "2.2.1"
@@ -23,19 +22,8 @@ STEPS = {"text": 50, "audio": 60, "vision": 70}
 
 @pytest.fixture(scope="module")
 def theirs():
-    "MMSA's single-task models, loaded as they are; what the package imports besides is not needed and stands empty."
-    folder = FOUND.submodule_search_locations[0]
-    before = dict(sys.modules)
-    for name, path in (("MMSA", folder), ("MMSA.models", f"{folder}/models"), ("MMSA.models.singleTask", f"{folder}/models/singleTask")):
-        package = ModuleType(name)
-        package.__path__ = [path]
-        sys.modules[name] = package
-    try:
-        yield {n: getattr(importlib.import_module(f"MMSA.models.singleTask.{n}"), n) for n in ("TFN", "LMF", "MULT")}
-    finally:
-        for name in set(sys.modules) - set(before):
-            if name.split(".")[0] == "MMSA":
-                del sys.modules[name]
+    "MMSA's single-task models, loaded as they are."
+    return {n: mmsa_class(n) for n in ("TFN", "LMF", "MULT")}
 
 
 def spec(dims, classes=0):

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['PRESETS', 'GraphMFNSettings', 'subsets', 'DynamicFusionGraph', 'GraphMFNDetails', 'GraphMFN']
 
-# %% ../../nbs/baselines/40_graph_mfn.ipynb #069decab
+# %% ../../nbs/baselines/40_graph_mfn.ipynb #863e1e80
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from .inputs import Size, Sizes, in_step, language_of, last_valid, per_modality, public_array
+from .inputs import Size, Sizes, in_step, language_of, per_modality, public_array
 from .mfn import GatedMemory, HiddenLayer, SystemOfLSTMs, before, folded_mean, two_layers
 from ..core import MsaPaperError
 from ..data.schema import Batch, DataSpec
+from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #4bca6686
 class GraphMFNSettings(BaseModel):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PRESETS', 'LMFSettings', 'LowRankFusion', 'LMF']
 
-# %% ../../nbs/baselines/20_lmf.ipynb #6fb0349f
+# %% ../../nbs/baselines/20_lmf.ipynb #360a6501
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
-from .inputs import Rate, Rates, Size, Sizes
+from .inputs import Size
 from .tfn import Subnets, SubnetSettings
 from ..data.schema import Batch, DataSpec
 

@@ -6,15 +6,16 @@
 __all__ = ['PRESETS', 'HiddenLayer', 'MFNSettings', 'scan', 'before', 'cells_after', 'LSTMRecurrence', 'lstm_states',
            'SystemOfLSTMs', 'MemoryRecurrence', 'two_layers', 'GatedMemory', 'folded_mean', 'MFNDetails', 'MFN']
 
-# %% ../../nbs/baselines/30_mfn.ipynb #6ef79d46
+# %% ../../nbs/baselines/30_mfn.ipynb #557afb3c
 from dataclasses import dataclass
 from typing import Literal
 import torch, torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from .inputs import Rate, Size, Sizes, in_step, language_of, last_valid, per_modality, public_array
+from .inputs import Rate, Size, Sizes, in_step, language_of, per_modality, public_array
 from ..core import MsaPaperError
 from ..data.schema import Batch, DataSpec
+from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/30_mfn.ipynb #02f49a33
 class HiddenLayer(BaseModel):

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RAVENSettings', 'spans', 'gather_frames', 'InsideWords', 'bounded_shift', 'RAVENDetails', 'RAVEN']
 
-# %% ../../nbs/baselines/50_raven.ipynb #983c891f
+# %% ../../nbs/baselines/50_raven.ipynb #582ebb2f
 from dataclasses import dataclass
 from typing import Literal
 import torch, torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from .inputs import Rate, Size, Sizes, in_step, language_of, last_valid, per_modality
+from .inputs import Rate, Size, Sizes, in_step, language_of, per_modality
 from ..core import MsaPaperError, known
 from ..data.schema import Batch, DataSpec
+from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/50_raven.ipynb #d8e8e5ab
 class RAVENSettings(BaseModel):

@@ -6,15 +6,16 @@
 __all__ = ['PRESETS', 'SubnetSettings', 'TFNSettings', 'ValidBatchNorm', 'relu_layers', 'VectorSubnet', 'LanguageSubnet',
            'Subnets', 'fused_tensor', 'TFN']
 
-# %% ../../nbs/baselines/10_tfn.ipynb #7e4fea89
+# %% ../../nbs/baselines/10_tfn.ipynb #0bfff584
 from typing import Literal
 import math
 import torch, torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from .inputs import QuickDropout, Rate, Rates, Size, Sizes, in_step, language_of, last_valid, per_modality, public_array
+from .inputs import QuickDropout, Rate, Rates, Size, Sizes, in_step, language_of, per_modality, public_array
 from ..core import MsaPaperError
 from ..data.schema import Batch, DataSpec
+from ..model.fusion import last_valid
 from ..model.head import mean_valid
 
 # %% ../../nbs/baselines/10_tfn.ipynb #0cf10397

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['LEAKS', 'terms_of', 'split_counts', 'card', 'save_card', 'card_markdown', 'cards_table']
 
-# %% ../../nbs/data/90_cards.ipynb #50f9e751
+# %% ../../nbs/data/90_cards.ipynb #27a0f5d5
 import json
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core import MsaPaperError, project_folder, write_whole
+from ..core import project_folder, write_whole
 from .schema import Corpus
 
 # %% ../../nbs/data/90_cards.ipynb #397e4502

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CONVERSATIONS', 'READERS', 'transcript_corpus', 'conversations', 'sources', 'load_corpus', 'usual_task', 'convert']
 
-# %% ../../nbs/data/80_catalogue.ipynb #10e57b77
+# %% ../../nbs/data/80_catalogue.ipynb #fbdbec2c
 import inspect
 from functools import partial
 from pathlib import Path
-from ..core import MsaPaperError, data_folder, known, project_folder
+from ..core import MsaPaperError, known, project_folder
 from .conversations import conversation_corpus
 from .features import feature_corpus, feature_file
 from .mapped import store_corpus

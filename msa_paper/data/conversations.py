@@ -8,11 +8,11 @@ __all__ = ['TEXTS', 'BESIDE', 'IEMOCAP_CLASSES', 'FOUR', 'KNOWN_COUNTS', 'DIALOG
            'read_conversation_tuple', 'class_numbers', 'dialogue_corpus', 'utterance_corpus', 'conversation_corpus',
            'generated_conversations', 'generated_tuple']
 
-# %% ../../nbs/data/35_conversations.ipynb #c4114d40
+# %% ../../nbs/data/35_conversations.ipynb #97ff0b08
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError, data_folder, known, write_whole
+from ..core import MsaPaperError, known
 from .features import member, numbers, texts
 from .pickles import read_npz, read_pickle
 from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, held_out

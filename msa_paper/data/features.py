@@ -63,7 +63,7 @@ def member(tree, names, where):
             if key in tree: return tree[key]
     raise MsaPaperError(f"no entry '{names[0]}'; there are {', '.join(sorted(str(k) for k in tree))[:200]}", where, "this is not the kind of file that was named")
 
-# %% ../../nbs/data/25_features.ipynb #023935fa
+# %% ../../nbs/data/25_features.ipynb #7af76aa7
 def spans(
     split:Split,
     where:object,
@@ -88,8 +88,8 @@ def padded_corpus(
     known(lengths, ("file", "zeros"), "source of lengths")
     for m in columns: known(m, kinds, "modality")
     where = {s: spans(part, f"{source}, {s}", lengths) for s, part in splits.items()}
-    aligned, training = all(a for _, a in where.values()), {}
-    features, offsets, modalities, notes = {}, {}, {}, {}
+    aligned = all(a for _, a in where.values())
+    features, offsets, notes = {}, {}, {}
     for m, kind in kinds.items():
         dims = {part.features[m].shape[2] for part in splits.values()}
         if len(dims) > 1: raise MsaPaperError(f"{sorted(dims)} columns in the three splits", f"{source}, '{m}'")
@@ -107,7 +107,7 @@ def padded_corpus(
     return check_corpus(Corpus(dataset, protocol, DataSpec(modalities, TASKS[task], False, aligned), features, offsets, join(lambda p: p.labels).astype(np.float32), join(lambda p: p.ids),
         {s: np.arange(a, b) for s, a, b in zip(splits, ends, ends[1:])}, join(lambda p: p.groups), None, (source,), truth, notes), values=False)
 
-# %% ../../nbs/data/25_features.ipynb #93f97532
+# %% ../../nbs/data/25_features.ipynb #0782c85b
 def mmsa_split(
     part:dict,        # one split of the file
     where:str,
@@ -124,8 +124,8 @@ def mmsa_split(
         lengths["text"] = bert[:, 1].sum(1)
         if text == "text_bert": features["text"] = bert[:, [0, 2]].transpose(0, 2, 1)
     elif text == "text_bert": get("text_bert")
-    intensity = lambda name: numbers(part[name], (n,), f"{where}, '{name}'").astype(np.float32)
-    labels = intensity("regression_labels") if "regression_labels" in part else get("regression_labels")
+    intensity = lambda name: numbers(get(name), (n,), f"{where}, '{name}'").astype(np.float32)
+    labels = intensity("regression_labels")
     if not (np.isnan(labels) | (np.abs(labels) <= limit + 1e-3)).all(): raise MsaPaperError(f"labels outside [−{limit:g}, {limit:g}]", f"{where}, 'regression_labels'", "is it another data set?")
     ids = texts(get("id"), n, f"{where}, 'id'")
     truth = {f"label_{m}": intensity(f"regression_labels_{c}") for m, c in (("text", "T"), ("audio", "A"), ("vision", "V")) if f"regression_labels_{c}" in part}

@@ -10,7 +10,7 @@ __all__ = ['PAUSE', 'METADATA', 'GENERATED_WORDS', 'EPSILON', 'BLOCK', 'COLLAPSE
            'Cuttable', 'video_steps', 'into_segments', 'read_labels', 'csd_corpus', 'assembled', 'mosi_words_corpus',
            'write_generated_mosi_words']
 
-# %% ../../nbs/data/50_sequences.ipynb #ad873250
+# %% ../../nbs/data/50_sequences.ipynb #e60dbf2e
 import json
 from collections import Counter
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, data_folder, known, write_whole
-from .editions import SELECTIONS, SPLITS, check_sizes, select
+from .editions import SPLIT_SIZES, SPLITS, check_sizes, select
 from .hdf5 import REMEDY, Hdf5, write_hdf5
 from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
 
@@ -527,8 +527,8 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
         x, offsets, targets_from_intensity(np.concatenate([y for _, _, y, _ in rows]), task), np.array([f"{video}_{k + 1}" for _, video, y, _ in rows for k in range(len(y))]),
         splits, np.repeat([video for _, video, *_ in rows], S), sources=sources, notes={what: n for what, n in notes.items() if n}))
 
-# %% ../../nbs/data/50_sequences.ipynb #36a36557
-MOSI_SIZES = dict(train=1284, validation=229, test=686)
+# %% ../../nbs/data/50_sequences.ipynb #84a99588
+MOSI_SIZES = dict(zip(SPLITS, SPLIT_SIZES["mosi"]))
 
 def mosi_words_corpus(
     protocol:str="official",    # one of `PROTOCOLS`

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHARD', 'TextSettings', 'TextEncoder', 'encoder_digest', 'looks_ahead', 'packaged_minilm', 'load_text_encoder',
-           'Tokens', 'tokenise', 'plan_batches', 'encode', 'header_bytes', 'lay_out', 'fill', 'extract_text',
-           'TextFeatures', 'read_text_features']
+           'Tokens', 'tokenise', 'plan_batches', 'encode', 'lay_out', 'fill', 'extract_text', 'TextFeatures',
+           'read_text_features']
 
-# %% ../../nbs/extract/10_text.ipynb #59d65414
+# %% ../../nbs/extract/10_text.ipynb #09332184
 import fcntl, hashlib, json, os, shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np, torch
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, validated, write_whole
+from ..data.mapped import header_bytes
 from ..data.schema import padded
 
 # %% ../../nbs/extract/10_text.ipynb #53dfd7b6
@@ -137,19 +138,7 @@ def encode(
     if pooled == "mean": h = (h * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
     return [x[:len(r)].numpy() for x, r in zip(h, rows)]
 
-# %% ../../nbs/extract/10_text.ipynb #6052bd79
-def header_bytes(
-    tensors:dict,    # {name: (dtype as safetensors writes it, shape, bytes an element)}, in the order of the data
-    metadata:dict,   # {str: str}
-)->bytes:
-    "The head of a safetensors file whose data follow."
-    table, at = {"__metadata__": metadata}, 0
-    for name, (dtype, shape, width) in tensors.items():
-        end = at + int(np.prod(shape)) * width
-        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}; at = end
-    text = json.dumps(table, ensure_ascii=True).encode(); text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
+# %% ../../nbs/extract/10_text.ipynb #a7678ab2
 def lay_out(
     path:Path,             # the file, new or of an earlier attempt
     offsets:np.ndarray,    # (N+1,) int64
@@ -158,7 +147,7 @@ def lay_out(
 )->tuple[np.memmap, bool]: # values (all steps, d) to be written to; whether the file was there already
     "Give the file its head, its offsets and its full size."
     width, steps = np.dtype(dtype).itemsize, int(offsets[-1])
-    head = header_bytes({"offsets": ("I64", (len(offsets),), 8), "values": ({2: "F16", 4: "F32"}[width], (steps, dim), width)}, metadata) + offsets.astype("<i8").tobytes()
+    head = header_bytes({"offsets": (np.int64, (len(offsets),)), "values": (dtype, (steps, dim))}, metadata)[0] + offsets.astype("<i8").tobytes()
     size = len(head) + steps * dim * width
     same = path.is_file() and path.stat().st_size == size and path.open("rb").read(len(head)) == head
     if not same:
