@@ -45,5 +45,5 @@ setup: $(READY)
 # stale when a version or a requirement changes: installed anew then, and only then
 $(READY): constraints.txt settings.ini setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text,cluster]'
 	touch $@

@@ -14,6 +14,6 @@ setup(
     python_requires=">=" + settings["min_python"],
     packages=find_packages(include=["msa_paper", "msa_paper.*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "text": settings["text_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split(), "text": settings["text_requirements"].split(), "cluster": settings["cluster_requirements"].split()},
     entry_points={"console_scripts": settings["console_scripts"].split()},
 )

@@ -95,7 +95,7 @@ def test_every_public_export_says_what_it_is(module):
 def test_constraints_pin_everything_that_is_required():
     settings = (PROJECT / "settings.ini").read_text()
     pinned = {re.split("==", l)[0].lower().replace("_", "-") for l in (PROJECT / "constraints.txt").read_text().split()}
-    for key in ("requirements", "dev_requirements", "text_requirements"):
+    for key in ("requirements", "dev_requirements", "text_requirements", "cluster_requirements"):
         for package in re.search(rf"^{key} = (.*)$", settings, flags=re.M).group(1).split():
             assert package.lower().replace("_", "-") in pinned, package
 

@@ -87,13 +87,14 @@ class NoEncoder(nn.Module):
 def make_encoder(
     modality:Modality,
     width:int,      # of the encoded sequence
+    vectors:str="as_is", # what reads a sequence of vectors: nothing, or a 'bilstm'
 )->nn.Module:       # with its output's size as `.width`
     "The encoder that the paper gives this kind of modality."
     match modality.kind:
         case "tokens": return BiLSTM(modality.dim, width)
         case "frames": return StridedConvolutions(modality.dim, width, modality.rate)
         case "spectrum": return SpectrumEncoder(modality.dim, width, modality.rate)
-        case "vector": return NoEncoder(modality.dim)
+        case "vector": return BiLSTM(modality.dim, width) if vectors == "bilstm" else NoEncoder(modality.dim)
 
 # %% ../../nbs/model/00_encoders.ipynb #d5a1f618
 def resampling(
@@ -120,10 +121,11 @@ class ModalityEncoders(nn.Module):
         width:int,            # d
         dropout:float=0.,     # on what is projected
         steps:int|None=None,  # T; None: those of the first modality
+        vectors:str="as_is",  # what reads a sequence of vectors: nothing, or a 'bilstm'
     ):
         super().__init__()
         self.aligned, self.steps = data.aligned and steps is None, steps
-        self.encoders = nn.ModuleDict({m: make_encoder(k, width) for m, k in data.modalities.items()})
+        self.encoders = nn.ModuleDict({m: make_encoder(k, width, vectors) for m, k in data.modalities.items()})
         self.projections = nn.ModuleDict({m: nn.Linear(e.width, width) for m, e in self.encoders.items()})
         self.dropout = nn.Dropout(dropout)
 

@@ -59,15 +59,18 @@ class DecisionAttention(nn.Module):
         modalities:int,      # M
         width:int,           # d
         reads:str="fused",   # what LSTM m reads: 'fused' H, or its own 'modality' f^m (E4)
+        readout:str="last",  # 'last': one C a sequence; 'step': one C a step, of the sequence so far
     ):
         super().__init__()
-        self.reads = reads
+        self.reads, self.readout = reads, readout
         self.lstms = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(modalities))
         self.score = nn.Linear(modalities * width, modalities)     # W_2, b_2
 
-    def forward(self, h, f, mask): # H (B, T, d), f (B, T, M, d), mask (B, T, M) → C (B, d), β (B, M)
+    def forward(self, h, f, mask): # H (B, T, d), f (B, T, M, d), mask (B, T, M) → C (B, d), β (B, M); at each step (B, T, d), (B, T, M)
         fused = self.reads == "fused"
-        valid = [mask.any(-1) if fused else mask[:, :, m] for m in range(len(self.lstms))]
-        s = torch.stack([last_valid(lstm(h if fused else f[:, :, m])[0], v) for m, (lstm, v) in enumerate(zip(self.lstms, valid))], 1)
-        β = masked_softmax(self.score(s.flatten(1)), torch.stack([v[:, 0] for v in valid], 1))
-        return torch.einsum("bm,bmd->bd", β, s), β
+        valid = torch.stack([mask.any(-1) if fused else mask[:, :, m] for m in range(len(self.lstms))], 2)
+        states = [lstm(h if fused else f[:, :, m])[0] for m, lstm in enumerate(self.lstms)]
+        if self.readout == "last": s, valid = torch.stack([last_valid(x, valid[:, :, m]) for m, x in enumerate(states)], 1), valid[:, 0]
+        else: s = torch.stack(states, 2) * valid[..., None]
+        β = masked_softmax(self.score(s.flatten(-2)), valid)
+        return torch.einsum("...m,...md->...d", β, s), β

@@ -32,8 +32,8 @@ class PredictionHead(nn.Module):
         self.per_step, self.bound = per_step, bound
         self.layers = nn.Sequential(nn.Linear(dynamics + context, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
 
-    def forward(self, h, C, mask): # H' (B, T, d), C (B, d) or None, mask (B, T) → (B, outputs) or (B, T, outputs)
+    def forward(self, h, C, mask): # H' (B, T, d), C (B, d), with one label a step also (B, T, d), or None, mask (B, T) → (B, outputs) or (B, T, outputs)
         v = h if self.per_step else mean_valid(h, mask)
-        if C is not None: v = torch.cat([v, C[:, None].expand(-1, v.shape[1], -1) if self.per_step else C], -1)
+        if C is not None: v = torch.cat([v, C[:, None].expand(-1, v.shape[1], -1) if self.per_step and C.dim() == 2 else C], -1)
         y = self.layers(v)
         return y if self.bound is None else self.bound * y.tanh()

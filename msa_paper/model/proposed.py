@@ -29,6 +29,8 @@ class ProposedSettings(BaseModel):
     tcn_levels: int = Field(3, ge=1)
     tcn_kernel: int = Field(3, ge=2)
     decision_reads: Literal["fused", "modality"] = "fused"  # E4
+    decision_readout: Literal["last", "step"] = "last"      # with one label a step: C of the whole sequence, or of what has been heard so far
+    vectors: Literal["as_is", "bilstm"] = "as_is"           # what reads a sequence of vectors: nothing, or the BiLSTM of §3.2
     steps: int | None = Field(None, ge=1)               # T; None: the steps of the first modality
     bound: float | None = Field(None, gt=0)             # tanh range of a regression (§3.5)
 
@@ -53,7 +55,7 @@ VARIANTS = {
 class Details:
     "What happened inside, for those who ask."
     alpha: Tensor | None   # (B, T, M) weight of each modality at each step
-    beta: Tensor | None    # (B, M) weight of each summary of the sequence
+    beta: Tensor | None    # (B, M) weight of each summary of the sequence, or (B, T, M) at each step
     graph: Tensor | None   # (B, T, T) adjacency
     states: Tensor         # (B, T, d) H'
     mask: Tensor           # (B, T) valid steps
@@ -67,9 +69,9 @@ class ProposedModel(nn.Module):
     ):
         super().__init__()
         parts, s, d, M = VARIANTS[known(variant, VARIANTS, "variant")], settings, settings.width, len(data.modalities)
-        self.encoders = ModalityEncoders(data, d, s.dropout, s.steps)
+        self.encoders = ModalityEncoders(data, d, s.dropout, s.steps, s.vectors)
         self.fusion = parts.fusion(M, d)
-        self.decision = DecisionAttention(M, d, s.decision_reads) if parts.decision else None
+        self.decision = DecisionAttention(M, d, s.decision_reads, s.decision_readout if data.per_step else "last") if parts.decision else None
         self.graph = SpatioTemporalNetwork(d, s.theta, s.learnable_theta, s.window, s.tcn_levels, s.tcn_kernel, s.dropout) if parts.dynamics == "graph" else None
         self.lstm = nn.LSTM(d, d, batch_first=True) if parts.dynamics == "lstm" else None
         self.head = PredictionHead(d, d * parts.decision, d, data.task.outputs, data.per_step, s.dropout, None if data.task.classes else s.bound)
