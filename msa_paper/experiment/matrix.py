@@ -44,7 +44,7 @@ STEP = {v: dict(decision_readout="step") for v in ABLATIONS}
 BOUNDED = merged(STEP, {v: dict(bound=3.) for v in (*ABLATIONS, "plus")})
 MOSI = dict(batch_size=8, epochs=16, patience=5)
 IEMOCAP = dict(batch_size=8, epochs=20, patience=6, select="accuracy")
-MOSEI = dict(batch_size=32, epochs=8, patience=3)
+MOSEI = dict(batch_size=32, alike=10, epochs=6, patience=2)
 VIDEOS = dict(batch_size=32, epochs=30, patience=6)
 PLANTED = dict(learning_rate=2e-3, epochs=12, patience=6)
 SMALL = {m: dict(width=32, dropout=.1) for m in ABLATIONS} | {"tfn": dict(language_width=32, language_out=16, widths=8, post_width=32), "lmf": dict(language_width=32, widths=8), "mfn": dict(hidden=32, memory=32),
@@ -55,9 +55,9 @@ BLOCKS = {
                 Block("planted", "mixed", "moods", PLANTED | dict(select="accuracy"), seeds=3, trials=0, data=dict(segments=1500), settings=SMALL)),
     "mosi": (Block("mosi", "context", "regression", MOSI, settings=BOUNDED), Block("mosi", "context", "binary", MOSI | dict(select="accuracy"), settings=STEP)),
     "iemocap": (Block("iemocap", "context", "moods", IEMOCAP, settings=STEP),),
-    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, settings=BOUNDED),
-              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
-              Block("mosei", "videos", "regression", VIDEOS, seeds=10, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
+    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, trials=8, settings=BOUNDED),
+              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, trials=8, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
+              Block("mosei", "videos", "regression", VIDEOS, seeds=10, trials=8, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
 }
 
 # %% ../../nbs/experiment/50_matrix.ipynb #6a1b2c02
