@@ -33,7 +33,7 @@ class Block:
     fixed: dict                       # fields of a RunSpec that are the same for all models
     models: tuple[str, ...] = EVERY
     seeds: int = 10
-    trials: int = 10                  # the tuning budget of each model; 0: settings as they are declared
+    trials: int = 8                   # the tuning budget of each model; 0: settings as they are declared
     data: dict = field(default_factory=dict)       # options of the reader
     settings: dict = field(default_factory=dict)   # {model: settings} that are not searched
     tuned_on: str = ""                # the task whose search is used; empty: its own
@@ -43,8 +43,8 @@ class Block:
 
 STEP = {v: dict(decision_readout="step") for v in ABLATIONS}
 BOUNDED = merged(STEP, {v: dict(bound=3.) for v in (*ABLATIONS, "plus")})
-MOSI = dict(batch_size=8, epochs=16, patience=5)
-IEMOCAP = dict(batch_size=8, epochs=20, patience=6, select="accuracy")
+MOSI = dict(batch_size=8, alike=3, epochs=16, patience=5)
+IEMOCAP = dict(batch_size=16, alike=3, epochs=16, patience=5, select="accuracy")
 MOSEI = dict(batch_size=32, alike=10, epochs=6, patience=2)
 VIDEOS = dict(batch_size=32, epochs=30, patience=6)
 FEATURES = dict(batch_size=32, alike=10, epochs=40, patience=8)
@@ -55,11 +55,11 @@ SMALL = {m: dict(width=32, dropout=.1) for m in ABLATIONS} | {"tfn": dict(langua
 BLOCKS = {
     "planted": (Block("planted", "mixed", "regression", PLANTED, seeds=3, trials=0, data=dict(segments=1500), settings=SMALL),
                 Block("planted", "mixed", "moods", PLANTED | dict(select="accuracy"), seeds=3, trials=0, data=dict(segments=1500), settings=SMALL)),
-    "mosi": (Block("mosi", "context", "regression", MOSI, settings=BOUNDED), Block("mosi", "context", "binary", MOSI | dict(select="accuracy"), settings=STEP)),
+    "mosi": (Block("mosi", "context", "regression", MOSI, settings=BOUNDED), Block("mosi", "context", "binary", MOSI | dict(select="accuracy"), settings=STEP, tuned_on="regression")),
     "iemocap": (Block("iemocap", "context", "moods", IEMOCAP, settings=STEP),),
-    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, trials=8, settings=BOUNDED),
-              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, trials=8, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
-              Block("mosei", "videos", "regression", VIDEOS, seeds=10, trials=8, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
+    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, settings=BOUNDED),
+              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
+              Block("mosei", "videos", "regression", VIDEOS, seeds=10, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
     # with feature files that only their authors give out (data/README.md says where they go)
     "mosi-features": (Block("mosi", "official", "regression", FEATURES, data=dict(file="mosi/aligned_50.pkl")),),
     "mosei-features": tuple(Block("mosei", "official", task, FEATURES | (dict(select="accuracy") if task != "regression" else {}), data=dict(file="mosei/aligned_50.pkl"), tuned_on=on) for task, on in (("regression", ""), ("binary", "regression"), ("seven", "regression"))),
