@@ -41,10 +41,10 @@ class Block:
     @property
     def key(self)->str: return f"{self.dataset}-{self.protocol}-{self.task}"
 
-STEP = {v: dict(decision_readout="step") for v in ABLATIONS}
+STEP = {v: dict(decision_readout="step", vectors="bilstm") for v in ABLATIONS}
 BOUNDED = merged(STEP, {v: dict(bound=3.) for v in (*ABLATIONS, "plus")})
 MOSI = dict(batch_size=8, alike=3, epochs=16, patience=5)
-IEMOCAP = dict(batch_size=16, alike=3, epochs=16, patience=5, select="accuracy")
+IEMOCAP = dict(batch_size=8, alike=3, epochs=16, patience=5, select="accuracy")
 MOSEI = dict(batch_size=32, alike=10, epochs=6, patience=2)
 VIDEOS = dict(batch_size=32, epochs=30, patience=6)
 FEATURES = dict(batch_size=32, alike=10, epochs=40, patience=8)
