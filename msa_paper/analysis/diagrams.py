@@ -8,9 +8,10 @@ __all__ = ['CONTAINERS', 'PROPOSED', 'SIZES', 'PLAIN', 'DIAGRAMS', 'EXAMPLE', 'C
            'text_width', 'Box', 'proposed', 'said_of', 'box_of', 'rows_of', 'bent', 'arranged', 'write_lines',
            'draw_box', 'draw_ways', 'Diagram', 'drawn', 'framed', 'draw_frame', 'said', 'whole_diagram',
            'extraction_diagram', 'fusion_diagram', 'graph_diagram', 'head_diagram', 'timeline', 'reach',
-           'example_trace', 'figures1to5']
+           'example_trace', 'figures1to5', 'mmsa_spec', 'mosi_spec', 'drawn_batch', 'untrained', 'publication',
+           'switches', 'baseline_row', 'table2']
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #3fed84cd
+# %% ../../nbs/analysis/50_diagrams.ipynb #233a7e2e
 import inspect, math, re, sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ..core import MsaPaperError
 from ..data.schema import Batch
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #9f9ae3c4
+# %% ../../nbs/analysis/50_diagrams.ipynb #65057ef2
 @dataclass(eq=False)
 class Call:
     "One call of a forward pass: a module, or a function of the project that a module called."
@@ -51,7 +52,7 @@ def tensors(x)->list[Tensor]:
     if isinstance(x, Tensor): return [x]
     return [t for v in (x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()) for t in tensors(v)]
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #dc5cf791
+# %% ../../nbs/analysis/50_diagrams.ipynb #847d3736
 @dataclass
 class Trace:
     "A watched forward pass."
@@ -110,10 +111,11 @@ def trace_model(
     finally: sys.setprofile(before); [h.remove() for h in hooks]; model.train(training)
     return trace
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #059ed2d0
+# %% ../../nbs/analysis/50_diagrams.ipynb #106089be
 def symbols(
     trace:Trace,
-)->dict[int, str]:   # {size: symbol}; a size with two meanings has none
+    where:str="",        # name of a call: T_m and d_m are used only where m is part of the name
+)->dict[int, str]:       # {size: symbol}; a size with two meanings has none
     "What sizes mean in this batch: M, T or T_m, d_m, and d where the model has a common width."
     b, f = trace.batch, trace.names.get("", {}).get("f")
     meant = defaultdict(list)
@@ -124,7 +126,7 @@ def symbols(
     if len(b.features) > 1: meant[len(b.features)].append("M")
     one = {n: s[0] for n, s in meant.items() if len(s) == 1}
     shared = {n: "T" for n, s in meant.items() if f is None and len(s) == len(b.features) > 1 and all(x.startswith("T_") for x in s)}
-    return one | shared
+    return {n: s for n, s in (one | shared).items() if "_" not in s or s.partition("_")[2] in re.split(r"[ .:]", where)}
 
 def shape_text(
     t:Tensor,
@@ -141,14 +143,14 @@ def shapes_table(
     batch:Batch,
 )->pd.DataFrame:       # a row a module, in the order of the module tree
     "Every module with its class, what comes out of it, its own and its parts' parameters; '' where the forward pass reads its weights without calling it."
-    trace = trace_model(model, batch); meaning, last = symbols(trace), {c.name: c for c in trace.calls if c.is_module}
+    trace = trace_model(model, batch); last = {c.name: c for c in trace.calls if c.is_module}
     rows = []
     for path, module in model.named_modules():
         call = last.get(path) or Call(path, module, "", "", [], [])
-        rows.append(dict(module=path or "(the model)", kind=call.title, out="; ".join(shape_text(t, meaning, len(batch)) for t in call.outputs if t.dim()), parameters=call.parameters, paper=" ".join(f"§{s}" for s in call.sections)))
+        rows.append(dict(module=path or "(the model)", kind=call.title, out="; ".join(shape_text(t, symbols(trace, path), len(batch)) for t in call.outputs if t.dim()), parameters=call.parameters, paper=" ".join(f"§{s}" for s in call.sections)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #1cacc26a
+# %% ../../nbs/analysis/50_diagrams.ipynb #0a322f85
 def flows(
     calls:list[Call],          # what is drawn
 )->list[tuple[Call, Call]]:    # from, to
@@ -178,7 +180,7 @@ def flows(
         arrows += [(o, c) for o in calls if o in found]
     return list(dict.fromkeys(arrows))
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #c0aad0bc
+# %% ../../nbs/analysis/50_diagrams.ipynb #7308c38b
 CONTAINERS = nn.ModuleList, nn.ModuleDict, nn.Sequential
 
 def parts(
@@ -219,8 +221,9 @@ def all_drawn(
     total, drawn = sum(p.numel() for p in part.parameters() if p.requires_grad), sum(c.parameters for c in calls if c.is_module)
     if total != drawn: raise MsaPaperError(f"boxes count {drawn:,} parameters of {total:,}", f"diagram of '{path or type(trace.model).__name__}'", "a part is not called, or is called in a way that the diagram does not show: see shapes_table")
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #1f58426d
+# %% ../../nbs/analysis/50_diagrams.ipynb #d6c48fad
 import textwrap
+from functools import cache
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from .plots import ACCENT, INK, PALE
@@ -228,6 +231,7 @@ from .plots import ACCENT, INK, PALE
 PROPOSED = "3.3", "3.4"
 SIZES = {"title": (8.2, "bold"), "path": (7, "normal"), "text": (7, "normal")}
 
+@cache
 def text_width(text:str, style:str)->float:
     "Width in inches."
     size, weight = SIZES[style]
@@ -262,7 +266,7 @@ def proposed(
         if path in last and last[path].sections: return bool(set(PROPOSED) & set(last[path].sections))
     return False
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #77be08f7
+# %% ../../nbs/analysis/50_diagrams.ipynb #eda2f272
 PLAIN = int, float, str, tuple
 
 def said_of(
@@ -284,7 +288,7 @@ def box_of(
     wrap:int=34,              # letters a line
 )->Box:
     "The box of a call."
-    meaning, B, lines = symbols(trace), len(trace.batch), [(call.title, "title")]
+    meaning, B, lines = symbols(trace, call.name), len(trace.batch), [(call.title, "title")]
     def add(text, style="text"): lines.extend((t, style) for t in textwrap.wrap(text, wrap, break_long_words=False))
     if call.is_module: add(call.name, "path")
     add(re.sub(r"\s*\((?=[^()]*(?:§|Figure))[^()]*\)", "", call.doc))
@@ -297,7 +301,7 @@ def box_of(
     if tail: add(" · ".join(tail))
     return Box(call, lines, proposed(trace, call), lane, group)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #c22d05e4
+# %% ../../nbs/analysis/50_diagrams.ipynb #c130b36b
 def rows_of(
     boxes:list[Box], arrows:list[tuple[Box, Box]],
     level:dict[Box, str]={},   # boxes of one level stand in one row
@@ -360,7 +364,7 @@ def arranged(
         top -= tall[r] + gap[1]
     return left - 2.5 * gap[0], total
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #8f1a70cc
+# %% ../../nbs/analysis/50_diagrams.ipynb #f1d4ce96
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from .plots import house_style
@@ -392,7 +396,7 @@ def draw_ways(axes, ways):
         if len(points) > 2: axes.plot(*zip(*points[:-1]), color=INK, lw=.8, zorder=2, solid_joinstyle="round")
         axes.annotate("", points[-1], points[-2], arrowprops=dict(arrowstyle="-|>", color=INK, lw=.8, shrinkA=0, shrinkB=0, mutation_scale=7), zorder=2)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #256d65bc
+# %% ../../nbs/analysis/50_diagrams.ipynb #f46e70d3
 @dataclass
 class Diagram:
     "Boxes, arrows and frames of one figure."
@@ -424,7 +428,7 @@ class Diagram:
         return [", ".join(sizes) + f"; {sum(p.numel() for p in t.model.parameters() if p.requires_grad):,} parameters in all",
                 "shaded: a tensor, by its name in the code; framed: a call; red: proposed by the paper (" + ", ".join(f"§{s}" for s in PROPOSED) + ")"]
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #da16561c
+# %% ../../nbs/analysis/50_diagrams.ipynb #2e077382
 def drawn(
     diagram:Diagram,
     margin:float=.15,    # inches
@@ -470,7 +474,7 @@ def draw_frame(axes, boxes, head, accent, above, margin):
     if above: write_lines(axes, (x + right) / 2, top - .04, head, first=ACCENT if accent else INK)
     else: write_lines(axes, margin, (y + top + tall) / 2, head, align="left", first=ACCENT if accent else INK)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #086d1930
+# %% ../../nbs/analysis/50_diagrams.ipynb #42524093
 def said(trace:Trace, path:str)->str:
     "First line of a module's docstring without its references."
     return re.sub(r"\s*\((?=[^()]*(?:§|Figure))[^()]*\)", "", trace[path].doc).rstrip(".")
@@ -526,7 +530,7 @@ def head_diagram(trace:Trace)->Diagram:
     if inside.get("v") is not None and not any(inside["v"] is t for c in calls for t in c.outputs): calls.append(tensor_of(trace, "v", "head"))
     return Diagram(trace, f"Figure 5. {trace['head'].title}: {trace['head'].doc}", [box_of(trace, c) for c in calls + [tensor_of(trace, "y")]])
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #5f697cc9
+# %% ../../nbs/analysis/50_diagrams.ipynb #5fa5d393
 def timeline(trace, axes, boxes, left=0., top=0.): # → width, height in inches
     "A sequence's graph, and the reach of the causal convolutions, on the steps themselves."
     A, mask = (trace.names["graph"][n].detach() for n in ("A", "mask"))
@@ -565,7 +569,7 @@ def reach(axes, left, y, X, n, convolutions):
     axes.scatter([X(i) for i in range(n)], [y] * n, s=7, color=[INK if i in seen else PALE for i in range(n)], zorder=4)
     for i in range(0, n, 3): axes.text(X(i), y - .13, str(i), size=7, ha="center", va="center_baseline")
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #8cb59ccd
+# %% ../../nbs/analysis/50_diagrams.ipynb #e590d2e1
 from IPython.display import HTML
 from base64 import b64encode
 from .figures import page_folder
@@ -597,3 +601,94 @@ def figures1to5(
         picture = next(p for p in paths if p.suffix == ".png").read_bytes()
         pictures.append(f'<img alt="{diagram.title}" src="data:image/png;base64,{b64encode(picture).decode()}"/>')
     return HTML("\n".join(pictures))
+
+# %% ../../nbs/analysis/50_diagrams.ipynb #7de92177
+import json
+from typing import Literal, get_args, get_origin
+from functools import partial
+from ..core import write_whole
+from ..data.generated import MMSA_SHAPES
+from ..data.mosi import SIZES as MOSI_SIZES
+from ..data.schema import TASKS, DataSpec, Sample, collate
+from ..model.registry import MODELS, build_model, count_parameters
+
+def mmsa_spec()->DataSpec:
+    "The sizes of MMSA's MOSI file, out of step."
+    (_, text), (_, audio), (_, vision) = MMSA_SHAPES["mosi", "unaligned_50"]
+    return DataSpec({"text": Modality(text, "tokens"), "audio": Modality(audio, "spectrum", 4), "vision": Modality(vision, "frames", 3)}, TASKS["regression"], aligned=False)
+
+def mosi_spec()->DataSpec:
+    "The sizes of the MOSI context protocol: vectors in step, one label a step."
+    return DataSpec({m: Modality(n, "vector") for m, n in MOSI_SIZES.items()}, TASKS["regression"], per_step=True)
+
+def drawn_batch(
+    data:DataSpec,
+    B:int=4, steps:int=6,   # of the first modality, at least
+)->Batch:
+    "Random sequences of different lengths with this specification."
+    g = torch.Generator().manual_seed(0); x = lambda *shape: torch.randn(*shape, generator=g)
+    def sample(b):
+        n = steps + b; features = {m: x(int(n * k.rate), k.dim) for m, k in data.modalities.items()}
+        return Sample(features, x(n) if data.per_step else x(1)[0], f"s{b}", [f"s{b}[{i}]" for i in range(n)] if data.per_step else None)
+    return collate([sample(b) for b in range(B)])
+
+def untrained(
+    model:nn.Module,
+    batch:Batch,
+)->list[str]:        # names of parameters that get no gradient
+    "Which parameters a training step would leave as they are."
+    model.train(); y = model(batch)
+    (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+    return [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+def publication(
+    text:str,       # first line of a baseline's module
+)->dict:            # name, publication, fuses
+    "What a module says of its model: 'Name (authors, venue year): how it fuses', the brackets before or after the colon."
+    found = re.search(r"\s*\(([^()]*, [A-Z][A-Za-z-]* \d{4})\)", text)
+    name, _, how = (text.replace(found[0], "") if found else text).partition(": ")
+    return dict(name=name, publication=found[1] if found else "", fuses=how.strip())
+
+def switches(
+    settings:type,   # the settings of a model
+)->str:
+    "Settings that choose between ways of doing something, with the default first."
+    told = []
+    for name, f in settings.model_fields.items():
+        kinds = [f.annotation, *get_args(f.annotation)]
+        ways = next((list(get_args(k)) for k in kinds if get_origin(k) is Literal), ["yes", "no"] if bool in kinds else None)
+        if name == "variant" or not ways: continue
+        default = {True: "yes", False: "no", None: "by variant"}.get(f.default, f.default)
+        told.append(f"{name}: {default}" + "".join(f", {w}" for w in ways if w != default))
+    return "; ".join(told)
+
+# %% ../../nbs/analysis/50_diagrams.ipynb #6c503ce8
+def baseline_row(
+    name:str,   # of the registry
+)->dict:
+    "One row of Table 2."
+    kind, settings = MODELS[name]
+    said = publication(inspect.getdoc(sys.modules[kind.__module__]).split("\n")[0])
+    if hasattr(kind, "solve"): said |= dict(name=name, fuses=inspect.getdoc(kind).split("\n")[0])
+    row = dict(model=name, **said, variants=", ".join(get_args(settings.model_fields["variant"].annotation)) if "variant" in settings.model_fields else "")
+    for where, data in (("MMSA-like", mmsa_spec()), ("MOSI context", mosi_spec())):
+        torch.manual_seed(0); model, batch = build_model(name, data, {}), drawn_batch(data)
+        if where == "MMSA-like": row["out of step"] = "resampled to the first modality" if any(c.title == "in_step()" for c in trace_model(model, batch).calls) else "read as it is"
+        row[f"parameters, {where}"] = count_parameters(model)
+        left = untrained(model, batch)
+        row[f"all trained, {where}"] = "solved" if hasattr(model, "solve") else "yes" if not left else f"all but {', '.join(left)}"
+    return row | dict(switches=switches(settings))
+
+def table2(
+    figures:str="",   # where it goes; empty: figures/model
+)->str:               # Markdown
+    "The baselines of the registry and the controls (Table 2)."
+    names = [n for n, (kind, _) in MODELS.items() if not isinstance(kind, partial)]
+    table = pd.DataFrame([baseline_row(n) for n in names])
+    cells = lambda row: " | ".join(f"{v:,}" if isinstance(v, int) else str(v).replace("|", "\\|") for v in row)
+    sizes = lambda d: ", ".join(f"{m} {k.dim}" for m, k in d.modalities.items())
+    text = (f"Default settings, one output. MMSA-like: {sizes(mmsa_spec())}, one label a sequence, modalities out of step. MOSI context: {sizes(mosi_spec())}, one label a step.\n\n"
+            + f"| {' | '.join(table.columns)} |\n" + "|" + "---|" * table.shape[1] + "\n" + "".join(f"| {cells(r)} |\n" for r in table.itertuples(index=False)))
+    to = page_folder(figures, "model")
+    write_whole(to/"table2.md", text); write_whole(to/"table2.csv", table.to_csv(index=False)); write_whole(to/"table2.json", json.dumps(dict(models=names, runs=[]), indent=1) + "\n")
+    return text
