@@ -6,12 +6,11 @@
 __all__ = ['CONTAINERS', 'PROPOSED', 'SIZES', 'PLAIN', 'DIAGRAMS', 'EXAMPLE', 'Call', 'tensors', 'Trace', 'trace_model',
            'symbols', 'shape_text', 'shapes_table', 'flows', 'parts', 'tensor_of', 'inputs_of', 'all_drawn',
            'text_width', 'Box', 'proposed', 'said_of', 'box_of', 'rows_of', 'bent', 'arranged', 'write_lines',
-           'draw_box', 'draw_ways', 'Diagram', 'drawn', 'framed', 'draw_frame', 'said', 'whole_diagram',
-           'extraction_diagram', 'fusion_diagram', 'graph_diagram', 'head_diagram', 'timeline', 'reach',
-           'example_trace', 'figures1to5', 'mmsa_spec', 'mosi_spec', 'drawn_batch', 'untrained', 'publication',
-           'switches', 'baseline_row', 'table2']
+           'draw_box', 'draw_ways', 'Diagram', 'drawn', 'framed', 'draw_frame', 'whole_diagram', 'extraction_diagram',
+           'fusion_diagram', 'graph_diagram', 'head_diagram', 'timeline', 'reach', 'example_trace', 'figures1to5',
+           'mmsa_spec', 'mosi_spec', 'drawn_batch', 'untrained', 'publication', 'switches', 'baseline_row', 'table2']
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #913c1cb3
+# %% ../../nbs/analysis/50_diagrams.ipynb #281fec72
 import inspect, math, re, sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from ..core import MsaPaperError
 from ..data.schema import Batch
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #d397c698
+# %% ../../nbs/analysis/50_diagrams.ipynb #cc1b3d92
 @dataclass(eq=False)
 class Call:
     "One call of a forward pass: a module, or a function of the project that a module called."
@@ -52,7 +51,7 @@ def tensors(x)->list[Tensor]:
     if isinstance(x, Tensor): return [x]
     return [t for v in (x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()) for t in tensors(v)]
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #7df82f16
+# %% ../../nbs/analysis/50_diagrams.ipynb #a788c6bc
 @dataclass
 class Trace:
     "A watched forward pass."
@@ -111,7 +110,7 @@ def trace_model(
     finally: sys.setprofile(before); [h.remove() for h in hooks]; model.train(training)
     return trace
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #786b3600
+# %% ../../nbs/analysis/50_diagrams.ipynb #0d253146
 def symbols(
     trace:Trace,
     where:str="",        # name of a call: T_m and d_m are used only where m is part of the name
@@ -150,7 +149,7 @@ def shapes_table(
         rows.append(dict(module=path or "(the model)", kind=call.title, out="; ".join(shape_text(t, symbols(trace, path), len(batch)) for t in call.outputs if t.dim()), parameters=call.parameters, paper=" ".join(f"§{s}" for s in call.sections)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #558270c3
+# %% ../../nbs/analysis/50_diagrams.ipynb #8f82cd7b
 def flows(
     calls:list[Call],          # what is drawn
 )->list[tuple[Call, Call]]:    # from, to
@@ -180,7 +179,7 @@ def flows(
         arrows += [(o, c) for o in calls if o in found]
     return list(dict.fromkeys(arrows))
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #9c772f3b
+# %% ../../nbs/analysis/50_diagrams.ipynb #7b935bea
 CONTAINERS = nn.ModuleList, nn.ModuleDict, nn.Sequential
 
 def parts(
@@ -221,7 +220,7 @@ def all_drawn(
     total, drawn = sum(p.numel() for p in part.parameters() if p.requires_grad), sum(c.parameters for c in calls if c.is_module)
     if total != drawn: raise MsaPaperError(f"boxes count {drawn:,} parameters of {total:,}", f"diagram of '{path or type(trace.model).__name__}'", "a part is not called, or is called in a way that the diagram does not show: see shapes_table")
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #96c09e17
+# %% ../../nbs/analysis/50_diagrams.ipynb #9a7702a6
 import textwrap
 from functools import cache
 from matplotlib.font_manager import FontProperties
@@ -266,7 +265,7 @@ def proposed(
         if path in last and last[path].sections: return bool(set(PROPOSED) & set(last[path].sections))
     return False
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #b0fed278
+# %% ../../nbs/analysis/50_diagrams.ipynb #ff19f0cb
 PLAIN = int, float, str, tuple
 
 def said_of(
@@ -301,7 +300,7 @@ def box_of(
     if tail: add(" · ".join(tail))
     return Box(call, lines, proposed(trace, call), lane, group)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #a9415454
+# %% ../../nbs/analysis/50_diagrams.ipynb #7db4e1da
 def rows_of(
     boxes:list[Box], arrows:list[tuple[Box, Box]],
     level:dict[Box, str]={},   # boxes of one level stand in one row
@@ -364,7 +363,7 @@ def arranged(
         top -= tall[r] + gap[1]
     return left - 2.5 * gap[0], total
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #5919da06
+# %% ../../nbs/analysis/50_diagrams.ipynb #6da9b6ba
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from .plots import house_style
@@ -396,7 +395,7 @@ def draw_ways(axes, ways):
         if len(points) > 2: axes.plot(*zip(*points[:-1]), color=INK, lw=.8, zorder=2, solid_joinstyle="round")
         axes.annotate("", points[-1], points[-2], arrowprops=dict(arrowstyle="-|>", color=INK, lw=.8, shrinkA=0, shrinkB=0, mutation_scale=7), zorder=2)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #497f9f9f
+# %% ../../nbs/analysis/50_diagrams.ipynb #b15f442d
 @dataclass
 class Diagram:
     "Boxes, arrows and frames of one figure."
@@ -428,7 +427,7 @@ class Diagram:
         return [", ".join(sizes) + f"; {sum(p.numel() for p in t.model.parameters() if p.requires_grad):,} parameters in all",
                 "shaded: a tensor, by its name in the code; framed: a call; red: proposed by the paper (" + ", ".join(f"§{s}" for s in PROPOSED) + ")"]
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #174d6a88
+# %% ../../nbs/analysis/50_diagrams.ipynb #a33daec4
 def drawn(
     diagram:Diagram,
     margin:float=.15,    # inches
@@ -474,11 +473,7 @@ def draw_frame(axes, boxes, head, accent, above, margin):
     if above: write_lines(axes, (x + right) / 2, top - .04, head, first=ACCENT if accent else INK)
     else: write_lines(axes, margin, (y + top + tall) / 2, head, align="left", first=ACCENT if accent else INK)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #9403c1f7
-def said(trace:Trace, path:str)->str:
-    "First line of a module's docstring without its references."
-    return re.sub(r"\s*\((?=[^()]*(?:§|Figure))[^()]*\)", "", trace[path].doc).rstrip(".")
-
+# %% ../../nbs/analysis/50_diagrams.ipynb #c6bf96e5
 def whole_diagram(trace:Trace)->Diagram:
     "Figure 1: the inputs, what the model's forward called, the prediction."
     calls = [*inputs_of(trace), *parts(trace, ""), tensor_of(trace, "y")]; all_drawn(trace, calls, "")
@@ -530,7 +525,7 @@ def head_diagram(trace:Trace)->Diagram:
     if inside.get("v") is not None and not any(inside["v"] is t for c in calls for t in c.outputs): calls.append(tensor_of(trace, "v", "head"))
     return Diagram(trace, f"Figure 5. {trace['head'].title}: {trace['head'].doc}", [box_of(trace, c) for c in calls + [tensor_of(trace, "y")]])
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #6baeacc8
+# %% ../../nbs/analysis/50_diagrams.ipynb #1cd89794
 def timeline(trace, axes, boxes, left=0., top=0.): # → width, height in inches
     "A sequence's graph, and the reach of the causal convolutions, on the steps themselves."
     A, mask = (trace.names["graph"][n].detach() for n in ("A", "mask"))
@@ -569,7 +564,7 @@ def reach(axes, left, y, X, n, convolutions):
     axes.scatter([X(i) for i in range(n)], [y] * n, s=7, color=[INK if i in seen else PALE for i in range(n)], zorder=4)
     for i in range(0, n, 3): axes.text(X(i), y - .13, str(i), size=7, ha="center", va="center_baseline")
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #48f0c100
+# %% ../../nbs/analysis/50_diagrams.ipynb #14119880
 from IPython.display import HTML
 from base64 import b64encode
 from .figures import page_folder
@@ -602,7 +597,7 @@ def figures1to5(
         pictures.append(f'<img alt="{diagram.title}" src="data:image/png;base64,{b64encode(picture).decode()}"/>')
     return HTML("\n".join(pictures))
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #72982b25
+# %% ../../nbs/analysis/50_diagrams.ipynb #13ecbae8
 import json
 from typing import Literal, get_args, get_origin
 from functools import partial
@@ -662,7 +657,7 @@ def switches(
         told.append(f"{name}: {default}" + "".join(f", {w}" for w in ways if w != default))
     return "; ".join(told)
 
-# %% ../../nbs/analysis/50_diagrams.ipynb #ff534950
+# %% ../../nbs/analysis/50_diagrams.ipynb #151b8adc
 def baseline_row(
     name:str,   # of the registry
 )->dict:
