@@ -13,7 +13,7 @@ import pytest
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
 from msa_paper.data.mosi import write_generated_mosi
-from msa_paper.experiment.matrix import execute_notebook, run_matrix, run_row
+from msa_paper.experiment.execution import execute_notebook, run_matrix, run_row
 from msa_paper.experiment.spec import RunSpec
 from msa_paper.experiment.store import Store
 
@@ -61,7 +61,7 @@ def test_a_finished_run_is_not_repeated(undisturbed):
 
 
 COMMAND = """
-from msa_paper.experiment.matrix import run_matrix
+from msa_paper.experiment.execution import run_matrix
 from msa_paper.experiment.spec import RunSpec
 if __name__ == "__main__": raise SystemExit(bool(run_matrix([RunSpec(**{spec!r})])))
 """

@@ -7,12 +7,13 @@ __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'SPACES', 'THETAS', 'HAVE_THETA', 'n
            'tuning_file', 'read_trials', 'best_trial', 'next_choice', 'run_trial', 'tune', 'chosen']
 
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
-import fcntl, hashlib, json, tempfile, time
+import hashlib, json, tempfile, time
 from pathlib import Path
 import optuna
 from ..core import MsaPaperError, known, results_folder, write_whole
 from ..data.schema import Corpus
 from .spec import Machine, RunSpec, TuneSpec
+from .store import hold
 from .training import Training, fit
 from ..model.proposed import VARIANTS
 
@@ -126,8 +127,7 @@ def tune(
     "Run the trials that are missing; each is written as it ends."
     path = tuning_file(spec); path.parent.mkdir(parents=True, exist_ok=True)
     corpus = corpus.without("test"); lock = path.with_suffix(".lock")
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with hold(lock):
         while len(trials := read_trials(spec)) < spec.trials:
             stage, choice = next_choice(spec, trials)
             trial = dict(number=len(trials), stage=stage, choice=choice) | run_trial(spec, choice, corpus)
