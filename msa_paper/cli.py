@@ -72,7 +72,7 @@ def foretell(
         if trials and tuning_file(e.search) not in searches: searches.add(tuning_file(e.search)); print(f"{e.name}: {trials} of {e.search.trials} trials to run")
         missing = Store(e.results).missing(e.row) if e.row else list(e.seeds)
         if missing: print(f"{e.name}: seeds {missing} to run")
-    print(f"{spoken(seconds_left(some, workers or os.cpu_count()))} on {workers or os.cpu_count()} processes")
+    print(f"time on {workers or os.cpu_count()} processes: {spoken(seconds_left(some, workers or os.cpu_count()))}")
 
 def status(results:str=""):
     "How far each block is, what failed, and who is at work."

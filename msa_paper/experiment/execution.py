@@ -75,24 +75,17 @@ def notebooks_of(
     if isinstance(spec, RunSpec): return folder/f"{spec.dataset}-{spec.protocol}", f"{spec.model}-{spec_hash(spec)}"
     return folder/"tuning"/tuning_file(spec).parent.name, tuning_file(spec).stem
 
-def run_search(
-    spec:TuneSpec,
-)->Path:           # the executed notebook
-    "Run the missing trials of one search in a notebook of their own."
-    return run_notebook("runs/tune.ipynb", spec)
+def run_search(spec:TuneSpec, output:str="")->Path: "Run the missing trials of one search in a notebook of their own."; return run_notebook("runs/tune.ipynb", spec, output)
 
-def run_row(
-    spec:RunSpec,
-)->Path:           # the executed notebook
-    "Train all missing seeds of one row in a notebook of their own."
-    return run_notebook("runs/train.ipynb", spec)
+def run_row(spec:RunSpec, output:str="")->Path: "Train all missing seeds of one row in a notebook of their own."; return run_notebook("runs/train.ipynb", spec, output)
 
 def run_notebook(
     notebook:str,           # below nbs/
     spec:RunSpec|TuneSpec,
+    output:str="",          # what the executed copy is called; empty: with the next number
 )->Path:                    # the executed copy
     "Execute a run notebook; what failed before and is there now is no failure any more."
-    folder, name = notebooks_of(spec); output = new_output(folder, name); store = Store(spec.results)
+    folder, name = notebooks_of(spec); output = folder/output if output else new_output(folder, name); store = Store(spec.results)
     os.environ.update(OMP_NUM_THREADS=str(spec.threads), MPLBACKEND="Agg", MSA_PAPER_NOTEBOOK=str(output.relative_to(store.folder)))
     try: executed = execute_notebook(notebook, output, spec.model_dump(mode="json", exclude_unset=True))
     finally: del os.environ["MSA_PAPER_NOTEBOOK"]
@@ -101,9 +94,9 @@ def run_notebook(
         if isinstance(spec, TuneSpec) or not store.missing(spec.model_copy(update=dict(seeds=tuple(seeds)))): failed.unlink(missing_ok=True)
     return executed
 
-def worker_failure(spec:RunSpec|TuneSpec)->str|None:
+def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     "Run a row or a search; the error as text, because exceptions of notebooks do not travel."
-    try: (run_search if isinstance(spec, TuneSpec) else run_row)(spec)
+    try: (run_search if isinstance(spec, TuneSpec) else run_row)(spec, output)
     except MsaPaperError as error: return str(error)
     except Exception: return traceback.format_exc(limit=3)
 
@@ -142,7 +135,7 @@ def spoken(
     seconds:float|None,
 )->str:
     "A time as one says it."
-    if seconds is None: return "time unknown: nothing like it was run yet"
+    if seconds is None: return "unknown, nothing like it was run yet"
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 # %% ../../nbs/experiment/55_execution.ipynb #e4dee18e
@@ -233,7 +226,7 @@ class Progress:
         done, now = self.total - self.plan.missing(), time.time()
         if not text and (done == self.last[1] or now - self.last[0] < (1 if self.bar else 30)): return
         self.last = now, done
-        told = f"{len(self.plan.running)} at work, {spoken(seconds_left([e for i, e in enumerate(self.plan.entries) if i not in self.plan.failures], max(1, self.size())))} left"
+        told = f"{len(self.plan.running)} at work, time left: {spoken(seconds_left([e for i, e in enumerate(self.plan.entries) if i not in self.plan.failures], max(1, self.size())))}"
         if not self.bar: return print(f"[{done}/{self.total}] {f'{text}; ' if text else ''}{told}", flush=True)
         if text: self.bar.write(text)
         self.bar.n = done; self.bar.set_postfix_str(told)
@@ -258,7 +251,7 @@ def run_matrix(
             if not plan.running and not plan.missing(): break
             if plan.running: ended, _ = wait(plan.running, 1, FIRST_COMPLETED); pool.collect()
             else:
-                if not waits: print(f"another command is at the {plan.missing()} runs that are left: waiting", flush=True)
+                if not waits: print(f"{plan.missing()} runs are left, at which others are: waiting" if pool.size else "no worker is there: waiting", flush=True)
                 ended, waits = (), True; time.sleep(1)
             for future in ended:
                 e, spec, failure = plan.settle(future)

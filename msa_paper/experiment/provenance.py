@@ -48,6 +48,7 @@ def data_state(
                 sequences={s: len(i) for s, i in corpus.splits.items()})
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c
+@cache
 def environment_state()->dict:
     "Versions that matter by name, all of them by hash."
     installed = sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in metadata.distributions()})
