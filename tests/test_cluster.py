@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT
+from msa_paper.core import die_with_parent
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.data.mosi import write_generated_mosi
 from msa_paper.experiment.evaluation import run_seed
@@ -28,7 +29,6 @@ COMMAND = """
 import sys
 from msa_paper.experiment.cluster import run_on_cluster
 from msa_paper.experiment.execution import run_matrix
-from msa_paper.experiment.matrix import Block, Entry
 from msa_paper.experiment.spec import RunSpec
 if __name__ == "__main__":
     rows = [RunSpec(**r) for r in {rows!r}]
@@ -151,7 +151,7 @@ class Dask:
         log = open(self.folder / f"{what}-{len(self.processes)}.log", "w")
         given = os.environ | dict(MSA_PAPER_DATA=str(self.folder / "nothing"), MSA_PAPER_CACHE=str(self.folder / "cache")) | environment
         place = environment.get("PYTHONPATH", PROJECT)
-        self.processes.append(subprocess.Popen([sys.executable, "-m", "dask", what, *map(str, arguments)], cwd=place, env=given, stdout=log, stderr=log))
+        self.processes.append(subprocess.Popen([sys.executable, "-m", "dask", what, *map(str, arguments)], cwd=place, env=given, stdout=log, stderr=log, preexec_fn=die_with_parent))
         return self.processes[-1]
 
     def worker(self, **environment):
