@@ -9,7 +9,7 @@ __all__ = ['NAMES', 'METRICS', 'summary', 'difference', 'ablation_table', 'markd
 import json
 from pathlib import Path
 import numpy as np, pandas as pd
-from .statistics import hierarchical, interval, paired_difference
+from .comparisons import by_seed, compare, estimate, test_groups
 from ..core import MsaPaperError, write_whole
 from ..experiment.store import Run
 
@@ -17,24 +17,17 @@ from ..experiment.store import Run
 def summary(
     runs:list[Run],   # the seeds of one model
     metric:str,       # a column of the replicates: 'mae', 'corr', 'acc', …
-)->dict:              # mean, sd, low, high, seeds
+)->dict:              # mean, sd, se, df, low, high, seeds, groups
     "Mean over seeds, its deviation, and the interval over seeds and groups."
-    values = np.array([r.metrics["test"][metric] for r in runs])
-    low, high = interval(hierarchical([r.replicates for r in runs], metric))
-    return dict(mean=float(values.mean()), sd=float(values.std(ddof=1)) if len(values) > 1 else float("nan"), low=low, high=high, seeds=len(values))
+    return estimate(by_seed(runs, metric), test_groups(runs))
 
 def difference(
     runs:list[Run],       # one model
     reference:list[Run],  # the other
     metric:str,
-)->dict:                  # mean, low, high, seeds
+)->dict:                  # those of `summary`, and p, in_seed_sds, smallest
     "How much a model differs from another, paired by seed and by resample of the groups."
-    a, b = {r.seed: r for r in runs}, {r.seed: r for r in reference}
-    both = sorted(set(a) & set(b))
-    if not both: raise MsaPaperError("the two models share no seed", f"{runs[0].id} and {reference[0].id}")
-    draws = paired_difference({s: a[s].replicates for s in both}, {s: b[s].replicates for s in both}, metric)
-    low, high = interval(draws)
-    return dict(mean=float(np.mean([a[s].metrics["test"][metric] - b[s].metrics["test"][metric] for s in both])), low=low, high=high, seeds=len(both))
+    return compare(by_seed(runs, metric), by_seed(reference, metric), test_groups(runs))
 
 # %% ../../nbs/analysis/30_tables.ipynb #925f99b1
 NAMES = {"full": "full model", "no_decision_attention": "no decision-level attention", "no_feature_attention": "no feature-level attention",

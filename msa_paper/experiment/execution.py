@@ -189,7 +189,8 @@ class Plan:
         except BrokenProcessPool:
             self.lost[i] += 1; failure = None if self.lost[i] < 3 else "its worker died three times"
         if isinstance(spec, TuneSpec):
-            if not failure and len(read_trials(spec)) >= spec.trials and chosen(spec) is None: failure = "no trial of its search came to an end"
+            try: chosen(spec)
+            except MsaPaperError as error: failure = failure or str(error)
             if failure: self.failures |= {k: failure for k, other in enumerate(self.entries) if other.row is None and tuning_file(other.search) == tuning_file(spec)}
         elif failure: self.failures[i] = failure
         return e, spec, failure
