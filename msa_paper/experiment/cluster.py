@@ -208,13 +208,13 @@ class Cluster:
 
     def greet(self):
         "Look who is there; newcomers have to be like us."
-        there = self.client.scheduler_info(n_workers=-1)["workers"]
+        there = self.client.nthreads()       # asked of the scheduler itself: `scheduler_info` now and then leaves all workers out
         self.workers = {a: n for a, n in self.workers.items() if a in there}
         new = [a for a in there if a not in self.workers and a not in self.refused]
         theirs = self.client.run(fingerprint, workers=new, on_error="return") if new else {}
         for a in new:
             if why := difference(self.ours, theirs.get(a, "no answer")): self.refused[a] = why; print(f"worker {a} is refused: {why}", file=sys.stderr, flush=True)
-            else: self.workers[a] = there[a]["nthreads"]
+            else: self.workers[a] = there[a]
         if self.workers: self.seen = time.time()
         elif self.refused and set(there) <= set(self.refused) and there: raise MsaPaperError("every worker is refused: " + "; ".join(f"{a}: {w}" for a, w in self.refused.items()), remedy="give the workers this code and this environment")
         elif time.time() - self.seen > self.patience: raise MsaPaperError("no worker is there", self.client.scheduler.address, "start one: `dask worker ADDRESS --nthreads 1`")
