@@ -7,7 +7,7 @@ import pytest
 
 from conftest import PROJECT
 from msa_paper.core import figures_folder
-from msa_paper.experiment.matrix import execute_notebook
+from msa_paper.experiment.execution import execute_notebook
 
 FIGURES = sorted((PROJECT / "nbs" / "figures").glob("*.ipynb"))
 

@@ -8,7 +8,7 @@ from msa_paper.data.generated import generated_mmsa, write_pickle
 from msa_paper.data.mosi import read_numbers
 from msa_paper.data.pickles import read_npz, read_pickle
 from msa_paper.data.transcripts import READ, mosei_videos
-from msa_paper.experiment.matrix import run_row
+from msa_paper.experiment.execution import run_row
 from msa_paper.experiment.spec import RunSpec
 from msa_paper.experiment.store import Store
 

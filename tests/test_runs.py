@@ -13,7 +13,7 @@ import pytest
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
 from msa_paper.data.mosi import write_generated_mosi
-from msa_paper.experiment.matrix import execute_notebook, run_matrix, run_row
+from msa_paper.experiment.execution import execute_notebook, run_matrix, run_row
 from msa_paper.experiment.spec import RunSpec
 from msa_paper.experiment.store import Store
 
@@ -61,7 +61,7 @@ def test_a_finished_run_is_not_repeated(undisturbed):
 
 
 COMMAND = """
-from msa_paper.experiment.matrix import run_matrix
+from msa_paper.experiment.execution import run_matrix
 from msa_paper.experiment.spec import RunSpec
 if __name__ == "__main__": raise SystemExit(bool(run_matrix([RunSpec(**{spec!r})])))
 """
@@ -98,11 +98,11 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(undisturbed, tmp_path
         time.sleep(0.1)
     assert not any(map(alive, family)), "a killed command leaves processes running"
     store = Store(tmp_path / "store")
-    assert len(store.runs()) == 0 and len(list(store.folder.rglob("*.partial"))) == 1
+    assert len(store.runs()) == 0 and list(store.folder.rglob("*.partial"))  # its two seeds were dealt out to two workers
     assert subprocess.run([sys.executable, script], cwd=PROJECT).returncode == 0
     assert contents(store) == contents(undisturbed)
     assert not list(store.folder.rglob("*.partial")) and not list(store.folder.rglob("*.lock"))
-    assert store.runs()[0].read("provenance.json")["resumed_after"] is not None
+    assert any(r.read("provenance.json")["resumed_after"] is not None for r in store.runs())
 
 
 def test_a_misspelt_parameter_is_an_error_inside_the_notebook_too(tmp_path):

@@ -5,18 +5,13 @@
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'FEATURES',
            'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'ROWS', 'MATRICES', 'Block', 'search', 'row', 'against',
-           'blocks', 'matrix_rows', 'kernel_manager', 'execute_notebook', 'run_search', 'run_row', 'worker_failure',
-           'run_matrix']
+           'blocks', 'matrix_rows', 'Entry', 'entry', 'entries']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
-import os, sys, tempfile, multiprocessing, traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
-from ..core import MsaPaperError, die_with_parent, known, project_folder
+from ..core import MsaPaperError, known
 from .spec import RunSpec, TuneSpec, spec_hash
-from .store import Store
-from .tuning import chosen, merged, read_trials, tuning_file
+from .tuning import chosen, merged
 
 ABLATIONS = "full", "no_decision_attention", "no_feature_attention", "no_graph", "splice_only"   # Table 6, the whole model first
 BASELINES = "tfn", "lmf", "mfn", "raven", "mult", "graph_mfn"                                   # Table 2, in the paper's order
@@ -119,74 +114,39 @@ def matrix_rows(
     if not (found := blocks(data)): return [r.model_copy(update=dict(results=results)) for r in ROWS[data]]
     return [r for b in found for m in b.models if (r := row(b, m, results))]
 
-# %% ../../nbs/experiment/50_matrix.ipynb #3e92abf3
-def kernel_manager():
-    "A kernel manager whose sockets are files in a folder of its own: no two kernels can ask for the same port, and nobody else can listen."
-    from jupyter_client import AsyncKernelManager
-    class FileKernelManager(AsyncKernelManager):
-        def __init__(self, *arguments, **keywords):
-            super().__init__(*arguments, **keywords)
-            if sys.platform != "win32":
-                self.sockets = tempfile.TemporaryDirectory(prefix="kernel-")
-                self.transport, self.ip = "ipc", f"{self.sockets.name}/socket"
-    return FileKernelManager
+# %% ../../nbs/experiment/50_matrix.ipynb #57a0c002
+@dataclass(frozen=True)
+class Entry:
+    "One row of a matrix, whether or not a search has yet to choose its settings."
+    name: str                     # '<dataset>-<protocol>-<task>/<model>'
+    seeds: tuple[int, ...]
+    block: Block|None = None      # None: the row is given
+    given: RunSpec|None = None
+    results: str = ""             # the store
 
-def execute_notebook(
-    notebook:str,     # below nbs/: 'runs/train.ipynb'
-    output:Path,      # where the executed copy goes
-    parameters:dict,
-)->Path:
-    "Run a notebook with papermill; a failure is kept as ….failed.ipynb and raised as one clear error."
-    import papermill
-    output.parent.mkdir(parents=True, exist_ok=True)
-    failed = output.with_suffix(".failed.ipynb")
-    try:
-        papermill.execute_notebook(project_folder()/"nbs"/notebook, output, parameters, kernel_name="python3", progress_bar=False, log_output=False, cwd=str(project_folder()),
-                                   kernel_manager_class=kernel_manager())
-    except papermill.PapermillExecutionError as error:
-        os.replace(output, failed)
-        raise MsaPaperError(f"{error.ename}: {error.evalue}", failed, "open that notebook: the traceback stands in its cell") from error
-    failed.unlink(missing_ok=True)
-    return output
+    @property
+    def model(self)->str: return self.name.rsplit("/", 1)[1]
+    @property
+    def search(self)->TuneSpec|None: "What chooses its settings, if anything does."; return search(self.block, self.model, self.results) if self.block and self.block.trials and not self.model.startswith("floor_") else None
+    @property
+    def row(self)->RunSpec|None:
+        "The row, or None while its search is not finished."
+        try: found = self.given or row(self.block, self.model, self.results)
+        except MsaPaperError: return None             # every trial failed: its notebook says why
+        return found and found.model_copy(update=dict(seeds=self.seeds, results=self.results))
 
-def run_search(
-    spec:TuneSpec,
-)->Path:           # the executed notebook
-    "Run the missing trials of one search in a notebook of their own."
-    output = Store(spec.results).folder/"notebooks"/"tuning"/tuning_file(spec).parent.name/f"{tuning_file(spec).stem}.ipynb"
-    os.environ.update(OMP_NUM_THREADS=str(spec.threads), MPLBACKEND="Agg")
-    return execute_notebook("runs/tune.ipynb", output, spec.model_dump(mode="json", exclude_unset=True))
+def entry(given:RunSpec)->Entry: "A row with known settings as an entry."; return Entry(f"{given.dataset}-{given.protocol}-{given.task}/{given.model}", given.seeds, given=given, results=given.results)
 
-def run_row(
-    spec:RunSpec,
-)->Path:           # the executed notebook
-    "Train all missing seeds of one row in a notebook of their own."
-    store = Store(spec.results)
-    output = store.folder/"notebooks"/f"{spec.dataset}-{spec.protocol}"/f"{spec.model}-{spec_hash(spec)}.ipynb"
-    os.environ.update(OMP_NUM_THREADS=str(spec.threads), MPLBACKEND="Agg")
-    return execute_notebook("runs/train.ipynb", output, spec.model_dump(mode="json", exclude_unset=True))
-
-# %% ../../nbs/experiment/50_matrix.ipynb #2e4d7697
-def worker_failure(spec:RunSpec|TuneSpec)->str|None:
-    "Run a row or a search; the error as text, because exceptions of notebooks do not travel."
-    try: (run_search if isinstance(spec, TuneSpec) else run_row)(spec)
-    except MsaPaperError as error: return str(error)
-    except Exception: return traceback.format_exc(limit=3)
-
-def run_matrix(
-    rows:list[RunSpec],
-    workers:int|None=None,   # processes; by default one a core
-)->list[str]:                # what failed
-    "Run what the store does not have yet."
-    todo = [r for r in rows if Store(r.results).missing(r)]
-    total, there = sum(len(r.seeds) for r in rows), sum(len(r.seeds) - len(Store(r.results).missing(r)) for r in rows)
-    print(f"{total} runs in {len(rows)} rows; {there} are there, {total - there} to do", flush=True)
-    if not todo: return []
-    failures, workers = [], min(workers or os.cpu_count() or 1, len(todo))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=die_with_parent) as pool:
-        futures = {pool.submit(worker_failure, r): r for r in todo}
-        for done, future in enumerate(as_completed(futures), 1):
-            r, failure = futures[future], future.result()
-            print(f"[{done}/{len(todo)}] {r.dataset}-{r.protocol} {r.model}: {'failed' if failure else f'{len(r.seeds)} seeds'}", flush=True)
-            if failure: failures.append(f"{r.dataset}-{r.protocol} {r.model}: {failure}")
-    return failures
+def entries(
+    data:str,              # a name of `MATRICES`
+    results:str="",        # the store
+    only:tuple[str, ...]=(),   # parts of names, any of which has to be in an entry's; none: all
+    seeds:int|None=None,   # only the first so many of each
+)->list[Entry]:
+    "What `msa-paper reproduce --data …` stands for, settings chosen or not."
+    every = lambda b, m: (1,) if m.startswith("floor_") else tuple(range(1, b.seeds + 1))
+    found = [Entry(f"{b.key}/{m}", every(b, m)[:seeds], b, results=results) for b in blocks(data) for m in b.models]
+    found = found or [entry(r.model_copy(update=dict(seeds=r.seeds[:seeds], results=results))) for r in ROWS[data]]
+    picked = [e for e in found if not only or any(text in e.name for text in only)]
+    if not picked: raise MsaPaperError(f"no row of '{data}' has {' or '.join(map(repr, only))} in its name", remedy=f"names are like '{found[0].name}'")
+    return picked

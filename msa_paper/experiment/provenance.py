@@ -13,7 +13,6 @@ from datetime import datetime, timezone
 from importlib import metadata
 import numpy as np
 from ..core import project_folder, sha256
-from ..data.schema import Corpus
 
 # %% ../../nbs/experiment/10_provenance.ipynb #9c0fedf6
 CODE = "nbs", "msa_paper", "settings.ini", "constraints.txt"
@@ -37,7 +36,7 @@ def known_hash(path:str, size:int, changed:int)->str:
     return sha256(path)
 
 def data_state(
-    corpus:Corpus,
+    corpus:"Corpus",
 )->dict:
     "Hashes of a corpus' files and of its splits with their labels."
     splits = hashlib.sha256()
@@ -48,6 +47,7 @@ def data_state(
                 sequences={s: len(i) for s, i in corpus.splits.items()})
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c
+@cache
 def environment_state()->dict:
     "Versions that matter by name, all of them by hash."
     installed = sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in metadata.distributions()})
@@ -76,7 +76,7 @@ def peak_memory()->dict:
 
 # %% ../../nbs/experiment/10_provenance.ipynb #8f3280c8
 def provenance(
-    corpus:Corpus,
+    corpus:"Corpus",
     started:float,             # `time.time()` at the start
     resumed_after:int|None=None, # the epoch after which an interrupted run was taken up again
 )->dict:

@@ -1,0 +1,220 @@
+"""kill -9 at random moments: of the command, with processes on this machine; of the command and of a worker, with a Dask scheduler."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import PROJECT
+from msa_paper.core import die_with_parent
+from msa_paper.data.catalogue import load_corpus
+from msa_paper.data.mosi import write_generated_mosi
+from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.spec import RunSpec
+from msa_paper.experiment.store import Store
+from test_runs import alive, children, contents
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills process trees through /proc: Linux only")
+SLOW = bool(os.environ.get("MSA_PAPER_SLOW"))  # 40 runs instead of 12
+ROWS, SEEDS, PATIENCE = (4, 10, 3600) if SLOW else (2, 6, 600)
+TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=3, progress=False)
+COMMAND = """
+import sys
+from msa_paper.experiment.cluster import run_on_cluster
+from msa_paper.experiment.execution import run_matrix
+from msa_paper.experiment.spec import RunSpec
+if __name__ == "__main__":
+    rows = [RunSpec(**r) for r in {rows!r}]
+    failures = run_on_cluster(rows, {address!r}) if {address!r} else run_matrix(rows, 2)
+    print(*failures, file=sys.stderr); raise SystemExit(bool(failures))
+"""
+
+
+def rows(folder):
+    return [RunSpec(**TINY, learning_rate=1e-3 * k, seeds=range(1, SEEDS + 1), results=str(folder)) for k in range(1, ROWS + 1)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "The same runs in this process: no papermill, no kill."
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    corpus = load_corpus("planted", "tone", "regression", **TINY["data"])
+    for row in rows(store.folder):
+        for seed in row.seeds:
+            run_seed(row, seed, corpus, store)
+    return contents(store)
+
+
+class Command:
+    "A command of its own, and what has become of its store."
+
+    def __init__(self, folder, some, address=""):
+        folder.mkdir(exist_ok=True)
+        self.store, self.script, self.seen, self.running = Store(some[0].results), folder / "command.py", {}, None
+        self.script.write_text(COMMAND.format(rows=[r.model_dump(mode="json") for r in some], address=address))
+
+    def start(self):
+        if self.running is None:
+            self.running = subprocess.Popen([sys.executable, self.script], cwd=PROJECT)
+
+    def until(self, n):
+        "Wait until n runs are there."
+        deadline = time.time() + PATIENCE
+        while len(self.store.runs()) < n:
+            assert self.running.poll() is None and time.time() < deadline, f"{len(self.store.runs())} of {n} runs"
+            time.sleep(0.05)
+
+    def look(self):
+        "Finished runs stay what they are: folder and file are the same, and so is when they were written."
+        there = {r.id: (r.folder.stat().st_ino, (s := (r.folder / "metrics.json").stat()).st_ino, s.st_mtime_ns) for r in self.store.runs()}
+        assert self.seen.items() <= there.items(), "a finished run was written again"
+        self.seen = there
+
+    def kill(self):
+        assert self.running.poll() is None, "the command had ended before it could be killed"
+        family = children(self.running.pid)
+        os.kill(self.running.pid, signal.SIGKILL)
+        self.running.wait()
+        self.running = None
+        gone(family)
+        self.look()
+
+    def finish(self):
+        self.start()
+        code = self.running.wait(PATIENCE)
+        self.running = None
+        self.look()
+        return code
+
+
+def gone(family):
+    deadline = time.time() + 60
+    while any(map(alive, family)):
+        assert time.time() < deadline, "processes are left running"
+        time.sleep(0.05)
+
+
+def moments(seed):
+    "Three numbers of finished runs, and the seconds to wait after each."
+    dice = random.Random(seed)
+    return [(n, dice.uniform(0, 2)) for n in sorted(dice.sample(range(ROWS * SEEDS - 4), 3))]
+
+
+def once_each(command, undisturbed):
+    "All are there, each came to its end once, with the numbers of the undisturbed."
+    assert contents(command.store) == undisturbed and len(undisturbed) == ROWS * SEEDS
+    journal = Counter((line["run"], line["what"]) for line in map(json.loads, open(command.store.folder / "notebooks" / "journal.jsonl")))
+    assert set(journal) <= {(run, "published") for run in undisturbed} and set(journal.values()) == {1}
+    assert not list(command.store.folder.rglob("*.partial")) and not list(command.store.folder.rglob("*.lock"))
+    notebooks = {r.read("provenance.json")["notebook"] for r in command.store.runs()}
+    assert all((command.store.folder / n).is_file() or n in killed(command.store) for n in notebooks)
+
+
+def killed(store):
+    "Notebooks of rows whose process was killed before it could send them."
+    return {r.read("provenance.json")["notebook"] for r in store.runs()} - {str(p.relative_to(store.folder)) for p in (store.folder / "notebooks").rglob("*.ipynb")}
+
+
+def test_three_kills_with_local_processes(undisturbed, tmp_path):
+    command = Command(tmp_path / "c", rows(tmp_path / "store"))
+    for n, pause in moments(1):
+        command.start()
+        command.until(n)
+        time.sleep(pause)
+        command.kill()
+    assert command.finish() == 0
+    once_each(command, undisturbed)
+
+
+class Dask:
+    "A scheduler, and workers as they are added."
+
+    def __init__(self, folder):
+        self.folder, self.processes = folder, []
+        self.file = folder / "scheduler.json"
+        self.begin("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file)
+        deadline = time.time() + 120
+        while not self.file.is_file():
+            assert time.time() < deadline, "no scheduler"
+            time.sleep(0.1)
+        time.sleep(0.2)
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def begin(self, what, *arguments, **environment):
+        log = open(self.folder / f"{what}-{len(self.processes)}.log", "w")
+        given = os.environ | dict(MSA_PAPER_DATA=str(self.folder / "nothing"), MSA_PAPER_CACHE=str(self.folder / "cache")) | environment
+        place = environment.get("PYTHONPATH", PROJECT)
+        self.processes.append(subprocess.Popen([sys.executable, "-m", "dask", what, *map(str, arguments)], cwd=place, env=given, stdout=log, stderr=log, preexec_fn=die_with_parent))
+        return self.processes[-1]
+
+    def worker(self, **environment):
+        return self.begin("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self.folder / "work", **environment)
+
+    def close(self):
+        for p in reversed(self.processes):
+            family = children(p.pid) if p.poll() is None else []
+            p.kill()
+            p.wait()
+            gone(family)
+
+
+@pytest.fixture
+def dask(tmp_path):
+    (tmp_path / "dask").mkdir()
+    found = Dask(tmp_path / "dask")
+    yield found
+    found.close()
+
+
+def test_three_kills_with_a_scheduler_and_two_workers(undisturbed, tmp_path, dask):
+    workers = [dask.worker(), dask.worker()]
+    command = Command(tmp_path / "c", rows(tmp_path / "store"), dask.address)
+    dice = random.Random(2)
+    victims = dice.sample(["command", "command", "worker"], 3)
+    for (n, pause), victim in zip(moments(2), victims):
+        command.start()
+        command.until(n)
+        time.sleep(pause)
+        if victim == "command":
+            command.kill()
+        else:
+            worker = dice.choice(workers)
+            family = children(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+            gone(family)
+            command.look()
+    assert command.finish() == 0
+    once_each(command, undisturbed)
+
+
+def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, monkeypatch, capfd):
+    other = tmp_path / "other"
+    for part in ("msa_paper", "nbs/runs"):
+        shutil.copytree(PROJECT / part, other / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "settings.ini", other)
+    (other / "msa_paper/analysis/metrics.py").open("a").write("\n# changed\n")
+    dask.worker(PYTHONPATH=str(other))
+    monkeypatch.setenv("MSA_PAPER_DATA", str(write_generated_mosi(tmp_path / "data")))
+    row = RunSpec(dataset="mosi", protocol="context", settings=dict(width=8), batch_size=8, epochs=1, seeds=(1, 2), progress=False, results=str(tmp_path / "store"))
+    wrong = row.model_copy(update=dict(seeds=(1,), settings=dict(widht=8)))
+    command = Command(tmp_path / "c", [row, wrong], dask.address)
+    command.start()
+    assert command.finish() == 1 and not command.store.runs()
+    told = capfd.readouterr().err
+    assert "every worker is refused" in told and "code " in told and "packages" not in told.split("every worker")[1]
+    dask.worker()
+    assert command.finish() == 1
+    told = capfd.readouterr().err
+    assert "is refused: code" in told and "did you mean 'width'" in told and "/nothing" not in told
+    assert [r.seed for r in command.store.runs()] == [1, 2] and all(len(r.read("provenance.json")["data"]["files"]) == 8 for r in command.store.runs())
+    assert len(list(dask.folder.joinpath("cache").iterdir())) == 8 and (command.store.runs()[0].folder / "checkpoint.safetensors").is_file()
+    assert len(list(command.store.folder.rglob("*.failed.ipynb"))) == 1
+    assert all((command.store.folder / r.read("provenance.json")["notebook"]).stat().st_size for r in command.store.runs())
