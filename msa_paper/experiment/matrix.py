@@ -106,7 +106,6 @@ ROWS = {   # matrices that are no blocks: single questions
         *(quick("no_decision_attention", protocol="lag", data=dict(segments=2500, noise=.2, max_lag=6, modalities=POINTED), settings=dict(tcn_levels=levels, tcn_kernel=kernel)) for levels, kernel in ((1, 2), (3, 3))),
         *(quick(part, protocol="lag", data=dict(segments=2500, noise=.2, max_lag=6, modalities=POINTED)) for part in ("splice_only", "no_graph")),
         quick(protocol="long_range", data=dict(segments=3000, noise=.1, steps=[12, 14], modalities=VECTORS)),
-        *(quick(protocol="mixed", data=dict(segments=1500, modalities=VECTORS), settings=dict(decision_reads=reads)) for reads in ("fused", "modality")),
     ],
 }
 MATRICES = *BLOCKS, *ROWS

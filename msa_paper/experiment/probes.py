@@ -8,7 +8,7 @@ __all__ = ['THETAS', 'SIGMAS', 'RATES', 'COSTED', 'WEIGHED', 'PROBES', 'Subject'
            'probe_robustness', 'area', 'kept_for_backward', 'growth', 'measure_cost', 'Probe', 'planted', 'in_context',
            'probes_folder', 'probe_path', 'rounded', 'save_probe', 'probe_rows', 'probe_all', 'cost_once']
 
-# %% ../../nbs/experiment/65_probes.ipynb #fa74a54c
+# %% ../../nbs/experiment/65_probes.ipynb #06bc94a4
 import itertools, json, time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from .training import Training
 from ..model.graph import candidates, cosine_similarity
 from ..model.registry import build_model, count_parameters
 
-# %% ../../nbs/experiment/65_probes.ipynb #663fa411
+# %% ../../nbs/experiment/65_probes.ipynb #17898bf9
 class Subject:
     "A trained run with the whole of its test split in one standardised batch."
     def __init__(self,
@@ -56,7 +56,7 @@ class Subject:
         found = [d for _, d in self(batch, details=True)]
         return {k: None if getattr(found[0], k) is None else torch.cat([getattr(d, k) for d in found]) for k in found[0].__dataclass_fields__}
 
-# %% ../../nbs/experiment/65_probes.ipynb #0df28c3e
+# %% ../../nbs/experiment/65_probes.ipynb #a4bed351
 def auc(
     score:np.ndarray,   # (n,)
     yes:np.ndarray,     # (n,) bool
@@ -68,15 +68,17 @@ def auc(
 def agreement(
     weights:np.ndarray,   # (n, M)
     order:np.ndarray,     # (n, M) bool: in order
-)->dict:                  # r, auc, mean weight in order and out of order
+)->dict:                  # r, auc, mean weight in order and out of order, also by how many are in order
     "How far weights follow what is in order, beyond a constant preference."
     centred = lambda x: x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
     a, b = centred(weights.astype(np.float64)).ravel(), centred(order.astype(np.float64)).ravel()
     each = [x for m in range(weights.shape[1]) if (x := auc(weights[:, m], order[:, m])) is not None]
-    spread = np.sqrt((a @ a) * (b @ b))
-    return dict(r=float(a @ b / spread) if spread > 1e-12 else 0., auc=float(np.mean(each)) if each else .5, in_order=float(weights[order].mean()), out_of_order=float(weights[~order].mean()), n=len(weights))
+    spread, count = np.sqrt((a @ a) * (b @ b)), order.sum(1)
+    mean = lambda x: float(x.mean()) if x.size else None
+    by = [dict(orderly=int(k), in_order=mean(weights[count == k][order[count == k]]), out_of_order=mean(weights[count == k][~order[count == k]]), n=int((count == k).sum())) for k in np.unique(count)]
+    return dict(r=float(a @ b / spread) if spread > 1e-12 else 0., auc=float(np.mean(each)) if each else .5, in_order=float(weights[order].mean()), out_of_order=float(weights[~order].mean()), by_count=by, n=len(weights))
 
-# %% ../../nbs/experiment/65_probes.ipynb #5daf4724
+# %% ../../nbs/experiment/65_probes.ipynb #20bc64c3
 def probe_quality(subject:Subject)->dict:
     "C10 on planted data: α of every step against the quality of every modality there."
     inside = subject.inside()
@@ -95,7 +97,7 @@ def probe_corruption(subject:Subject, seed:int=0)->dict:
                       auc=auc(after[mask].numpy(), ~hit[mask].numpy()), n=int(hit.sum()))
     return dict(modalities=out, change=float(np.mean([v["change"] for v in out.values()])), relative=float(np.mean([v["relative"] for v in out.values()])), auc=float(np.mean([v["auc"] for v in out.values()])), n=int(clean["mask"].sum()))
 
-# %% ../../nbs/experiment/65_probes.ipynb #86586e38
+# %% ../../nbs/experiment/65_probes.ipynb #414b28b4
 def probe_poor(subject:Subject)->dict:
     "C11: β against the modality that is out of order for the whole segment."
     def of(s):
@@ -105,7 +107,7 @@ def probe_poor(subject:Subject)->dict:
     best = max(itertools.permutations(range(β.shape[1])), key=lambda p: agreement(β0[:, p], order0)["r"])
     return agreement(β, order) | dict(named=agreement(β[:, best], order), naming=list(best))
 
-# %% ../../nbs/experiment/65_probes.ipynb #71335d22
+# %% ../../nbs/experiment/65_probes.ipynb #9a2fa8e5
 THETAS = tuple(round(.05 * k, 2) for k in range(20))
 
 def found_links(
@@ -135,7 +137,7 @@ def probe_edges(subject:Subject)->dict:
     y, truth = torch.cat(subject())[:, 0].numpy(), subject.batch.labels.numpy()
     return out | dict(thetas=list(THETAS), theta=float(subject.model.graph.threshold.theta), corr=float(np.corrcoef(y, truth)[0, 1]), n=len(truth))
 
-# %% ../../nbs/experiment/65_probes.ipynb #0432eb9c
+# %% ../../nbs/experiment/65_probes.ipynb #15f0a686
 def probe_lag(subject:Subject)->dict:
     "C13: error and correlation at each lag between the step that is marked and the step that shows its valence."
     lag, y, p = subject.corpus.truth["lag"][subject.numbers, 1:].min(1), subject.batch.labels.numpy(), torch.cat(subject())[:, 0].numpy()
@@ -145,7 +147,7 @@ def probe_lag(subject:Subject)->dict:
     return dict(lags=rows, mae=float(np.abs(p - y).mean()), n=len(y), parameters=count_parameters(subject.model), sequence_parameters=count_parameters(graph.tcn) if graph else count_parameters(subject.model.lstm) if getattr(subject.model, "lstm", None) else 0,
                 receptive_field=graph.tcn.receptive_field if graph else None, tcn_levels=s.get("tcn_levels"), tcn_kernel=s.get("tcn_kernel"))
 
-# %% ../../nbs/experiment/65_probes.ipynb #d168c856
+# %% ../../nbs/experiment/65_probes.ipynb #10be96ba
 SIGMAS, RATES = (.5, 1., 2., 4.), (.2, .5, .8)
 
 def spoilt(
@@ -171,7 +173,7 @@ def conditions(modalities)->list[tuple[str, str, float]]: # kind, which, level
     several = len(modalities) > 1
     return [("clean", "", 0.)] + [("noise", m, σ) for m in [*modalities, *["all"] * several] for σ in SIGMAS] + [(kind, "all", r) for kind in ("missing", "gaps") if several for r in RATES]
 
-# %% ../../nbs/experiment/65_probes.ipynb #55c0b43d
+# %% ../../nbs/experiment/65_probes.ipynb #220567dc
 def probe_robustness(subject:Subject)->dict:
     "C15: accuracy (classes) or mean absolute error (intensities) under every condition, in one pass."
     batch, found, task = subject.batch, [], subject.corpus.spec.task
@@ -195,7 +197,7 @@ def area(
     x, s = np.array(points).T
     return float(np.trapezoid(s, x) / x[-1])
 
-# %% ../../nbs/experiment/65_probes.ipynb #8408abe0
+# %% ../../nbs/experiment/65_probes.ipynb #b937c935
 COSTED = {"tfn": dict(language_width=32, language_out=8, widths=8, post_width=32), "lmf": dict(language_width=32, language_out=8, widths=8, rank=4), "mult": dict(width=16, heads=4, layers=2),
           "graph_mfn": dict(hidden=16, memory=32, node=16, inner=32), "full": dict(width=32)}
 
@@ -209,20 +211,23 @@ def kept_for_backward(
     return sum(n for n, _ in held.values())
 
 def growth(
-    M:np.ndarray, cost:np.ndarray,
-)->dict:            # increment: ratio of the last two increments; factor, power: of the two fits; better: which fits better
-    "Exponential or a power?"
-    x, y, steps = np.asarray(M, float), np.log(cost), np.diff(cost)
-    fits = {name: np.polyfit(z, y, 1, full=True) for name, z in (("exponential", x), ("power", np.log(x)))}
-    left = {name: float(((np.polyval(f[0], x if name == "exponential" else np.log(x)) - y) ** 2).sum()) for name, f in fits.items()}
-    return dict(increment=float(steps[-1] / steps[-2]), factor=float(np.exp(fits["exponential"][0][0])), power=float(fits["power"][0][0]), better=min(left, key=left.get), total=float(cost[-1] / cost[0]))
+    M:tuple[int, ...], cost:np.ndarray,
+)->dict:            # increment: ratio of the last two increments; total: last over first; kind: what the increments follow, None where they are not all positive
+    "Linear, a power or exponential?"
+    x, steps = np.asarray(M[1:], float), np.diff(cost)
+    if (steps <= 0).any(): kind = None
+    elif steps.max() < 1.05 * steps.min(): kind = "linear"
+    else:
+        left = {name: np.polyfit(z, np.log(steps), 1, full=True)[1].sum() for name, z in (("exponential", x), ("power", np.log(x - .5)))}
+        kind = min(left, key=left.get)
+    return dict(increment=float(steps[-1] / steps[-2]), total=float(cost[-1] / cost[0]), kind=kind)
 
-# %% ../../nbs/experiment/65_probes.ipynb #99c61c51
+# %% ../../nbs/experiment/65_probes.ipynb #ae60c0dc
 def measure_cost(
     modalities:tuple[int, ...]=(2, 3, 4, 5, 6),
     repeats:int=5, batch:int=16, steps:int=20, dim:int=32,
     models:dict=COSTED,
-)->dict:            # rows: model, modalities, parameters, bytes, ms; growth of each
+)->dict:            # rows: model, modalities, parameters, bytes, ms
     "C14: what one training step costs, for each model and number of modalities."
     rows = []
     for M in modalities:
@@ -239,11 +244,9 @@ def measure_cost(
         for _ in range(repeats):
             for name, (step, _) in work.items(): times[name].append(step())
         rows += [row | dict(ms=round(1e3 * float(np.median(times[name])), 3)) for name, (_, row) in work.items()]
-    of = lambda name, what: np.array([r[what] for r in rows if r["model"] == name], float)
-    return dict(rows=rows, growth={name: {what: growth(modalities, of(name, what)) for what in ("parameters", "bytes", "ms")} for name in models} if len(modalities) > 2 else {},
-                sizes=dict(batch=batch, steps=steps, dim=dim, repeats=repeats, settings={k: dict(v) for k, v in models.items()}), machine=hardware_state())
+    return dict(rows=rows, sizes=dict(batch=batch, steps=steps, dim=dim, repeats=repeats, settings={k: dict(v) for k, v in models.items()}), machine=hardware_state())
 
-# %% ../../nbs/experiment/65_probes.ipynb #03180256
+# %% ../../nbs/experiment/65_probes.ipynb #b1eef54a
 WEIGHED = "full", "no_decision_attention", "no_graph"   # have feature-level weights
 
 @dataclass(frozen=True)
@@ -285,7 +288,7 @@ def rounded(x):
 
 def save_probe(path:Path, content:dict)->Path: "Write a probe, whole or not at all."; return write_whole(path, json.dumps(rounded(content), indent=1) + "\n")
 
-# %% ../../nbs/experiment/65_probes.ipynb #d104d28e
+# %% ../../nbs/experiment/65_probes.ipynb #d40cf326
 def probe_rows(
     rows:list[RunSpec],
     results:str="",            # the store that the runs and their weights are in
