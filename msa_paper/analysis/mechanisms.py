@@ -8,7 +8,7 @@ __all__ = ['REAL', 'KINDS', 'CLAIMS', 'SHORT', 'LINES', 'probed', 'over', 'measu
            'robustness_c15', 'probe_summary', 'apart', 'label_ends', 'shade', 'draw_weights', 'draw_edges', 'draw_lags',
            'draw_cost', 'draw_robustness', 'summary_table', 'probes_page']
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #be7af51c
+# %% ../../nbs/analysis/55_mechanisms.ipynb #908d3807
 import json
 import numpy as np
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from ..experiment.matrix import BASELINES, matrix_rows
 from ..experiment.probes import area, growth, probe_path, probes_folder
 from ..experiment.spec import RunSpec
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #b72e9dfd
+# %% ../../nbs/analysis/55_mechanisms.ipynb #8148063e
 def probed(
     data:str,         # a name of `MATRICES`
     probe:str,        # a name of `PROBES`
@@ -55,7 +55,7 @@ def measure(
 
 def paired(a:list[dict], b:list[dict])->list[tuple[dict, dict]]: "The probes of two rows with the same seed."; other = {f["seed"]: f for f in b}; return [(f, other[f["seed"]]) for f in a if f["seed"] in other]
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #0acab62c
+# %% ../../nbs/analysis/55_mechanisms.ipynb #d2fc80a7
 REAL = {"mosi": "regression", "iemocap": "moods"}     # the task of a data set whose models are looked at
 
 def weights_c10(results:str="")->list[dict]:
@@ -77,7 +77,7 @@ def weights_c11(results:str="")->list[dict]:
             if reads == "fused": out.append(measure("the same, LSTMs named as fits validation best", f"planted-{r.protocol}", [f["values"]["named"]["r"] for f in found], found, n))
     return out
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #13c6b951
+# %% ../../nbs/analysis/55_mechanisms.ipynb #79bf07d5
 def edges_rows(results:str=""): "Rows with probed edges."; return [(r, f) for data in ("probes", "mechanisms") for r, f in probed(data, "edges", results)]
 
 def edges_c12(results:str="")->list[dict]:
@@ -112,11 +112,11 @@ def lags_c13(results:str="")->list[dict]:
     for r, found in rows:
         if found is long or found is short: continue
         out.append(measure(f"MAE at lags above {reach}: {lag_name(r, found)} − {lag_name(None, long)}", data, [far(a) - far(b) for a, b in paired(found, long)], found + long, n))
-    slope = lambda f: np.polyfit([x["lag"] for x in f["values"]["lags"]], [x["mae"] for x in f["values"]["lags"]], 1)[0]
-    out += [measure(f"MAE that one more step of lag costs: {lag_name(r, f)}", data, [slope(x) for x in f], f, f[0]["values"]["n"]) for r, f in rows]
+    slope = lambda f: np.polyfit([x["lag"] for x in f["values"]["lags"]], [x["mae"] / x["floor"] for x in f["values"]["lags"]], 1)[0]   # the labels' spread differs by chance from lag to lag
+    out += [measure(f"share of a constant's MAE that one more step of lag costs: {lag_name(r, f)}", data, [slope(x) for x in f], f, f[0]["values"]["n"]) for r, f in rows]
     return out
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #195bd325
+# %% ../../nbs/analysis/55_mechanisms.ipynb #08add0dc
 def cost_c14(results:str="")->list[dict]:
     "How parameters and memory grow with the number of modalities."
     path = probes_folder(results)/"cost.json"
@@ -166,7 +166,7 @@ def probe_summary(
     "All that the probes say of claims C10 to C15; empty where nothing was probed."
     return {claim: of(results) for claim, of in CLAIMS.items()}
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #f61b396c
+# %% ../../nbs/analysis/55_mechanisms.ipynb #1db74f3a
 SHORT = {"full": "proposed", "tfn": "TFN", "lmf": "LMF", "mfn": "MFN", "raven": "RAVEN", "mult": "MulT", "graph_mfn": "Graph-MFN", "bc_lstm": "bc-LSTM", "floor_linear": "linear", "floor_mean": "constant"}
 LINES = ("-", "--", "-.", ":")
 
@@ -200,12 +200,12 @@ def shade(axes, x, values, colour, **line):     # values (seeds, len(x))
     if of[0]["low"] is not None: axes.fill_between(x, [s["low"] for s in of], [s["high"] for s in of], color=colour, alpha=.15, lw=0)
     return m
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #e643fe40
+# %% ../../nbs/analysis/55_mechanisms.ipynb #09584887
 def draw_weights(results:str="")->tuple[Figure, dict]|None:
     "C10 and C11 on planted data: the weight of a modality that is in order, and of one that is not."
     quality = next(((r, f) for r, f in probed("probes", "quality", results)), None); poor = probed("probes", "poor", results)
     panels = [(f"α of a step, n = {quality[1][0]['values']['n']:,} steps", "modalities in order at the step", quality[1])] if quality else []
-    panels += [(f"β, LSTMs read {'the fused sequence' if (reads := r.settings.get('decision_reads', 'fused')) == 'fused' else 'one modality each'}, n = {f[0]['values']['n']}", "modalities in order in the segment", f) for r, f in poor]
+    panels += [(f"β, {'as written: LSTMs read H' if r.settings.get('decision_reads', 'fused') == 'fused' else 'LSTM m reads modality m'}, n = {f[0]['values']['n']}", "modalities in order in the segment", f) for r, f in poor]
     if not panels: return None
     with house_style():
         figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.), sharey=True, squeeze=False)
@@ -220,11 +220,11 @@ def draw_weights(results:str="")->tuple[Figure, dict]|None:
             ax.text(.98, .98, f"r = {say(r)}\nAUC = {say(u)}\n{r['seeds']} seeds, 95 % intervals", transform=ax.transAxes, ha="right", va="top", fontsize=7.5)
             ax.set(title=title, xlabel=x, xticks=k, xlim=(min(k) - .15, max(k) + .75)); ax.title.set_fontsize(8)
             label_ends(ax, [(k[-1], a[-1], "in order", ACCENT), *([(some[-1], b[-1], "out of order", INK)])])
-        axes[0, 0].set_ylabel("mean weight of such a modality"); axes[0, 0].annotate("its even share", (k[0], 0), xytext=(.03, .03), textcoords="axes fraction", fontsize=7.5, color=PALE)
+        axes[0, 0].set_ylabel("mean weight of such a modality"); axes[0, 0].annotate("even share", (1, 1), xytext=(5, -4), textcoords="offset points", fontsize=7.5, color=PALE, va="center")
         plt.close(figure)
     return figure, dict(runs=[x["run"] for _, _, f in panels for x in f])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #1e68771b
+# %% ../../nbs/analysis/55_mechanisms.ipynb #f1393311
 def draw_edges(results:str="")->tuple[Figure, dict]|None:
     "C12: precision and recall of semantic edges against θ, with chance and with untrained weights."
     rows = edges_rows(results)
@@ -247,26 +247,25 @@ def draw_edges(results:str="")->tuple[Figure, dict]|None:
     return figure, dict(runs=[f["run"] for _, x in rows for f in x])
 
 def draw_lags(results:str="")->tuple[Figure, dict]|None:
-    "C13: error and correlation against the lag."
+    "C13: what is saved of a constant's error, and the correlation with the label, against the lag."
     rows = probed("probes", "lag", results)
     if not rows: return None
     with house_style():
         figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.2))
-        for ax, name, what in ((axes[0], "mae", "MAE (intensity, −3 … 3)"), (axes[1], "r", "correlation with the label")):
+        for ax, name, what in ((axes[0], "saved", "share of a constant's MAE that is saved"), (axes[1], "r", "correlation with the label")):
             ends = []
             for i, (r, found) in enumerate(rows):
                 lag = [x["lag"] for x in found[0]["values"]["lags"]]; long = found[0]["values"]["receptive_field"] == max(f[0]["values"]["receptive_field"] or 0 for _, f in rows)
-                m = shade(ax, lag, [[x[name] for x in f["values"]["lags"]] for f in found], ACCENT if long else INK, ls="-" if long else LINES[1 + i % 3], lw=1.5 if long else 1)
+                m = shade(ax, lag, [[1 - x["mae"] / x["floor"] if name == "saved" else x["r"] for x in f["values"]["lags"]] for f in found], ACCENT if long else INK, ls="-" if long else LINES[1 + i % 3], lw=1.5 if long else 1)
                 ends.append((lag[-1], m[-1], f"{lag_name(r, found)}\n({found[0]['values']['sequence_parameters']:,} parameters)", ACCENT if long else INK))
-            if name == "mae":
-                floor = [x["floor"] for x in rows[0][1][0]["values"]["lags"]]; ax.plot(lag, floor, color=PALE, lw=1, ls=":"); ax.annotate("a constant", (lag[0], floor[0]), xytext=(0, 3), textcoords="offset points", fontsize=7.5, color=PALE)
-            else: ax.axhline(0, color=PALE, lw=1, ls=":"); label_ends(ax, ends, .13)
+            ax.axhline(0, color=PALE, lw=1, ls=":")
+            if name == "r": label_ends(ax, ends, .13)
             ax.set(xlabel="lag between cue and content (steps)", ylabel=what, xticks=lag)
         axes[1].set_xlim(right=lag[-1] + .1); axes[0].set_title(f"n = {rows[0][1][0]['values']['n']} test segments, {len(rows[0][1])} seeds, 95 % intervals")
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in rows for f in x])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #36161243
+# %% ../../nbs/analysis/55_mechanisms.ipynb #2defaaad
 def draw_cost(results:str="")->tuple[Figure, dict]|None:
     "C14: parameters, memory and time of a training step against the number of modalities."
     path = probes_folder(results)/"cost.json"
@@ -313,7 +312,7 @@ def draw_robustness(
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in shown for f in x], metric=v["metric"])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #0f191e4c
+# %% ../../nbs/analysis/55_mechanisms.ipynb #53cd6390
 def summary_table(summary:dict[str, list[dict]])->str: # Markdown
     "Every measure of `probe_summary`, a line each."
     lines = ["| claim | measure | data | effect [95 %] | nothing would be | seeds | n |", "|---|---|---|---|---|---|---|"]

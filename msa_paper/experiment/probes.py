@@ -8,7 +8,7 @@ __all__ = ['THETAS', 'SIGMAS', 'RATES', 'COSTED', 'WEIGHED', 'PROBES', 'Subject'
            'probe_robustness', 'area', 'kept_for_backward', 'growth', 'measure_cost', 'Probe', 'planted', 'in_context',
            'probes_folder', 'probe_path', 'rounded', 'save_probe', 'probe_rows', 'probe_all', 'cost_once']
 
-# %% ../../nbs/experiment/65_probes.ipynb #06bc94a4
+# %% ../../nbs/experiment/65_probes.ipynb #ced63c91
 import itertools, json, time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from .training import Training
 from ..model.graph import candidates, cosine_similarity
 from ..model.registry import build_model, count_parameters
 
-# %% ../../nbs/experiment/65_probes.ipynb #17898bf9
+# %% ../../nbs/experiment/65_probes.ipynb #ef583ea1
 class Subject:
     "A trained run with the whole of its test split in one standardised batch."
     def __init__(self,
@@ -56,7 +56,7 @@ class Subject:
         found = [d for _, d in self(batch, details=True)]
         return {k: None if getattr(found[0], k) is None else torch.cat([getattr(d, k) for d in found]) for k in found[0].__dataclass_fields__}
 
-# %% ../../nbs/experiment/65_probes.ipynb #a4bed351
+# %% ../../nbs/experiment/65_probes.ipynb #abe7746c
 def auc(
     score:np.ndarray,   # (n,)
     yes:np.ndarray,     # (n,) bool
@@ -78,7 +78,7 @@ def agreement(
     by = [dict(orderly=int(k), in_order=mean(weights[count == k][order[count == k]]), out_of_order=mean(weights[count == k][~order[count == k]]), n=int((count == k).sum())) for k in np.unique(count)]
     return dict(r=float(a @ b / spread) if spread > 1e-12 else 0., auc=float(np.mean(each)) if each else .5, in_order=float(weights[order].mean()), out_of_order=float(weights[~order].mean()), by_count=by, n=len(weights))
 
-# %% ../../nbs/experiment/65_probes.ipynb #20bc64c3
+# %% ../../nbs/experiment/65_probes.ipynb #8034b6a4
 def probe_quality(subject:Subject)->dict:
     "C10 on planted data: α of every step against the quality of every modality there."
     inside = subject.inside()
@@ -97,7 +97,7 @@ def probe_corruption(subject:Subject, seed:int=0)->dict:
                       auc=auc(after[mask].numpy(), ~hit[mask].numpy()), n=int(hit.sum()))
     return dict(modalities=out, change=float(np.mean([v["change"] for v in out.values()])), relative=float(np.mean([v["relative"] for v in out.values()])), auc=float(np.mean([v["auc"] for v in out.values()])), n=int(clean["mask"].sum()))
 
-# %% ../../nbs/experiment/65_probes.ipynb #414b28b4
+# %% ../../nbs/experiment/65_probes.ipynb #67202424
 def probe_poor(subject:Subject)->dict:
     "C11: β against the modality that is out of order for the whole segment."
     def of(s):
@@ -107,7 +107,7 @@ def probe_poor(subject:Subject)->dict:
     best = max(itertools.permutations(range(β.shape[1])), key=lambda p: agreement(β0[:, p], order0)["r"])
     return agreement(β, order) | dict(named=agreement(β[:, best], order), naming=list(best))
 
-# %% ../../nbs/experiment/65_probes.ipynb #9a2fa8e5
+# %% ../../nbs/experiment/65_probes.ipynb #fb6d95d0
 THETAS = tuple(round(.05 * k, 2) for k in range(20))
 
 def found_links(
@@ -137,7 +137,7 @@ def probe_edges(subject:Subject)->dict:
     y, truth = torch.cat(subject())[:, 0].numpy(), subject.batch.labels.numpy()
     return out | dict(thetas=list(THETAS), theta=float(subject.model.graph.threshold.theta), corr=float(np.corrcoef(y, truth)[0, 1]), n=len(truth))
 
-# %% ../../nbs/experiment/65_probes.ipynb #15f0a686
+# %% ../../nbs/experiment/65_probes.ipynb #148ade17
 def probe_lag(subject:Subject)->dict:
     "C13: error and correlation at each lag between the step that is marked and the step that shows its valence."
     lag, y, p = subject.corpus.truth["lag"][subject.numbers, 1:].min(1), subject.batch.labels.numpy(), torch.cat(subject())[:, 0].numpy()
@@ -147,7 +147,7 @@ def probe_lag(subject:Subject)->dict:
     return dict(lags=rows, mae=float(np.abs(p - y).mean()), n=len(y), parameters=count_parameters(subject.model), sequence_parameters=count_parameters(graph.tcn) if graph else count_parameters(subject.model.lstm) if getattr(subject.model, "lstm", None) else 0,
                 receptive_field=graph.tcn.receptive_field if graph else None, tcn_levels=s.get("tcn_levels"), tcn_kernel=s.get("tcn_kernel"))
 
-# %% ../../nbs/experiment/65_probes.ipynb #10be96ba
+# %% ../../nbs/experiment/65_probes.ipynb #d23d19cc
 SIGMAS, RATES = (.5, 1., 2., 4.), (.2, .5, .8)
 
 def spoilt(
@@ -173,7 +173,7 @@ def conditions(modalities)->list[tuple[str, str, float]]: # kind, which, level
     several = len(modalities) > 1
     return [("clean", "", 0.)] + [("noise", m, σ) for m in [*modalities, *["all"] * several] for σ in SIGMAS] + [(kind, "all", r) for kind in ("missing", "gaps") if several for r in RATES]
 
-# %% ../../nbs/experiment/65_probes.ipynb #220567dc
+# %% ../../nbs/experiment/65_probes.ipynb #9eaf5793
 def probe_robustness(subject:Subject)->dict:
     "C15: accuracy (classes) or mean absolute error (intensities) under every condition, in one pass."
     batch, found, task = subject.batch, [], subject.corpus.spec.task
@@ -197,7 +197,7 @@ def area(
     x, s = np.array(points).T
     return float(np.trapezoid(s, x) / x[-1])
 
-# %% ../../nbs/experiment/65_probes.ipynb #b937c935
+# %% ../../nbs/experiment/65_probes.ipynb #11cfb44f
 COSTED = {"tfn": dict(language_width=32, language_out=8, widths=8, post_width=32), "lmf": dict(language_width=32, language_out=8, widths=8, rank=4), "mult": dict(width=16, heads=4, layers=2),
           "graph_mfn": dict(hidden=16, memory=32, node=16, inner=32), "full": dict(width=32)}
 
@@ -222,7 +222,7 @@ def growth(
         kind = min(left, key=left.get)
     return dict(increment=float(steps[-1] / steps[-2]), total=float(cost[-1] / cost[0]), kind=kind)
 
-# %% ../../nbs/experiment/65_probes.ipynb #ae60c0dc
+# %% ../../nbs/experiment/65_probes.ipynb #09b3824b
 def measure_cost(
     modalities:tuple[int, ...]=(2, 3, 4, 5, 6),
     repeats:int=5, batch:int=16, steps:int=20, dim:int=32,
@@ -246,7 +246,7 @@ def measure_cost(
         rows += [row | dict(ms=round(1e3 * float(np.median(times[name])), 3)) for name, (_, row) in work.items()]
     return dict(rows=rows, sizes=dict(batch=batch, steps=steps, dim=dim, repeats=repeats, settings={k: dict(v) for k, v in models.items()}), machine=hardware_state())
 
-# %% ../../nbs/experiment/65_probes.ipynb #b1eef54a
+# %% ../../nbs/experiment/65_probes.ipynb #80044fa2
 WEIGHED = "full", "no_decision_attention", "no_graph"   # have feature-level weights
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ PROBES = {
     "corruption": Probe("C10", probe_corruption, lambda s: in_context(s) and s.model in WEIGHED),
     "poor": Probe("C11", probe_poor, lambda s: planted(s, "poor_modality", "mixed") and s.model == "full"),
     "edges": Probe("C12", probe_edges, lambda s: planted(s, "long_range") and s.model in ("full", "no_decision_attention")),
-    "lag": Probe("C13", probe_lag, lambda s: planted(s, "lag")),
+    "lag": Probe("C13", probe_lag, lambda s: planted(s, "lag"), 20000),
     "robustness": Probe("C15", probe_robustness, lambda s: planted(s, "mixed") or in_context(s), 3000),
 }
 
@@ -288,7 +288,7 @@ def rounded(x):
 
 def save_probe(path:Path, content:dict)->Path: "Write a probe, whole or not at all."; return write_whole(path, json.dumps(rounded(content), indent=1) + "\n")
 
-# %% ../../nbs/experiment/65_probes.ipynb #d40cf326
+# %% ../../nbs/experiment/65_probes.ipynb #42bb1123
 def probe_rows(
     rows:list[RunSpec],
     results:str="",            # the store that the runs and their weights are in
