@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'PLANTED',
-           'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'LAGS', 'QUICK', 'ROWS', 'MATRICES', 'Block', 'search',
-           'row', 'quick', 'against', 'blocks', 'matrix_rows', 'kernel_manager', 'execute_notebook', 'run_search',
-           'run_row', 'worker_failure', 'run_matrix']
+           'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'LAGS', 'NEAR', 'QUICK', 'ROWS', 'MATRICES', 'Block',
+           'search', 'row', 'quick', 'against', 'blocks', 'matrix_rows', 'kernel_manager', 'execute_notebook',
+           'run_search', 'run_row', 'worker_failure', 'run_matrix']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
 import os, sys, tempfile, multiprocessing, traceback
@@ -90,6 +90,7 @@ ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, 
 
 POINTED = {m: VECTORS[m] for m in ("text", "audio")}   # the first modality only points: one lag a segment
 LAGS = dict(segments=8000, noise=.1, max_lag=4, steps=[12, 14], modalities=POINTED)
+NEAR = dict(dropout=0., theta=.99)   # no edges by meaning: what reaches far is the TCN
 QUICK = dict(dataset="planted", learning_rate=4e-3, batch_size=64, epochs=12, patience=12, seeds=(1, 2, 3))
 
 def quick(model="full", settings={}, **row): "A small row whose trained insides are looked at (`experiment.probes`)."; return RunSpec(**QUICK, **row, model=model, settings=dict(width=32, dropout=.1) | settings)
@@ -104,8 +105,8 @@ ROWS = {   # matrices that are no blocks: single questions
     "probes": [
         quick(protocol="quality", data=dict(segments=1500, modalities=VECTORS)),
         *(quick(protocol="poor_modality", data=dict(segments=1500, modalities=VECTORS), settings=dict(decision_reads=reads)) for reads in ("fused", "modality")),
-        *(quick("no_decision_attention", protocol="lag", data=LAGS, settings=dict(tcn_levels=levels, tcn_kernel=kernel)) for levels, kernel in ((1, 2), (3, 3))),
-        *(quick(part, protocol="lag", data=LAGS) for part in ("splice_only", "no_graph")),
+        *(quick("no_decision_attention", protocol="lag", data=LAGS, settings=NEAR | dict(tcn_levels=levels, tcn_kernel=kernel)) for levels, kernel in ((1, 2), (3, 3))),
+        *(quick(part, protocol="lag", data=LAGS, settings=NEAR) for part in ("splice_only", "no_graph")),
     ],
 }
 MATRICES = *BLOCKS, *ROWS
