@@ -8,7 +8,7 @@ __all__ = ['REAL', 'KINDS', 'CLAIMS', 'SHORT', 'LINES', 'probed', 'over', 'measu
            'robustness_c15', 'probe_summary', 'apart', 'label_ends', 'shade', 'draw_weights', 'draw_edges', 'draw_lags',
            'draw_cost', 'draw_robustness', 'summary_table', 'probes_page']
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #908d3807
+# %% ../../nbs/analysis/55_mechanisms.ipynb #6510c2ec
 import json
 import numpy as np
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from ..experiment.matrix import BASELINES, matrix_rows
 from ..experiment.probes import area, growth, probe_path, probes_folder
 from ..experiment.spec import RunSpec
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #8148063e
+# %% ../../nbs/analysis/55_mechanisms.ipynb #3a9f7e5f
 def probed(
     data:str,         # a name of `MATRICES`
     probe:str,        # a name of `PROBES`
@@ -55,7 +55,7 @@ def measure(
 
 def paired(a:list[dict], b:list[dict])->list[tuple[dict, dict]]: "The probes of two rows with the same seed."; other = {f["seed"]: f for f in b}; return [(f, other[f["seed"]]) for f in a if f["seed"] in other]
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #d2fc80a7
+# %% ../../nbs/analysis/55_mechanisms.ipynb #03ab6df3
 REAL = {"mosi": "regression", "iemocap": "moods"}     # the task of a data set whose models are looked at
 
 def weights_c10(results:str="")->list[dict]:
@@ -77,7 +77,7 @@ def weights_c11(results:str="")->list[dict]:
             if reads == "fused": out.append(measure("the same, LSTMs named as fits validation best", f"planted-{r.protocol}", [f["values"]["named"]["r"] for f in found], found, n))
     return out
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #79bf07d5
+# %% ../../nbs/analysis/55_mechanisms.ipynb #82d243f8
 def edges_rows(results:str=""): "Rows with probed edges."; return [(r, f) for data in ("probes", "mechanisms") for r, f in probed(data, "edges", results)]
 
 def edges_c12(results:str="")->list[dict]:
@@ -116,7 +116,7 @@ def lags_c13(results:str="")->list[dict]:
     out += [measure(f"share of a constant's MAE that one more step of lag costs: {lag_name(r, f)}", data, [slope(x) for x in f], f, f[0]["values"]["n"]) for r, f in rows]
     return out
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #08add0dc
+# %% ../../nbs/analysis/55_mechanisms.ipynb #920b6c47
 def cost_c14(results:str="")->list[dict]:
     "How parameters and memory grow with the number of modalities."
     path = probes_folder(results)/"cost.json"
@@ -166,7 +166,7 @@ def probe_summary(
     "All that the probes say of claims C10 to C15; empty where nothing was probed."
     return {claim: of(results) for claim, of in CLAIMS.items()}
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #1db74f3a
+# %% ../../nbs/analysis/55_mechanisms.ipynb #2134734d
 SHORT = {"full": "proposed", "tfn": "TFN", "lmf": "LMF", "mfn": "MFN", "raven": "RAVEN", "mult": "MulT", "graph_mfn": "Graph-MFN", "bc_lstm": "bc-LSTM", "floor_linear": "linear", "floor_mean": "constant"}
 LINES = ("-", "--", "-.", ":")
 
@@ -193,14 +193,14 @@ def label_ends(
     places = apart([f(y) for _, y, _, _ in ends], share * (f(high) - f(low)))
     for (x, _, text, colour), y in zip(ends, places): axes.annotate(text, (x, back(y)), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5, color=colour, annotation_clip=False)
 
-def shade(axes, x, values, colour, **line):     # values (seeds, len(x))
-    "A mean over seeds with its 95 % interval."
+def shade(axes, x, values, colour, band=True, **line):     # values (seeds, len(x))
+    "A mean over seeds with its 95 % interval, unless no band is wanted."
     of = [over(list(v)) for v in np.asarray(values, float).T]; m = [s["mean"] for s in of]
     axes.plot(x, m, color=colour, **line)
-    if of[0]["low"] is not None: axes.fill_between(x, [s["low"] for s in of], [s["high"] for s in of], color=colour, alpha=.15, lw=0)
+    if band and of[0]["low"] is not None: axes.fill_between(x, [s["low"] for s in of], [s["high"] for s in of], color=colour, alpha=.15, lw=0)
     return m
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #09584887
+# %% ../../nbs/analysis/55_mechanisms.ipynb #7ac6af8f
 def draw_weights(results:str="")->tuple[Figure, dict]|None:
     "C10 and C11 on planted data: the weight of a modality that is in order, and of one that is not."
     quality = next(((r, f) for r, f in probed("probes", "quality", results)), None); poor = probed("probes", "poor", results)
@@ -224,7 +224,7 @@ def draw_weights(results:str="")->tuple[Figure, dict]|None:
         plt.close(figure)
     return figure, dict(runs=[x["run"] for _, _, f in panels for x in f])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #f1393311
+# %% ../../nbs/analysis/55_mechanisms.ipynb #adb8dae9
 def draw_edges(results:str="")->tuple[Figure, dict]|None:
     "C12: precision and recall of semantic edges against θ, with chance and with untrained weights."
     rows = edges_rows(results)
@@ -265,7 +265,7 @@ def draw_lags(results:str="")->tuple[Figure, dict]|None:
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in rows for f in x])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #2defaaad
+# %% ../../nbs/analysis/55_mechanisms.ipynb #0fcc2a3b
 def draw_cost(results:str="")->tuple[Figure, dict]|None:
     "C14: parameters, memory and time of a training step against the number of modalities."
     path = probes_folder(results)/"cost.json"
@@ -297,22 +297,24 @@ def draw_robustness(
         columns = 3; lines = -(-len(panels) // columns)
         figure, axes = plt.subplots(lines, columns, figsize=(10.2, 3. * lines), squeeze=False, sharey=True)
         for ax in axes.ravel()[len(panels):]: ax.set_visible(False)
+        heights = []                                     # of the means: a band of few seeds must not set the scale
         for ax, (kind, which, name) in zip(axes.ravel(), panels):
             ends = []
             for i, (r, found) in enumerate(sorted(shown, key=lambda x: x[0].model == "full")):
                 points = lambda f: [f["values"]["conditions"][0]["score"]] + [c["score"] for c in f["values"]["conditions"] if (c["kind"], c["which"]) == (kind, which)]
                 x = [0.] + [c["level"] for c in c0 if (c["kind"], c["which"]) == (kind, which)]; ours = r.model == "full"
-                m = shade(ax, x, [points(f) for f in found], ACCENT if ours else INK, ls="-" if ours else LINES[i % 4], lw=1.8 if ours else .9, zorder=3 if ours else 2, alpha=1 if ours else .8)
-                ends.append((x[-1], m[-1], SHORT[r.model], ACCENT if ours else INK))
+                m = shade(ax, x, [points(f) for f in found], ACCENT if ours else INK, ours, ls="-" if ours else LINES[i % 4], lw=1.8 if ours else .9, zorder=3 if ours else 2, alpha=1 if ours else .8)
+                ends.append((x[-1], m[-1], SHORT[r.model], ACCENT if ours else INK)); heights += m
             ax.set(xlabel=name, xticks=x); ax.ends = ends
+        edge = .12 * (max(heights) - min(heights)); axes[0, 0].set_ylim(min(heights) - edge, max(heights) + edge)
         for ax in axes.ravel()[:len(panels)]: label_ends(ax, ax.ends, .062)
         for ax in axes[:, 0]: ax.set_ylabel("accuracy" if v["metric"] == "acc" else "MAE (intensity, −3 … 3)")
         seeds = sorted({len(f) for r, f in shown if not r.model.startswith("floor_")})
-        axes[0, 0].set_title(f"{title}: n = {v['n']}, {' or '.join(map(str, seeds))} seeds, 95 % intervals over seeds")
+        axes[0, 0].set_title(f"{title}: n = {v['n']}, {' or '.join(map(str, seeds))} seeds; band: 95 % interval of the proposed model")
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in shown for f in x], metric=v["metric"])
 
-# %% ../../nbs/analysis/55_mechanisms.ipynb #53cd6390
+# %% ../../nbs/analysis/55_mechanisms.ipynb #a7b41abc
 def summary_table(summary:dict[str, list[dict]])->str: # Markdown
     "Every measure of `probe_summary`, a line each."
     lines = ["| claim | measure | data | effect [95 %] | nothing would be | seeds | n |", "|---|---|---|---|---|---|---|"]
