@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'FEATURES',
-           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'ROWS', 'MATRICES', 'Block', 'search', 'row', 'against',
-           'blocks', 'matrix_rows', 'Entry', 'entry', 'entries']
+           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'LAGS', 'NEAR', 'QUICK', 'ROWS', 'MATRICES',
+           'Block', 'search', 'row', 'quick', 'against', 'blocks', 'matrix_rows', 'Entry', 'entry', 'entries']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
 from dataclasses import dataclass, field
@@ -89,6 +89,12 @@ def row(
 VECTORS = {"text": dict(dim=32, kind="vector"), "vision": dict(dim=16, kind="vector"), "audio": dict(dim=24, kind="vector")}   # no encoder between the planted truth and the part in question
 ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, patience=25, seeds=(1, 2, 3))
 
+POINTED = {m: VECTORS[m] for m in ("text", "audio")}   # the first modality only points: one lag a segment
+LAGS = dict(segments=8000, noise=.1, max_lag=4, steps=[12, 14], modalities=POINTED)
+NEAR = dict(dropout=0., theta=.99)   # no edges by meaning: what reaches far is the TCN
+QUICK = dict(dataset="planted", learning_rate=4e-3, batch_size=64, epochs=12, patience=12, seeds=(1, 2, 3))
+
+def quick(model="full", settings={}, **row): "A small row whose trained insides are looked at (`experiment.probes`)."; return RunSpec(**QUICK, **row, model=model, settings=dict(width=32, dropout=.1) | settings)
 def against(part, **row): "The whole model and the variant without one part."; return [RunSpec(**ALONE, **row, model=m) for m in ("full", part)]
 
 ROWS = {   # matrices that are no blocks: single questions
@@ -96,6 +102,12 @@ ROWS = {   # matrices that are no blocks: single questions
         *against("no_graph", protocol="long_range", data=dict(segments=4000, noise=.3, modalities=VECTORS)),
         *against("no_graph", protocol="long_range", data=dict(segments=6000, noise=.3, modalities=VECTORS)),
         *against("no_feature_attention", protocol="quality", data=dict(segments=2000, modalities=VECTORS)),
+    ],
+    "probes": [
+        quick(protocol="quality", data=dict(segments=1500, modalities=VECTORS)),
+        *(quick(protocol="poor_modality", data=dict(segments=1500, modalities=VECTORS), settings=dict(decision_reads=reads)) for reads in ("fused", "modality")),
+        *(quick("no_decision_attention", protocol="lag", data=LAGS, settings=NEAR | dict(tcn_levels=levels, tcn_kernel=kernel)) for levels, kernel in ((1, 2), (3, 3))),
+        *(quick(part, protocol="lag", data=LAGS, settings=NEAR) for part in ("splice_only", "no_graph")),
     ],
 }
 MATRICES = *BLOCKS, *ROWS
