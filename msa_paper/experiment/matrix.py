@@ -20,7 +20,7 @@ from .tuning import chosen, merged, read_trials, tuning_file
 ABLATIONS = "full", "no_decision_attention", "no_feature_attention", "no_graph", "splice_only"   # Table 6, the whole model first
 BASELINES = "tfn", "lmf", "mfn", "raven", "mult", "graph_mfn"                                   # Table 2, in the paper's order
 CONTROLS = "bc_lstm", "floor_linear", "floor_mean"                                              # ours: what a sequence model and a floor reach
-EVERY = (*BASELINES, *ABLATIONS, *CONTROLS)
+EVERY = (*BASELINES, *ABLATIONS, *CONTROLS, "plus")                                              # plus: our extension, apart from the paper's rows
 
 # %% ../../nbs/experiment/50_matrix.ipynb #cd07c603
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Block:
     def key(self)->str: return f"{self.dataset}-{self.protocol}-{self.task}"
 
 STEP = {v: dict(decision_readout="step") for v in ABLATIONS}
-BOUNDED = merged(STEP, {v: dict(bound=3.) for v in ABLATIONS})
+BOUNDED = merged(STEP, {v: dict(bound=3.) for v in (*ABLATIONS, "plus")})
 MOSI = dict(batch_size=8, epochs=16, patience=5)
 IEMOCAP = dict(batch_size=8, epochs=20, patience=6, select="accuracy")
 MOSEI = dict(batch_size=32, epochs=8, patience=3)
 VIDEOS = dict(batch_size=32, epochs=30, patience=6)
 PLANTED = dict(learning_rate=2e-3, epochs=12, patience=6)
 SMALL = {m: dict(width=32, dropout=.1) for m in ABLATIONS} | {"tfn": dict(language_width=32, language_out=16, widths=8, post_width=32), "lmf": dict(language_width=32, widths=8), "mfn": dict(hidden=32, memory=32),
-         "graph_mfn": dict(hidden=32, memory=32, node=32), "raven": dict(hidden=32, cells=32), "mult": dict(width=24, heads=4, layers=2), "bc_lstm": dict(hidden=32, input_dropout=.1, dropout=.1)}
+         "graph_mfn": dict(hidden=32, memory=32, node=32), "raven": dict(hidden=32, cells=32), "mult": dict(width=24, heads=4, layers=2), "bc_lstm": dict(hidden=32, input_dropout=.1, dropout=.1), "plus": dict(width=32, dropout=.1)}
 
 BLOCKS = {
     "planted": (Block("planted", "mixed", "regression", PLANTED, seeds=3, trials=0, data=dict(segments=1500), settings=SMALL),
@@ -57,7 +57,7 @@ BLOCKS = {
     "iemocap": (Block("iemocap", "context", "moods", IEMOCAP, settings=STEP),),
     "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, settings=BOUNDED),
               *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
-              Block("mosei", "videos", "regression", VIDEOS, seeds=10, settings={v: dict(bound=3.) for v in ABLATIONS})),
+              Block("mosei", "videos", "regression", VIDEOS, seeds=10, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
 }
 
 # %% ../../nbs/experiment/50_matrix.ipynb #6a1b2c02

@@ -29,10 +29,11 @@ SPACES = dict.fromkeys(VARIANTS, PROPOSED) | {
     "graph_mfn": TRAINING | {"settings.hidden": [32, 64, 96], "settings.memory": [64, 128], "settings.node": [32, 64], "settings.proposal.dropout": [0., .2, .5], "settings.update.dropout": [0., .2, .5], "settings.out.dropout": [0., .2, .5, .7]},
     "raven": TRAINING | {"settings.hidden": [64, 128, 192], "settings.cells": [32, 64, 128], "settings.beta": [.2, .5, 1.], "settings.dropout": [.1, .2, .3, .5]},
     "mult": TRAINING | {"settings.width": [24, 32, 40], "settings.heads": [4, 8], "settings.layers": [1, 2, 3], "settings.attention_dropouts": [0., .1, .2, .3], "settings.embed_dropout": [0., .1, .25], "settings.output_dropout": [0., .1, .3, .5]},
+    "plus": TRAINING | {"settings.width": [64, 96, 128], "settings.dropout": [.2, .3, .4, .5, .6], "settings.input_dropout": [0., .1, .2, .3], "settings.window": [1, 2, 3], "settings.vectors": ["as_is", "bilstm"]},
     "bc_lstm": TRAINING | {"settings.hidden": [50, 100, 150], "settings.dense": [None, 50, 100], "settings.input_dropout": [.1, .2, .3, .5], "settings.dropout": [.2, .3, .5, .7]},
 }
 THETAS = .3, .5, .7, .9      # the grid over θ (§4.4)
-HAVE_THETA = tuple(v for v, parts in VARIANTS.items() if parts.dynamics == "graph")
+HAVE_THETA = *(v for v, parts in VARIANTS.items() if parts.dynamics == "graph"), "plus"
 
 def nested(
     flat:dict,   # {'learning_rate': …, 'settings.width': …, 'settings.out.dropout': …}

@@ -19,6 +19,7 @@ from ..baselines.raven import RAVEN, RAVENSettings
 from ..baselines.tfn import TFN, TFNSettings
 from ..core import MsaPaperError, known, validated
 from ..data.schema import DataSpec
+from .plus import PlusModel, PlusSettings
 from .proposed import VARIANTS, ProposedModel, ProposedSettings
 
 MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) for variant in VARIANTS} | {   # name → (model, its settings)
@@ -28,6 +29,7 @@ MODELS = {variant: (partial(ProposedModel, variant=variant), ProposedSettings) f
     "raven": (RAVEN, RAVENSettings),
     "mult": (MulT, MulTSettings),
     "graph_mfn": (GraphMFN, GraphMFNSettings),
+    "plus": (PlusModel, PlusSettings),     # ours: never a row of the paper's
     "bc_lstm": (BcLSTM, BcLSTMSettings),
     "floor_mean": (MeanFloor, FloorSettings),
     "floor_linear": (LinearFloor, LinearFloorSettings),
