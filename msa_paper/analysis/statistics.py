@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'confusion', 'f1_from', 'intensity_sums', 'intensity_from', 'class_from', 'group_draws', 'replicates',
-           'hierarchical', 'interval', 'paired_difference']
+           'interval']
 
 # %% ../../nbs/analysis/10_statistics.ipynb #a35b570a
 import numpy as np, pandas as pd
@@ -75,16 +75,6 @@ def replicates(
     return pd.DataFrame(class_from(drawn, task.classes) if task.classes else intensity_from(drawn)).astype(np.float32)
 
 # %% ../../nbs/analysis/10_statistics.ipynb #c0380cb0
-def hierarchical(
-    runs:list[pd.DataFrame],  # the replicates of each seed's run
-    metric:str,
-)->np.ndarray:                # (draws,) the mean over seeds, on resampled seeds and groups
-    "Bootstrap draws of a metric's mean over seeds."
-    R = np.stack([r[metric].to_numpy(np.float64) for r in runs])            # (seeds, draws)
-    S, B = R.shape
-    picked = np.random.default_rng([S, B]).integers(S, size=(S, B))
-    return R[picked, np.arange(B)].mean(0)
-
 def interval(
     draws:np.ndarray,
     level:float=.95,
@@ -92,12 +82,3 @@ def interval(
     "The percentile interval of bootstrap draws."
     low, high = np.nanpercentile(draws, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
-
-def paired_difference(
-    a:dict,        # {seed: replicates} of one model
-    b:dict,        # … of the other
-    metric:str,
-)->np.ndarray:     # (draws,) of a − b
-    "Bootstrap draws of the difference of two models, over the seeds that both have."
-    both = sorted(set(a) & set(b))
-    return hierarchical([a[s] - b[s] for s in both], metric)
