@@ -10,7 +10,7 @@ __all__ = ['UNITS', 'DATA_ORDER', 'CARDS', 'READ_AS_CLASSES', 'TWO', 'SEVEN', 'I
            'with_labels', 'error_slope', 'figure6', 'nothing', 'picture', 'main_blocks', 'figure7', 'plateau',
            'plateaus', 'over_seeds', 'figure8', 'figure9', 'searched', 'tuning', 'verdict', 'mechanisms']
 
-# %% ../../nbs/analysis/40_figures.ipynb #2bdacd5b
+# %% ../../nbs/analysis/40_figures.ipynb #dbf3d449
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +30,7 @@ from ..experiment.store import Run, Store
 from ..experiment.tuning import best_trial, read_trials
 from ..model.registry import build_model, count_parameters
 
-# %% ../../nbs/analysis/40_figures.ipynb #c745ffaf
+# %% ../../nbs/analysis/40_figures.ipynb #bc8038cb
 @lru_cache(maxsize=4096)
 def read_once(folder:Path)->ReadOnce: "One object a run, however many pages ask."; return ReadOnce(folder)
 
@@ -57,7 +57,7 @@ def block_runs(
     rows = {m: row(block, m, str(results)) if m in block.models else None for m in models}
     return {m: finished(r, results) if r else [] for m, r in rows.items()}
 
-# %% ../../nbs/analysis/40_figures.ipynb #a9c3a92b
+# %% ../../nbs/analysis/40_figures.ipynb #0945b053
 UNITS = {"mosi": ("segments", "videos"), "mosei": ("segments", "videos"), "iemocap": ("utterances", "dialogues")}
 
 @lru_cache(maxsize=64)
@@ -127,7 +127,7 @@ def table1(
     write_whole(to/"table1.md", text); write_whole(to/"table1.csv", table.to_csv(index=False)); write_whole(to/"table1.json", json.dumps(dict(cards=[p.name for p in paths]), indent=1) + "\n")
     return text
 
-# %% ../../nbs/analysis/40_figures.ipynb #18d13177
+# %% ../../nbs/analysis/40_figures.ipynb #47ea1ae3
 @dataclass(frozen=True)
 class Part:
     "One table of a page."
@@ -169,7 +169,7 @@ TABLES = {
         "planted": (Part("Planted corpus, trained for intensity", "planted-mixed-regression", OURS("mae", "corr")), Part("Planted corpus, four classes", "planted-mixed-moods", OURS("acc", "f1_weighted")))},
 }
 
-# %% ../../nbs/analysis/40_figures.ipynb #5d0d04e6
+# %% ../../nbs/analysis/40_figures.ipynb #45721291
 def rows_of(table:str, block:Block|None)->tuple[str, ...]:
     "The models that a table has rows for: the paper's first, then ours."
     if table == "table6": return ABLATIONS
@@ -217,7 +217,7 @@ def table4(data:str, results:str="", figures:str="")->str: "Four classes on IEMO
 def table5(data:str, results:str="", figures:str="")->str: "Intensity on CMU-MOSI (Table 5)."; return tables_page("table5", data, results, figures)
 def table6(data:str, results:str="", figures:str="")->str: "The full model and its ablations (Table 6)."; return tables_page("table6", data, results, figures)
 
-# %% ../../nbs/analysis/40_figures.ipynb #4fbbd8ca
+# %% ../../nbs/analysis/40_figures.ipynb #acb3e6dc
 def with_labels(
     run:Run,
 )->pd.DataFrame:   # the run's test predictions with a column `truth`
@@ -255,7 +255,7 @@ def figure6(
     paths = save_figure(figure, folder, "figure6", dict(points=runs[0].id, runs=[x.id for x in runs], n=len(table), mae=mae, corr=r, slope=s, share_in_ellipse=inside))
     return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
-# %% ../../nbs/analysis/40_figures.ipynb #8ff78ff3
+# %% ../../nbs/analysis/40_figures.ipynb #b0c9a508
 def nothing(data:str): "What a page says when there is nothing to draw."; return Markdown(f"**No run for this figure of `{data}` is finished:** `make reproduce DATA={data}`")
 
 def picture(figure, data:str, figures:str, name:str, behind:dict):
@@ -287,7 +287,7 @@ def figure7(data:str, results:str="", figures:str=""):
         behind[key] = dict(metric=MAIN[key], differences=d, runs=[r.id for found in runs.values() for r in found])
     return picture(ablation_bars(panels), data, figures, "figure7", behind) if any(b["runs"] for b in behind.values()) else nothing(data)
 
-# %% ../../nbs/analysis/40_figures.ipynb #bd4d3c9e
+# %% ../../nbs/analysis/40_figures.ipynb #049b4103
 CURVES = "full", "no_graph"
 
 def plateau(
@@ -332,7 +332,7 @@ def figure9(data:str, results:str="", figures:str=""):
     figure = class_heatmap([NAMES[m] for m in runs], list(classes), get("mean"), np.stack([get("low"), get("high")], -1), f"F1 (%) on {SHORT[key]}, n = {n:,} test {unit}\nmean over seeds [95 % interval]", len(runs) - 7)
     return picture(figure, data, figures, "figure9", dict(runs=[r.id for found in runs.values() for r in found], n=n, f1={m: dict(zip(classes, c)) for m, c in cells.items() if c}))
 
-# %% ../../nbs/analysis/40_figures.ipynb #b5df2fef
+# %% ../../nbs/analysis/40_figures.ipynb #4b65e64f
 def searched(data:str)->list[Block]: "The blocks of a data set that have a search of their own."; return [b for b in BLOCKS[known(data, BLOCKS, "data")] if b.trials and not b.tuned_on]
 
 def tuning(data:str, results:str="", figures:str=""):
@@ -377,7 +377,7 @@ def mechanisms(
     write_whole(folder/"mechanisms.md", text); write_whole(folder/"mechanisms.json", json.dumps(dict(runs=[r.id for r in behind]), indent=1) + "\n")
     return text
 
-# %% ../../nbs/analysis/40_figures.ipynb #869d5571
+# %% ../../nbs/analysis/40_figures.ipynb #c65f46d6
 PAGES = {   # matrix → its figure notebooks
     "planted": ("table3", "table4", "table5", "table6", "figure6", "figure7", "figure8", "figure9"),
     "mosi": ("table5", "table6", "figure6", "figure7", "figure8", "tuning"),

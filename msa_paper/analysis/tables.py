@@ -13,13 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 import numpy as np, pandas as pd
-<<<<<<< HEAD
 from .comparisons import against_paper, by_seed, compare, estimate, holm, test_groups
 from ..core import project_folder, write_whole
-=======
-from .comparisons import by_seed, compare, estimate, test_groups
-from ..core import MsaPaperError, write_whole
->>>>>>> stats
 from ..experiment.store import Run
 
 # %% ../../nbs/analysis/30_tables.ipynb #0fb7c66e
@@ -54,7 +49,6 @@ def summary(
 )->dict:              # mean, sd, se, df, low, high, seeds, groups
     "Mean over seeds, its deviation, and the interval over seeds and groups."
     return estimate(by_seed(runs, metric), test_groups(runs))
-<<<<<<< HEAD
 
 def repeated(
     one:dict,     # {seed: …} of a model
@@ -63,24 +57,16 @@ def repeated(
 )->dict:
     "A solved model's one result, for every seed of the other."
     return dict.fromkeys(other, next(iter(one.values()))) if solved and one else one
-=======
->>>>>>> stats
 
 def difference(
     runs:list[Run],       # one model
     reference:list[Run],  # the other
     metric:str,
-<<<<<<< HEAD
 )->dict:                  # that of `summary` for runs − reference, and p, in_seed_sds, smallest
     "How much a model differs from another, paired by seed and by resample of the groups."
     a, b = by_seed(runs, metric), by_seed(reference, metric)
     solved = lambda found: len(found) == 1 and found[0].spec.model.startswith("floor_")
     return compare(repeated(a, b, solved(runs)), repeated(b, a, solved(reference)), test_groups(runs))
-=======
-)->dict:                  # those of `summary`, and p, in_seed_sds, smallest
-    "How much a model differs from another, paired by seed and by resample of the groups."
-    return compare(by_seed(runs, metric), by_seed(reference, metric), test_groups(runs))
->>>>>>> stats
 
 # %% ../../nbs/analysis/30_tables.ipynb #6676d698
 def published(
