@@ -253,20 +253,28 @@ class Sequences(Dataset):
 class EpochShuffle(Sampler):
     "A random order that depends on the seed and the epoch alone, so that a resumed run repeats it."
     def __init__(self,
-        n:int,      # how many samples
-        seed:int,   # the run's seed
-    ): self.n, self.seed, self.epoch = n, seed, 0
+        n:int,          # how many samples
+        seed:int,       # the run's seed
+        lengths=None,   # (n,) steps of each
+        window:int=0,   # so many samples in a row are sorted by length: their batches need less padding
+    ): self.n, self.seed, self.lengths, self.window, self.epoch = n, seed, lengths, window, 0
 
     def set_epoch(self, epoch): "Called by Lightning before each epoch."; self.epoch = epoch
     def __len__(self): return self.n
-    def __iter__(self): return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.n).tolist())
+    def __iter__(self):
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
+        for i in range(0, self.n if self.window else 0, self.window or 1):
+            part = order[i:i + self.window]; order[i:i + self.window] = part[np.argsort(self.lengths[part], kind="stable")]
+        return iter(order.tolist())
 
 def batches(
     corpus:Corpus,
     split:str,           # 'train', 'validation' or 'test'
     batch_size:int=32,   # sequences in a batch (SPEC §1.5: 32 or 64)
     seed:int|None=None,  # a number shuffles by seed and epoch; None keeps the order
+    alike:int=1,         # of so many shuffled batches the sequences are sorted by length before they are cut into batches
 )->DataLoader:
     "The batches of one split."
     data = Sequences(corpus, split)
-    return DataLoader(data, batch_size, sampler=None if seed is None else EpochShuffle(len(data), seed), collate_fn=collate)
+    lengths = corpus.lengths(next(iter(corpus.spec.modalities)))[data.numbers]
+    return DataLoader(data, batch_size, sampler=None if seed is None else EpochShuffle(len(data), seed, lengths, alike * batch_size if alike > 1 else 0), collate_fn=collate)

@@ -36,6 +36,7 @@ class RunSpec(Machine):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)            # on the head's weights (E9)
     batch_size: int = Field(32, ge=1)                  # sequences: segments, or videos in the context protocol
+    alike: int = Field(1, ge=1)                        # of so many shuffled batches the sequences are sorted by length before they are cut: less padding; 1: none
     epochs: int = Field(100, ge=1)                     # at most; cosine annealing runs over all of them
     patience: int = Field(10, ge=1)                    # epochs without a better validation loss before stopping
     select: Literal["loss", "accuracy"] = "loss"       # what of validation decides when to stop and which epoch is kept: the first of the best
@@ -82,7 +83,7 @@ def read_parameters(
     return validated(kind, {n: v for n, v in namespace.items() if plain(n, v)}, f"run notebook '{notebook}'")
 
 # %% ../../nbs/experiment/00_spec.ipynb #a43e3ac6
-ADDED = {"select": "loss"}   # field → what all runs did before it came
+ADDED = {"select": "loss", "alike": 1}   # field → what all runs did before it came
 
 def spec_hash(
     spec:RunSpec,

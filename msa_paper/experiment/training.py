@@ -212,7 +212,7 @@ def fit(
     resumed = SafetensorsIO().load_checkpoint(last)["epoch"] if last.exists() else None
     half_on_cpu = spec.precision != "32-true" and accelerator(spec.device) == "cpu"       # oneDNN has no bf16 LSTM on most processors
     with torch.backends.mkldnn.flags(enabled=False) if half_on_cpu else nullcontext():
-        trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)
+        trainer.fit(module, batches(corpus, "train", spec.batch_size, module.seed, spec.alike), batches(corpus, "validation", spec.batch_size), ckpt_path=last if last.exists() else None)
     module.load_state_dict(SafetensorsIO().load_checkpoint(work/"best.safetensors")["state_dict"])
     ended = SafetensorsIO().load_checkpoint(last)["callbacks"]
     return pd.DataFrame(next(s for name, s in ended.items() if name.startswith("History"))["rows"]), resumed

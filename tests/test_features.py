@@ -1,0 +1,40 @@
+"""Full feature files of the field go through the same matrix as everything else: schema-exact generated files, every step but the size."""
+from dataclasses import replace
+
+import pytest
+
+from msa_paper.data.catalogue import load_corpus
+from msa_paper.data.conversations import generated_conversations, generated_tuple
+from msa_paper.data.generated import generated_mmsa, write_pickle
+from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.matrix import BLOCKS, row, search
+from msa_paper.experiment.store import Store
+from msa_paper.experiment.tuning import tune
+
+SHAPES = {"aligned_50": ((7, 6), (7, 5), (7, 4)), "unaligned_39": ((7, 6), (12, 5), (9, 4))}
+
+
+def write(data, block, folder):
+    path = folder / block.data["file"]
+    if data == "iemocap-features":
+        write_pickle(generated_tuple(generated_conversations()), path, 2)
+    else:
+        write_pickle(generated_mmsa(block.dataset, path.stem, (40, 12, 12), SHAPES[path.stem]), path)
+
+
+@pytest.mark.parametrize("data", [d for d in BLOCKS if d.endswith("-features")])
+def test_generated_files_are_searched_trained_and_scored(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSA_PAPER_DATA", str(tmp_path))
+    block = BLOCKS[data][0]
+    write(data, block, tmp_path)
+    small = replace(block, seeds=1, trials=1, fixed=block.fixed | dict(epochs=1, patience=1), data=block.data | dict(any_size=True))
+    results = str(tmp_path / "store")
+    for model in ("full", "lmf", "graph_mfn"):
+        assert row(small, model, results) is None, "a row before its search"
+        spec = search(small, model, results)
+        corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
+        assert len(corpus.spec.modalities) == 3
+        tune(spec, corpus)
+        r = row(small, model, results)
+        run = run_seed(r, 1, corpus, Store(results))
+        assert run.metrics["test"]["n"] > 0 and run.spec.data["file"] == block.data["file"]
