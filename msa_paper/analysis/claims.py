@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SUPPORTED', 'UNSUPPORTED', 'CONTRADICTED', 'UNTESTABLE', 'PLACE', 'REAL', 'ALL', 'NO_SEGMENTS', 'JUDGED', 'CLAIMS',
-           'Effect', 'all_hold', 'order_holds', 'together', 'Finding', 'missing', 'found', 'effect', 'made_of',
-           'best_of_all', 'claimed_order', 'parts_of', 'every_part_counts', 'graph_counts_most', 'errors_near_zero',
-           'fast_and_steady', 'classes_as_drawn', 'Claim', 'probed', 'findings', 'shown', 'tally', 'finding_row',
-           'effect_rows', 'claim_markdown', 'claims']
+           'DECIDES', 'BY_MEASURE', 'Effect', 'all_hold', 'order_holds', 'together', 'Finding', 'missing', 'found',
+           'effect', 'made_of', 'best_of_all', 'claimed_order', 'parts_of', 'every_part_counts', 'graph_counts_most',
+           'errors_near_zero', 'fast_and_steady', 'classes_as_drawn', 'Claim', 'from_probe', 'probed', 'counted',
+           'findings', 'shown', 'tally', 'finding_row', 'effect_rows', 'claim_markdown', 'claims']
 
-# %% ../../nbs/analysis/60_claims.ipynb #02d4ba50
+# %% ../../nbs/analysis/60_claims.ipynb #06c9f782
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
+from scipy.stats import t as student
 from .comparisons import by_seed, compare, estimate, holm, p_value, rank_agreement, test_groups
 from .figures import C8, CURVES, MAIN, SHORT, block_of, block_runs, error_slope, over_seeds, page_folder, plateaus, with_labels
 from .tables import METRICS, NAMES, difference, markdown, p_text
@@ -22,7 +23,7 @@ from ..experiment.matrix import ABLATIONS, BASELINES
 
 SUPPORTED, UNSUPPORTED, CONTRADICTED, UNTESTABLE = "supported", "not supported", "contradicted", "not testable here"
 
-# %% ../../nbs/analysis/60_claims.ipynb #907b9ce5
+# %% ../../nbs/analysis/60_claims.ipynb #f095809a
 @dataclass(frozen=True)
 class Effect:
     "One number that a claim is about, positive where the paper is right."
@@ -59,7 +60,7 @@ def together(
     if set(tested) == {SUPPORTED}: return SUPPORTED
     return CONTRADICTED if CONTRADICTED in tested and SUPPORTED not in tested else UNSUPPORTED
 
-# %% ../../nbs/analysis/60_claims.ipynb #3be3bc6f
+# %% ../../nbs/analysis/60_claims.ipynb #35efe5d1
 @dataclass(frozen=True)
 class Finding:
     "What one data set says of one claim."
@@ -93,7 +94,7 @@ def made_of(results:list, weights:list[float], groups:float)->dict:
     total = {s: (sum(w * r[s][0] for r, w in zip(results, weights)), sum(w * np.asarray(r[s][1]) for r, w in zip(results, weights))) for s in both}
     return compare(total, {s: (0., np.zeros(len(d))) for s, (_, d) in total.items()}, groups)
 
-# %% ../../nbs/analysis/60_claims.ipynb #a5a13936
+# %% ../../nbs/analysis/60_claims.ipynb #cecba8e2
 def best_of_all(key:str, results:str, metrics=())->Finding:
     "C1–C3: the full model against each baseline, in every claimed metric."
     runs = block_runs(block_of(key), (*BASELINES, "full"), results)
@@ -126,7 +127,7 @@ def graph_counts_most(key:str, results:str, metrics=())->Finding:
     effects = [effect(f"{NAMES[v]} − {NAMES['no_graph']}", difference(runs[v], runs["no_graph"], metric), metric) for v in runs if v != "no_graph"]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #096d186a
+# %% ../../nbs/analysis/60_claims.ipynb #36b79f23
 def errors_near_zero(key:str, results:str, metrics=())->Finding:
     "C7: the slope of |error| on |y|, turned: positive where errors shrink as sentiment grows."
     runs = block_runs(block_of(key), ("full",), results)
@@ -161,7 +162,7 @@ def classes_as_drawn(key:str, results:str, metrics=())->Finding:
     effects += [made(f"lead over {NAMES[b]}: angry and neutral − happy and sad", [f1[m][c] for m in ("full", b) for c in hard + easy], [.5, .5, -.5, -.5, -.5, -.5, .5, .5]) for b in BASELINES]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #9d2791ed
+# %% ../../nbs/analysis/60_claims.ipynb #3ba78ed9
 PLACE = SHORT | {"mosei-context-seven": "MOSEI text, 7 classes"}
 REAL = tuple(k for k in MAIN if not k.startswith("planted") and "official" not in k)   # what is run here
 ALL = "every effect positive with Holm's p < .05"
@@ -193,31 +194,59 @@ CLAIMS = (
     Claim("C7", "Predictions lie closer to the diagonal where sentiment is strong; large errors sit near 0.", "Figure 6", "slope of |error| on |y|, over seeds and videos", "the slope is negative with p < .05; contradicted: positive", errors_near_zero, (("mosi-context-regression", ()),)),
     Claim("C8", "Validation accuracy rises fast and stays; without the graph it swings and ends lower.", "Figure 8", "; ".join(C8.values()) + ": paired over seeds", ALL, fast_and_steady, tuple((k, ()) for k in REAL if MAIN[k] == "acc")),
     Claim("C9", "All models do best on happy and sad; the proposed one is best in every class, most of all in angry and neutral.", "Figure 9", "F1: each class pair in each model, full − each baseline in each class, and the difference of leads", ALL, classes_as_drawn, (("iemocap-context-moods", ()),)),
-    Claim("C10", "The feature-level weights follow how good each modality is at the moment.", "§1, §3.3", "rank correlation of α with planted quality; what α does when a modality is corrupted"),
-    Claim("C11", "The decision-level weights adapt to the whole sequence.", "§3.3", "rank correlation of β with which modality is planted as good, with LSTMs that read H and that read f^m (E4)"),
-    Claim("C12", "Semantic edges join distant, related moments.", "§3.4", "precision and recall of the edges against planted links, over θ"),
-    Claim("C13", "The TCN covers a long history with few parameters.", "§3.4", "reach by impulse; error against lag, with the TCN, with an LSTM and without either"),
-    Claim("C14", "Tensor fusion grows exponentially with the number of modalities, low-rank fusion does not.", "§2", "parameters and time with two to six modalities"),
-    Claim("C15", "The model stays robust where modalities differ in quality.", "§1", "error against noise and against missing modalities, full model and baselines"),
+    Claim("C10", "The feature-level weights follow how good each modality is at the moment.", "§1, §3.3", "correlation of α with planted quality, within steps and modalities; on real data the weight that a modality loses where it becomes noise"),
+    Claim("C11", "The decision-level weights adapt to the whole sequence.", "§3.3", "correlation of β with the planted order of modalities: LSTMs that read H, under the naming that fits validation best; and LSTMs that read f^m (E4)"),
+    Claim("C12", "Semantic edges join distant, related moments.", "§3.4", "precision and recall of the edges at θ above chance, and the AUC of the cosine"),
+    Claim("C13", "The TCN covers a long history with few parameters.", "§3.4", "error at lags beyond the reach of a short TCN: short TCN, LSTM, and neither, each − long TCN"),
+    Claim("C14", "Tensor fusion grows exponentially with the number of modalities, low-rank fusion does not.", "§2", "how parameters and memory grow from two to six modalities", "tensor fusion grows as an exponential, low-rank fusion does not; contradicted otherwise"),
+    Claim("C15", "The model stays robust where modalities differ in quality.", "§1", "what noise, missing modalities and gaps cost: each baseline − full"),
 )
 
-# %% ../../nbs/analysis/60_claims.ipynb #a47b287a
-def probed(
-    claim:str,       # 'C10' … 'C15'
-    results:str="",
-)->list[Finding]:
-    "What the probes say of a claim."
-    return [Finding("planted", UNTESTABLE, "the probes were not run")]
+# %% ../../nbs/analysis/60_claims.ipynb #76850a64
+try: from msa_paper.analysis.mechanisms import probe_summary
+except ImportError: probe_summary = lambda results="": {}
 
+DECIDES = {"C10": ("correlation of α", "weight that a modality loses"), "C11": ("the same, LSTMs named", "correlation of β with planted order, LSTM m"), "C12": ("precision of edges", "recall of links", "AUC of the cosine"),
+           "C13": ("MAE at lags",), "C14": ("",), "C15": ("less lost than",)}   # claim → how the names of its measures begin
+BY_MEASURE = "C11",                                                              # claims whose measures are readings of the paper, each for itself
+
+def from_probe(m:dict)->Effect:
+    "A measure of a probe as an effect: less what nothing would give, with the p that its interval implies."
+    mean, nu = m["effect"] - m["null"], m["seeds"] - 1
+    if m["low"] is None or nu < 1: return Effect(m["what"], mean, float("nan"), float("nan"), float("nan"))
+    se = (m["high"] - m["low"]) / 2 / student.ppf(.975, nu)
+    return Effect(m["what"], mean, m["low"] - m["null"], m["high"] - m["null"], float(p_value(mean, se, nu)), percent=m.get("metric") == "acc")
+
+def probed(
+    claim:str,            # 'C10' … 'C15'
+    measures:list[dict],  # of `probe_summary`
+)->list[Finding]:         # one a data set
+    "What the probes say of a claim."
+    told = [m for m in measures if m["what"].startswith(DECIDES[claim]) and m["effect"] is not None and (claim != "C15" or m["against"] in BASELINES)]
+    if not told: return [Finding("trained insides", UNTESTABLE, "the probes were not run")]
+    if claim == "C14": return [counted(told)]
+    groups = {}
+    for m in told: groups.setdefault((m["data"], m["what"] if claim in BY_MEASURE else ""), []).append(m)
+    return [Finding(data + (f": {what}" if what else ""), all_hold(effects := [from_probe(m) for m in ms]), "", tuple(effects), ms[0]["n"], ms[0]["seeds"], tuple(dict.fromkeys(r for m in ms for r in m["runs"]))) for (data, what), ms in groups.items()]
+
+def counted(measures:list[dict])->Finding:
+    "C14: exponential for tensor fusion, not for low-rank fusion; numbers that are counted have no interval."
+    told = {name: [m for m in measures if m["model"] == name] for name in ("tfn", "lmf")}
+    if not all(told.values()): return Finding("cost", UNTESTABLE, "the cost of TFN or LMF was not measured")
+    held = [m["kind"] == "exponential" for m in told["tfn"]] + [m["kind"] != "exponential" for m in told["lmf"]]
+    effects = [Effect(f"{NAMES[name]}: {m['what']}", m["effect"] - 1, m["effect"] - 1, m["effect"] - 1, float("nan")) for name, ms in told.items() for m in ms]
+    return Finding(measures[0]["data"], SUPPORTED if all(held) else CONTRADICTED, "growth: " + ", ".join(f"{NAMES[name]} {' and '.join(dict.fromkeys(m['kind'] for m in ms))}" for name, ms in told.items()), tuple(effects), 0, 0, ("probes/cost.json",), (sum(held), len(held) - sum(held), 0))
+
+# %% ../../nbs/analysis/60_claims.ipynb #951f31bc
 def findings(
     claim:Claim,
     results:str="",
 )->list[Finding]:   # one a data set
     "A claim, put to the test wherever it can be."
-    if claim.of is None: return probed(claim.id, results)
+    if claim.of is None: return probed(claim.id, probe_summary(results).get(claim.id, []))
     return [claim.of(key, results, metrics) for key, metrics in claim.on] + [Finding(place, UNTESTABLE, why) for place, why in claim.lacks]
 
-# %% ../../nbs/analysis/60_claims.ipynb #62714d73
+# %% ../../nbs/analysis/60_claims.ipynb #3a60da47
 def shown(e:Effect)->str:
     "An effect with its interval."
     f = (lambda x: f"{100 * x:+.1f}") if e.percent else (lambda x: f"{x:+.3f}")
@@ -232,12 +261,15 @@ def tally(effects, level:float=.05)->tuple[int, int, int]:
 def finding_row(f:Finding)->list[str]:
     "A finding as a row of a table."
     if f.verdict == UNTESTABLE: return [f.place, "", "", "", "", f"{f.verdict}: {f.why}"]
-    yes, no, open_ = f.counts or tally(f.effects); worst = min(f.effects, key=lambda e: (e.mean > 0, e.p if e.mean < 0 else -e.p))
+    yes, no, open_ = f.counts or tally(f.effects)
+    if not any(e.p == e.p for e in f.effects) and f.counts: return [f.place, "", "", f"{yes} / {no} / {open_}", "; ".join(f"{e.name} {e.mean + 1:.2f}" for e in f.effects), f"**{f.verdict}** ({f.why})"]
+    worst = min(f.effects, key=lambda e: (e.mean > 0, e.p if e.mean < 0 else -e.p))
     return [f.place, f"{f.n:,}" if f.n else "", f"{f.seeds}" if f.seeds else "", f"{yes} / {no} / {open_}", f"{worst.name}: {shown(worst)}", f"**{f.verdict}**" + (f" ({f.why})" if f.why else "")]
 
 def effect_rows(f:Finding)->list[list[str]]:
     "All effects of a finding, with what could have been shown."
     adjusted = holm([e.p for e in f.effects])
+    if np.isnan(adjusted).all(): return []
     return [[f.place, e.name, shown(e), p_text(p), "" if np.isnan(e.smallest) else f"{100 * e.smallest:.1f}" if e.percent else f"{e.smallest:.3f}"] for e, p in zip(f.effects, adjusted)]
 
 def claim_markdown(c:Claim, fs:list[Finding])->str:
@@ -247,7 +279,7 @@ def claim_markdown(c:Claim, fs:list[Finding])->str:
     if not (rows := [r for f in fs for r in effect_rows(f)]): return text
     return text + f"\n<details><summary>all {len(rows)} effects</summary>\n\n" + markdown(["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"], rows) + "\n</details>\n"
 
-# %% ../../nbs/analysis/60_claims.ipynb #efd0d74c
+# %% ../../nbs/analysis/60_claims.ipynb #02df5117
 def claims(
     results:str="",   # the store
     figures:str="",   # where the page goes: `figures/claims`
