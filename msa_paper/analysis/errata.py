@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ERRATA', 'reading', 'zeros_left_out', 'spread', 'told', 'Erratum', 'by_run', 'errata']
 
-# %% ../../nbs/analysis/70_errata.ipynb #5d69617a
+# %% ../../nbs/analysis/70_errata.ipynb #85a36d08
 import json
 from dataclasses import dataclass
 import numpy as np, pandas as pd
@@ -15,7 +15,7 @@ from .tables import METRICS, difference, markdown, p_text, summary
 from ..core import write_whole
 from ..experiment.matrix import READINGS, READ_ON, other_reading
 
-# %% ../../nbs/analysis/70_errata.ipynb #6c895aeb
+# %% ../../nbs/analysis/70_errata.ipynb #36a486a7
 def reading(
     name:str,         # of `READINGS`
     key:str,          # of a block
@@ -46,7 +46,7 @@ def told(d:dict|None, place:str)->str:
     if "p" not in d: return f"{place}: {name} varies by {m.show(d['sd'])} (sd over {d['seeds']} seeds)"
     return f"{place}: {name} {m.show(d['mean'], '+')} {m.between(d['low'], d['high'], '+')}, {p_text(d['p'])} (n = {d['n']:,}, {d['seeds']} seeds)"
 
-# %% ../../nbs/analysis/70_errata.ipynb #e235382a
+# %% ../../nbs/analysis/70_errata.ipynb #cc16b231
 @dataclass(frozen=True)
 class Erratum:
     "One place where the paper had to be read."
@@ -64,7 +64,7 @@ ERRATA = (
     Erratum("E2", "Loss of a regression: squared error in §3.5, smooth L1 in §4.4", "smooth L1", "`loss=\"mse\"`", **by_run("E2")),
     Erratum("E3", "§5 says that Figure 6 goes with Table 3 and Figure 7 plots Table 4", "by their content they go with Tables 5 and 6", "none"),
     Erratum("E4", "The decision level is said to weigh modalities, but its three LSTMs all read the same fused sequence", "as written: they read H; the other reading gives LSTM m the sequence f^m", "`settings.decision_reads=\"modality\"`", **by_run("E4")),
-    Erratum("E5", "Temporal edges join all pairs that satisfy a condition; the condition is missing", "neighbours: |i − j| ≤ w with w = 1", "`settings.window`", **by_run("E5")),
+    Erratum("E5", "Temporal edges join all pairs that satisfy a condition; the condition is missing", "neighbours: steps at most w apart, with w = 1", "`settings.window`", **by_run("E5")),
     Erratum("E6", "A threshold on the cosine is a step: a θ that is to be learnt gets no gradient from it", "θ from a grid on validation; a learnable θ has a soft gate", "`settings.learnable_theta=True`", **by_run("E6")),
     Erratum("E7", "Nothing is said of padding", "masks everywhere; longer padding changes no output (`model.proposed.check_model`)", "none"),
     Erratum("E8", "Two ablations do not say what stays in their place", "`no_graph`: one LSTM of width d over H; `splice_only`: concatenate, project to d, average", "`model`"),
@@ -80,7 +80,7 @@ ERRATA = (
     Erratum("readout", "With one label a step, a single C for the whole sequence (§3.3) or a C of what has been heard so far", "so far", "`settings.decision_readout=\"last\"`", **by_run("readout")),
 )
 
-# %% ../../nbs/analysis/70_errata.ipynb #21ffff25
+# %% ../../nbs/analysis/70_errata.ipynb #75807141
 def errata(
     results:str="",   # the store
     figures:str="",   # where the page goes: `figures/errata`

@@ -84,19 +84,20 @@ def ablation_bars(
 )->Figure:
     "Bars of the differences from the full model, one panel a data set (Figure 7)."
     with house_style():
-        figure, axes = plt.subplots(1, len(panels), figsize=(2.1 + 2.3 * len(panels), 2.7), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(2.1 + 2.3 * len(panels), 2.5), sharey=True, squeeze=False)
         for ax, p in zip(axes[0], panels):
             for i, (name, d) in enumerate(p["bars"].items()):
-                if d is None: ax.annotate("not run", (0, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5, color=PALE); continue
+                if d is None: ax.text(.03, i, "not run", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=PALE); continue
                 mean, low, high = d
                 ax.barh(i, mean, height=.55, color=ACCENT if high < 0 or low > 0 else PALE, alpha=.75, zorder=2)
                 ax.plot([low, high], [i, i], color=INK, lw=1.1, zorder=3)
             for i, name in enumerate(p["bars"]):
-                if name in p.get("paper", {}): ax.plot(p["paper"][name], i, "o", mfc="white", mec=INK, ms=4.5, zorder=4)
+                if name in p.get("paper", {}): ax.plot(p["paper"][name], i, "o", mfc="white", mec=INK, ms=4.5, zorder=4, label="paper" if not ax.get_legend_handles_labels()[1] else None)
             ax.axvline(0, color=INK, lw=.8); ax.margins(x=.08)
-            ax.set(yticks=range(len(p["bars"])), yticklabels=list(p["bars"]), xlabel=p["unit"]); ax.set_title(p["title"], fontsize=8)
+            ax.set(yticks=range(len(p["bars"])), yticklabels=list(p["bars"]), ylim=(len(p["bars"]) - .4, -.6), xlabel=p["unit"]); ax.set_title(p["title"], fontsize=8)
             ax.tick_params(axis="y", length=0)
-        axes[0, 0].invert_yaxis(); plt.close(figure)
+            if ax.get_legend_handles_labels()[1]: ax.legend(frameon=False, fontsize=7, loc="best", handletextpad=0, borderpad=0)
+        plt.close(figure)
     return figure
 
 # %% ../../nbs/analysis/20_plots.ipynb #03ce3ea8
@@ -138,11 +139,11 @@ def class_heatmap(
     "F1 of every class, rows models, columns classes, each with its interval (Figure 9)."
     with house_style():
         figure, ax = plt.subplots(figsize=(1.9 + 1.05 * len(classes), .9 + .42 * len(models)))
-        there = values[~np.isnan(values)]; low, high = (there.min(), there.max()) if len(there) else (0, 1)
+        there = values[:len(models) - apart]; there = there[~np.isnan(there)]; low, high = (there.min(), there.max()) if len(there) else (0, 1)
         for i, model in enumerate(models):
             y = i + .35 * (i >= len(models) - apart)
             for j in range(len(classes)):
-                v = values[i, j]; shade = 0 if np.isnan(v) else (v - low) / max(high - low, 1e-9)
+                v = values[i, j]; shade = 0 if np.isnan(v) else np.clip((v - low) / max(high - low, 1e-9), 0, 1)
                 ax.add_patch(Rectangle((j - .49, y - .47), .98, .94, facecolor="white" if np.isnan(v) else mpl.colormaps["Blues"](.08 + .8 * shade), edgecolor=PALE if np.isnan(v) else "none", hatch="////" if np.isnan(v) else None, lw=.3))
                 if np.isnan(v): continue
                 ink = "white" if shade > .6 else INK

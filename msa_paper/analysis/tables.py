@@ -158,7 +158,8 @@ def detail(
         gap = f"{m.show(r.gap, '+')} {m.between(r.gap_low, r.gap_high, '+')}" if pd.notna(r.gap) else ""
         return [NAMES.get(model, model), measured(r, m), m.show(r.validation), gap, r.label if isinstance(r.label, str) else "", d,
                 f"{r.d_in_seed_sds:+.1f}" if pd.notna(r.d_in_seed_sds) else "", p_text(r.d_holm), decided(r, m.better), m.show(r.d_smallest)]
-    return f"**{m.label}** ({'more' if m.better > 0 else 'less'} is better)\n\n" + markdown(head, grouped(by.index, cells))
+    rows = grouped(by.index, cells); keep = [i for i in range(len(head)) if any(r[i] for r in rows)]
+    return f"**{m.label}** ({'more' if m.better > 0 else 'less'} is better)\n\n" + markdown([head[i] for i in keep], [[r[i] for i in keep] for r in rows])
 
 def part_markdown(
     title:str, caption:str,
