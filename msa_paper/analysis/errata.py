@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ERRATA', 'reading', 'zeros_left_out', 'spread', 'told', 'Erratum', 'by_run', 'errata']
 
-# %% ../../nbs/analysis/70_errata.ipynb #85a36d08
+# %% ../../nbs/analysis/70_errata.ipynb #dcc05fbd
 import json
 from dataclasses import dataclass
 import numpy as np, pandas as pd
@@ -15,7 +15,7 @@ from .tables import METRICS, difference, markdown, p_text, summary
 from ..core import write_whole
 from ..experiment.matrix import READINGS, READ_ON, other_reading
 
-# %% ../../nbs/analysis/70_errata.ipynb #36a486a7
+# %% ../../nbs/analysis/70_errata.ipynb #bd444a93
 def reading(
     name:str,         # of `READINGS`
     key:str,          # of a block
@@ -46,7 +46,7 @@ def told(d:dict|None, place:str)->str:
     if "p" not in d: return f"{place}: {name} varies by {m.show(d['sd'])} (sd over {d['seeds']} seeds)"
     return f"{place}: {name} {m.show(d['mean'], '+')} {m.between(d['low'], d['high'], '+')}, {p_text(d['p'])} (n = {d['n']:,}, {d['seeds']} seeds)"
 
-# %% ../../nbs/analysis/70_errata.ipynb #cc16b231
+# %% ../../nbs/analysis/70_errata.ipynb #8578b582
 @dataclass(frozen=True)
 class Erratum:
     "One place where the paper had to be read."
@@ -76,11 +76,11 @@ ERRATA = (
     Erratum("E14", "Figure 9 has a weighted F1 for each class, but only an average over classes can be weighted", "the F1 of each class", "none"),
     Erratum("E15", "Whether BERT is trained further or frozen is not told", "frozen", "none: text features are made beforehand (`extract.text`)"),
     Erratum("E16", "§6 speaks of knowledge construction in classrooms, which nothing else in the paper is about; the references of the six baselines are to other works", "the baselines' own papers are cited", "none"),
-    Erratum("E17", "The TCN is causal, but graph and decision level see the whole sequence, so the model cannot run live", "as written", "none"),
+    Erratum("E17", "The TCN is causal, but graph and decision level see the whole sequence, so the model cannot follow a live stream", "as written", "none"),
     Erratum("readout", "With one label a step, a single C for the whole sequence (§3.3) or a C of what has been heard so far", "so far", "`settings.decision_readout=\"last\"`", **by_run("readout")),
 )
 
-# %% ../../nbs/analysis/70_errata.ipynb #75807141
+# %% ../../nbs/analysis/70_errata.ipynb #3bd3384b
 def errata(
     results:str="",   # the store
     figures:str="",   # where the page goes: `figures/errata`
