@@ -41,7 +41,7 @@ def test_ratios_hold_their_level_and_find_what_is_there():
 
     null, better = rates(matrices=1000), rates(matrices=100, gain=0.3)
     assert all(0.02 <= v <= 0.065 for v in null.values()), null
-    assert all(better[m] > 0.6 for m in ("mae", "corr", "acc2_has0", "f1_has0")), better
+    assert all(better[m] > 0.4 for m in ("mae", "corr", "acc2_has0", "f1_has0")), better
 
 
 def test_smallest_difference_is_found_four_times_in_five():
@@ -54,7 +54,7 @@ def test_smallest_difference_is_found_four_times_in_five():
 def test_unequal_videos_count_for_less():
     size = np.r_[[100] * 3, [5] * 28]
     group = np.repeat(np.arange(31), size)
-    assert effective_groups(group) < 6 and np.isclose(effective_groups(np.arange(40)), 40)
+    assert effective_groups(group) < 7 and np.isclose(effective_groups(np.arange(40)), 40)
 
 
 def test_stored_runs_give_consistent_intervals_and_p_values():

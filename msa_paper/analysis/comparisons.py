@@ -7,7 +7,7 @@ __all__ = ['effective_groups', 'uncertainty', 'estimate', 'p_value', 'compare', 
            'rejected', 'planted_predictions', 'holm', 'against_paper', 'rank_correlations', 'rank_agreement', 'slope',
            'by_seed', 'test_groups']
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #c9157482
+# %% ../../nbs/analysis/15_comparisons.ipynb #8fdc8bc5
 import numpy as np, pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 from .statistics import group_draws, intensity_from, intensity_sums, interval
 from ..core import MsaPaperError, known
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #3be83bf3
+# %% ../../nbs/analysis/15_comparisons.ipynb #187a71f2
 def effective_groups(
     group:np.ndarray,  # (n,) the video or dialogue of each sample
 )->float:              # as many equal groups would be as informative: (Σn_g)² / Σn_g²
@@ -36,9 +36,10 @@ def uncertainty(
     if S > 1: v_S, v_E = points.var(0, ddof=1) / S, c * (draws - mean_b[:, None]).var(0).sum(0) / (S * (S - 1))
     v = np.maximum(np.maximum(v_G, v_S), v_G + v_S - v_E)
     w = np.divide(v_S, v, out=np.zeros_like(v), where=v > 0)
-    return points.mean(0), v**.5, 1 / (w / max(S - 1, 1) + (1 - w) / (groups - 1))
+    n_S, n_G = max(S - 1, 1), groups - 1
+    return points.mean(0), v**.5, 1 / (w**2 / n_S + (1 - w)**2 / n_G + 2 * w * (1 - w) * (1 / n_S**2 + 1 / n_G**2))
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #d8cc548e
+# %% ../../nbs/analysis/15_comparisons.ipynb #f96078f2
 def estimate(
     results:dict,     # {seed: (metric, draws of it)}
     groups:float,     # how many groups were resampled
@@ -81,7 +82,7 @@ def smallest_difference(
     "The smallest true difference that a test with this standard error finds with this chance."
     return float(TTestPower().solve_power(nobs=df + 1, alpha=level, power=power) * (df + 1)**.5 * se)
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #543d044f
+# %% ../../nbs/analysis/15_comparisons.ipynb #df567b32
 def planted_matrices(
     seeds:int, groups:int,
     sd_group:float, sd_seed:float, sd_rest:float,  # of G_g, S_s and E_sg
@@ -109,7 +110,7 @@ def rejected(
     found = [p_value(m - truth, se, df) < level for m, se, df in (uncertainty(p, d, groups) for p, d in matrices)]
     return float(np.concatenate(found).mean())
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #440acb70
+# %% ../../nbs/analysis/15_comparisons.ipynb #f3b57273
 def planted_predictions(
     seeds:int, groups:int,
     matrices:int=500,
@@ -129,7 +130,7 @@ def planted_predictions(
         whole, drawn = intensity_from(sums.sum(2)), intensity_from(np.einsum("bg,mkgsc->bmksc", counts.astype(float), sums, optimize=True))
         yield {m: ((whole[m][0] - whole[m][1]).T, np.moveaxis(drawn[m][:, 0] - drawn[m][:, 1], 1, 2)) for m in whole}
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #742d04af
+# %% ../../nbs/analysis/15_comparisons.ipynb #e9f2bd7a
 def holm(
     p:list[float],   # of every comparison in a table; NaN = not run
 )->np.ndarray:       # adjusted, in the same order
@@ -138,7 +139,7 @@ def holm(
     if there.any(): out[there] = multipletests(p[there], method="holm")[1]
     return out
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #a4ed5c3c
+# %% ../../nbs/analysis/15_comparisons.ipynb #8bab1753
 def against_paper(
     claimed:float,       # the paper's cell, in our units
     measured:dict=None,  # from `estimate`; None or {}: not run
@@ -150,9 +151,9 @@ def against_paper(
     m, S = measured, measured["seeds"]
     one = stats.t.ppf((1 + level) / 2, S - 1) * m["sd"] * (1 + 1 / S)**.5 if S > 1 else float("nan")
     label = "paper above" if claimed > m["high"] else "paper below" if claimed < m["low"] else "paper inside our interval"
-    return dict(claimed=claimed, gap=claimed - m["mean"], gap_low=claimed - m["high"], gap_high=claimed - m["low"], one_low=m["mean"] - one, one_high=m["mean"] + one, label=label)
+    return dict(claimed=claimed, gap=claimed - m["mean"], gap_low=claimed - m["high"], gap_high=claimed - m["low"], one_low=float(m["mean"] - one), one_high=float(m["mean"] + one), label=label)
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #ed9c5412
+# %% ../../nbs/analysis/15_comparisons.ipynb #9d360798
 def rank_correlations(
     order:np.ndarray,   # (models,) ranks
     values:np.ndarray,  # (models, …)
@@ -188,7 +189,7 @@ def rank_agreement(
     out |= dict(follow=follow, contradict=contradict, open=n - follow - contradict, true_low=2 * follow / n - 1, true_high=1 - 2 * contradict / n)
     return out | dict(p=float(stats.kendalltau(rank, means, alternative="greater").pvalue), models=len(names), seeds=S)
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #a563a1ca
+# %% ../../nbs/analysis/15_comparisons.ipynb #05a75e33
 def slope(
     abs_error:np.ndarray,  # (n,) or (seeds, n): |prediction − truth|
     abs_truth:np.ndarray,  # (n,) |truth|
@@ -207,7 +208,7 @@ def slope(
     d = estimate({s: (points[s], draws[:, s]) for s in range(len(e))}, effective_groups(group), level)
     return d | dict(p=float(p_value(d["mean"], d["se"], d["df"])), n=len(x))
 
-# %% ../../nbs/analysis/15_comparisons.ipynb #87a56e3d
+# %% ../../nbs/analysis/15_comparisons.ipynb #fd67309e
 def by_seed(
     runs:list,    # finished runs of one model
     metric:str,   # a column of the replicates: 'mae', 'corr', 'acc', …
