@@ -87,7 +87,7 @@ def ablation_bars(
         figure, axes = plt.subplots(1, len(panels), figsize=(2.1 + 2.3 * len(panels), 2.5), sharey=True, squeeze=False)
         for ax, p in zip(axes[0], panels):
             for i, (name, d) in enumerate(p["bars"].items()):
-                if d is None: ax.text(.03, i, "not run", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=PALE); continue
+                if d is None: ax.text(.03, i + .3, "not run", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=PALE); continue
                 mean, low, high = d
                 ax.barh(i, mean, height=.55, color=ACCENT if high < 0 or low > 0 else PALE, alpha=.75, zorder=2)
                 ax.plot([low, high], [i, i], color=INK, lw=1.1, zorder=3)
