@@ -9,7 +9,7 @@ __all__ = ['SUPPORTED', 'UNSUPPORTED', 'CONTRADICTED', 'UNTESTABLE', 'PLACE', 'R
            'errors_near_zero', 'fast_and_steady', 'classes_as_drawn', 'Claim', 'from_probe', 'probed', 'counted',
            'findings', 'shown', 'tally', 'finding_row', 'effect_rows', 'claim_markdown', 'claims']
 
-# %% ../../nbs/analysis/60_claims.ipynb #06c9f782
+# %% ../../nbs/analysis/60_claims.ipynb #be14dd46
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,14 @@ import numpy as np, pandas as pd
 from scipy.stats import t as student
 from .comparisons import by_seed, compare, estimate, holm, p_value, rank_agreement, test_groups
 from .figures import C8, CURVES, MAIN, SHORT, block_of, block_runs, error_slope, over_seeds, page_folder, plateaus, with_labels
+from .mechanisms import probe_summary
 from .tables import METRICS, NAMES, difference, markdown, p_text
 from ..core import MsaPaperError, figures_folder, write_whole
 from ..experiment.matrix import ABLATIONS, BASELINES
 
 SUPPORTED, UNSUPPORTED, CONTRADICTED, UNTESTABLE = "supported", "not supported", "contradicted", "not testable here"
 
-# %% ../../nbs/analysis/60_claims.ipynb #f095809a
+# %% ../../nbs/analysis/60_claims.ipynb #bc952992
 @dataclass(frozen=True)
 class Effect:
     "One number that a claim is about, positive where the paper is right."
@@ -60,7 +61,7 @@ def together(
     if set(tested) == {SUPPORTED}: return SUPPORTED
     return CONTRADICTED if CONTRADICTED in tested and SUPPORTED not in tested else UNSUPPORTED
 
-# %% ../../nbs/analysis/60_claims.ipynb #35efe5d1
+# %% ../../nbs/analysis/60_claims.ipynb #876f03b7
 @dataclass(frozen=True)
 class Finding:
     "What one data set says of one claim."
@@ -94,7 +95,7 @@ def made_of(results:list, weights:list[float], groups:float)->dict:
     total = {s: (sum(w * r[s][0] for r, w in zip(results, weights)), sum(w * np.asarray(r[s][1]) for r, w in zip(results, weights))) for s in both}
     return compare(total, {s: (0., np.zeros(len(d))) for s, (_, d) in total.items()}, groups)
 
-# %% ../../nbs/analysis/60_claims.ipynb #cecba8e2
+# %% ../../nbs/analysis/60_claims.ipynb #6571d1d1
 def best_of_all(key:str, results:str, metrics=())->Finding:
     "C1–C3: the full model against each baseline, in every claimed metric."
     runs = block_runs(block_of(key), (*BASELINES, "full"), results)
@@ -127,7 +128,7 @@ def graph_counts_most(key:str, results:str, metrics=())->Finding:
     effects = [effect(f"{NAMES[v]} − {NAMES['no_graph']}", difference(runs[v], runs["no_graph"], metric), metric) for v in runs if v != "no_graph"]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #36b79f23
+# %% ../../nbs/analysis/60_claims.ipynb #cfeee21f
 def errors_near_zero(key:str, results:str, metrics=())->Finding:
     "C7: the slope of |error| on |y|, turned: positive where errors shrink as sentiment grows."
     runs = block_runs(block_of(key), ("full",), results)
@@ -162,7 +163,7 @@ def classes_as_drawn(key:str, results:str, metrics=())->Finding:
     effects += [made(f"lead over {NAMES[b]}: angry and neutral − happy and sad", [f1[m][c] for m in ("full", b) for c in hard + easy], [.5, .5, -.5, -.5, -.5, -.5, .5, .5]) for b in BASELINES]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #3ba78ed9
+# %% ../../nbs/analysis/60_claims.ipynb #752d7378
 PLACE = SHORT | {"mosei-context-seven": "MOSEI text, 7 classes"}
 REAL = tuple(k for k in MAIN if not k.startswith("planted") and "official" not in k)   # what is run here
 ALL = "every effect positive with Holm's p < .05"
@@ -202,10 +203,7 @@ CLAIMS = (
     Claim("C15", "The model stays robust where modalities differ in quality.", "§1", "what noise, missing modalities and gaps cost: each baseline − full"),
 )
 
-# %% ../../nbs/analysis/60_claims.ipynb #76850a64
-try: from msa_paper.analysis.mechanisms import probe_summary
-except ImportError: probe_summary = lambda results="": {}
-
+# %% ../../nbs/analysis/60_claims.ipynb #b22b31f0
 DECIDES = {"C10": ("correlation of α", "weight that a modality loses"), "C11": ("the same, LSTMs named", "correlation of β with planted order, LSTM m"), "C12": ("precision of edges", "recall of links", "AUC of the cosine"),
            "C13": ("MAE at lags",), "C14": ("",), "C15": ("less lost than",)}   # claim → how the names of its measures begin
 BY_MEASURE = "C11",                                                              # claims whose measures are readings of the paper, each for itself
@@ -237,7 +235,7 @@ def counted(measures:list[dict])->Finding:
     effects = [Effect(f"{NAMES[name]}: {m['what']}", m["effect"] - 1, m["effect"] - 1, m["effect"] - 1, float("nan")) for name, ms in told.items() for m in ms]
     return Finding(measures[0]["data"], SUPPORTED if all(held) else CONTRADICTED, "growth: " + ", ".join(f"{NAMES[name]} {' and '.join(dict.fromkeys(m['kind'] for m in ms))}" for name, ms in told.items()), tuple(effects), 0, 0, ("probes/cost.json",), (sum(held), len(held) - sum(held), 0))
 
-# %% ../../nbs/analysis/60_claims.ipynb #951f31bc
+# %% ../../nbs/analysis/60_claims.ipynb #1b0fb89b
 def findings(
     claim:Claim,
     results:str="",
@@ -246,7 +244,7 @@ def findings(
     if claim.of is None: return probed(claim.id, probe_summary(results).get(claim.id, []))
     return [claim.of(key, results, metrics) for key, metrics in claim.on] + [Finding(place, UNTESTABLE, why) for place, why in claim.lacks]
 
-# %% ../../nbs/analysis/60_claims.ipynb #3a60da47
+# %% ../../nbs/analysis/60_claims.ipynb #85d1bfc2
 def shown(e:Effect)->str:
     "An effect with its interval."
     f = (lambda x: f"{100 * x:+.1f}") if e.percent else (lambda x: f"{x:+.3f}")
@@ -279,7 +277,7 @@ def claim_markdown(c:Claim, fs:list[Finding])->str:
     if not (rows := [r for f in fs for r in effect_rows(f)]): return text
     return text + f"\n<details><summary>all {len(rows)} effects</summary>\n\n" + markdown(["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"], rows) + "\n</details>\n"
 
-# %% ../../nbs/analysis/60_claims.ipynb #02df5117
+# %% ../../nbs/analysis/60_claims.ipynb #11d722b7
 def claims(
     results:str="",   # the store
     figures:str="",   # where the page goes: `figures/claims`

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'FEATURES',
-           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'READINGS', 'READ_ON', 'ROWS', 'MATRICES', 'Block',
-           'search', 'row', 'against', 'other_reading', 'blocks', 'matrix_rows', 'kernel_manager', 'execute_notebook',
-           'run_search', 'run_row', 'worker_failure', 'run_matrix']
+           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'QUICK', 'READINGS', 'READ_ON', 'ROWS',
+           'MATRICES', 'Block', 'search', 'row', 'quick', 'against', 'other_reading', 'blocks', 'matrix_rows',
+           'kernel_manager', 'execute_notebook', 'run_search', 'run_row', 'worker_failure', 'run_matrix']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
 import os, sys, tempfile, multiprocessing, traceback
@@ -94,6 +94,10 @@ def row(
 VECTORS = {"text": dict(dim=32, kind="vector"), "vision": dict(dim=16, kind="vector"), "audio": dict(dim=24, kind="vector")}   # no encoder between the planted truth and the part in question
 ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, patience=25, seeds=(1, 2, 3))
 
+POINTED = {m: VECTORS[m] for m in ("text", "audio")}   # the first modality only points: one lag a segment
+QUICK = dict(dataset="planted", learning_rate=4e-3, batch_size=64, epochs=12, patience=12, seeds=(1, 2, 3))
+
+def quick(model="full", settings={}, **row): "A small row whose trained insides are looked at (`experiment.probes`)."; return RunSpec(**QUICK, **row, model=model, settings=dict(width=32, dropout=.1) | settings)
 def against(part, **row): "The whole model and the variant without one part."; return [RunSpec(**ALONE, **row, model=m) for m in ("full", part)]
 
 READINGS = {   # errata → what another reading changes in the full model's row
@@ -118,6 +122,13 @@ ROWS = {   # matrices that are no blocks: single questions
         *against("no_feature_attention", protocol="quality", data=dict(segments=2000, modalities=VECTORS)),
     ],
     "errata": lambda results: [r for key in ("mosi-context-regression", "iemocap-context-moods") for name in READINGS if key in READ_ON[name] and (r := other_reading(name, key, results))],
+    "probes": [
+        quick(protocol="quality", data=dict(segments=1500, modalities=VECTORS)),
+        *(quick(protocol="poor_modality", data=dict(segments=1500, modalities=VECTORS), settings=dict(decision_reads=reads)) for reads in ("fused", "modality")),
+        *(quick("no_decision_attention", protocol="lag", data=dict(segments=2500, noise=.2, max_lag=6, modalities=POINTED), settings=dict(tcn_levels=levels, tcn_kernel=kernel)) for levels, kernel in ((1, 2), (3, 3))),
+        *(quick(part, protocol="lag", data=dict(segments=2500, noise=.2, max_lag=6, modalities=POINTED)) for part in ("splice_only", "no_graph")),
+        quick(protocol="long_range", data=dict(segments=3000, noise=.1, steps=[12, 14], modalities=VECTORS)),
+    ],
 }
 MATRICES = *BLOCKS, *ROWS
 
