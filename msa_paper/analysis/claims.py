@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUPPORTED', 'UNSUPPORTED', 'CONTRADICTED', 'UNTESTABLE', 'PLACE', 'REAL', 'ALL', 'NO_SEGMENTS', 'JUDGED', 'CLAIMS',
-           'DECIDES', 'BY_MEASURE', 'Effect', 'all_hold', 'order_holds', 'together', 'Finding', 'missing', 'found',
+           'DECIDES', 'READINGS_OF_C11', 'Effect', 'all_hold', 'order_holds', 'together', 'Finding', 'missing', 'found',
            'effect', 'made_of', 'best_of_all', 'claimed_order', 'parts_of', 'every_part_counts', 'graph_counts_most',
            'errors_near_zero', 'fast_and_steady', 'classes_as_drawn', 'Claim', 'from_probe', 'probed', 'counted',
            'findings', 'shown', 'tally', 'finding_row', 'effect_rows', 'claim_markdown', 'claims']
 
-# %% ../../nbs/analysis/60_claims.ipynb #be14dd46
+# %% ../../nbs/analysis/60_claims.ipynb #86fe6806
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..experiment.matrix import ABLATIONS, BASELINES
 
 SUPPORTED, UNSUPPORTED, CONTRADICTED, UNTESTABLE = "supported", "not supported", "contradicted", "not testable here"
 
-# %% ../../nbs/analysis/60_claims.ipynb #bc952992
+# %% ../../nbs/analysis/60_claims.ipynb #b15798b6
 @dataclass(frozen=True)
 class Effect:
     "One number that a claim is about, positive where the paper is right."
@@ -61,7 +61,7 @@ def together(
     if set(tested) == {SUPPORTED}: return SUPPORTED
     return CONTRADICTED if CONTRADICTED in tested and SUPPORTED not in tested else UNSUPPORTED
 
-# %% ../../nbs/analysis/60_claims.ipynb #876f03b7
+# %% ../../nbs/analysis/60_claims.ipynb #74a94c16
 @dataclass(frozen=True)
 class Finding:
     "What one data set says of one claim."
@@ -95,7 +95,7 @@ def made_of(results:list, weights:list[float], groups:float)->dict:
     total = {s: (sum(w * r[s][0] for r, w in zip(results, weights)), sum(w * np.asarray(r[s][1]) for r, w in zip(results, weights))) for s in both}
     return compare(total, {s: (0., np.zeros(len(d))) for s, (_, d) in total.items()}, groups)
 
-# %% ../../nbs/analysis/60_claims.ipynb #6571d1d1
+# %% ../../nbs/analysis/60_claims.ipynb #45c47d1d
 def best_of_all(key:str, results:str, metrics=())->Finding:
     "C1–C3: the full model against each baseline, in every claimed metric."
     runs = block_runs(block_of(key), (*BASELINES, "full"), results)
@@ -128,7 +128,7 @@ def graph_counts_most(key:str, results:str, metrics=())->Finding:
     effects = [effect(f"{NAMES[v]} − {NAMES['no_graph']}", difference(runs[v], runs["no_graph"], metric), metric) for v in runs if v != "no_graph"]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #cfeee21f
+# %% ../../nbs/analysis/60_claims.ipynb #fb5a5b25
 def errors_near_zero(key:str, results:str, metrics=())->Finding:
     "C7: the slope of |error| on |y|, turned: positive where errors shrink as sentiment grows."
     runs = block_runs(block_of(key), ("full",), results)
@@ -163,7 +163,7 @@ def classes_as_drawn(key:str, results:str, metrics=())->Finding:
     effects += [made(f"lead over {NAMES[b]}: angry and neutral − happy and sad", [f1[m][c] for m in ("full", b) for c in hard + easy], [.5, .5, -.5, -.5, -.5, -.5, .5, .5]) for b in BASELINES]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
-# %% ../../nbs/analysis/60_claims.ipynb #752d7378
+# %% ../../nbs/analysis/60_claims.ipynb #dca5fff0
 PLACE = SHORT | {"mosei-context-seven": "MOSEI text, 7 classes"}
 REAL = tuple(k for k in MAIN if not k.startswith("planted") and "official" not in k)   # what is run here
 ALL = "every effect positive with Holm's p < .05"
@@ -203,10 +203,10 @@ CLAIMS = (
     Claim("C15", "The model stays robust where modalities differ in quality.", "§1", "what noise, missing modalities and gaps cost: each baseline − full"),
 )
 
-# %% ../../nbs/analysis/60_claims.ipynb #b22b31f0
+# %% ../../nbs/analysis/60_claims.ipynb #0b116409
 DECIDES = {"C10": ("correlation of α", "weight that a modality loses"), "C11": ("the same, LSTMs named", "correlation of β with planted order, LSTM m"), "C12": ("precision of edges", "recall of links", "AUC of the cosine"),
            "C13": ("MAE at lags",), "C14": ("",), "C15": ("less lost than",)}   # claim → how the names of its measures begin
-BY_MEASURE = "C11",                                                              # claims whose measures are readings of the paper, each for itself
+READINGS_OF_C11 = {"the same, LSTMs named": "LSTMs read H, as written", "correlation of β with planted order, LSTM m": "LSTM m reads f^m (E4)"}   # each for itself
 
 def from_probe(m:dict)->Effect:
     "A measure of a probe as an effect: less what nothing would give, with the p that its interval implies."
@@ -224,8 +224,8 @@ def probed(
     if not told: return [Finding("trained insides", UNTESTABLE, "the probes were not run")]
     if claim == "C14": return [counted(told)]
     groups = {}
-    for m in told: groups.setdefault((m["data"], m["what"] if claim in BY_MEASURE else ""), []).append(m)
-    return [Finding(data + (f": {what}" if what else ""), all_hold(effects := [from_probe(m) for m in ms]), "", tuple(effects), ms[0]["n"], ms[0]["seeds"], tuple(dict.fromkeys(r for m in ms for r in m["runs"]))) for (data, what), ms in groups.items()]
+    for m in told: groups.setdefault((m["data"], next((v for k, v in READINGS_OF_C11.items() if claim == "C11" and m["what"].startswith(k)), "")), []).append(m)
+    return [Finding(data + (f": {reading}" if reading else ""), all_hold(effects := [from_probe(m) for m in ms]), "", tuple(effects), ms[0]["n"], ms[0]["seeds"], tuple(dict.fromkeys(r for m in ms for r in m["runs"]))) for (data, reading), ms in groups.items()]
 
 def counted(measures:list[dict])->Finding:
     "C14: exponential for tensor fusion, not for low-rank fusion; numbers that are counted have no interval."
@@ -233,9 +233,9 @@ def counted(measures:list[dict])->Finding:
     if not all(told.values()): return Finding("cost", UNTESTABLE, "the cost of TFN or LMF was not measured")
     held = [m["kind"] == "exponential" for m in told["tfn"]] + [m["kind"] != "exponential" for m in told["lmf"]]
     effects = [Effect(f"{NAMES[name]}: {m['what']}", m["effect"] - 1, m["effect"] - 1, m["effect"] - 1, float("nan")) for name, ms in told.items() for m in ms]
-    return Finding(measures[0]["data"], SUPPORTED if all(held) else CONTRADICTED, "growth: " + ", ".join(f"{NAMES[name]} {' and '.join(dict.fromkeys(m['kind'] for m in ms))}" for name, ms in told.items()), tuple(effects), 0, 0, ("probes/cost.json",), (sum(held), len(held) - sum(held), 0))
+    return Finding(measures[0]["data"], SUPPORTED if all(held) else CONTRADICTED, "; ".join(f"{NAMES[name]}: {' and '.join(dict.fromkeys(str(m['kind']) for m in ms))}, the last modality adds {ms[0]['effect']:.1f} times what the one before added" for name, ms in told.items()), tuple(effects), 0, 0, ("probes/cost.json",), (sum(held), len(held) - sum(held), 0))
 
-# %% ../../nbs/analysis/60_claims.ipynb #1b0fb89b
+# %% ../../nbs/analysis/60_claims.ipynb #0780e2a1
 def findings(
     claim:Claim,
     results:str="",
@@ -244,7 +244,7 @@ def findings(
     if claim.of is None: return probed(claim.id, probe_summary(results).get(claim.id, []))
     return [claim.of(key, results, metrics) for key, metrics in claim.on] + [Finding(place, UNTESTABLE, why) for place, why in claim.lacks]
 
-# %% ../../nbs/analysis/60_claims.ipynb #85d1bfc2
+# %% ../../nbs/analysis/60_claims.ipynb #3897c561
 def shown(e:Effect)->str:
     "An effect with its interval."
     f = (lambda x: f"{100 * x:+.1f}") if e.percent else (lambda x: f"{x:+.3f}")
@@ -260,7 +260,7 @@ def finding_row(f:Finding)->list[str]:
     "A finding as a row of a table."
     if f.verdict == UNTESTABLE: return [f.place, "", "", "", "", f"{f.verdict}: {f.why}"]
     yes, no, open_ = f.counts or tally(f.effects)
-    if not any(e.p == e.p for e in f.effects) and f.counts: return [f.place, "", "", f"{yes} / {no} / {open_}", "; ".join(f"{e.name} {e.mean + 1:.2f}" for e in f.effects), f"**{f.verdict}** ({f.why})"]
+    if not any(e.p == e.p for e in f.effects) and f.counts: return [f.place, "", "", f"{yes} / {no} / {open_}", "", f"**{f.verdict}** ({f.why})"]
     worst = min(f.effects, key=lambda e: (e.mean > 0, e.p if e.mean < 0 else -e.p))
     return [f.place, f"{f.n:,}" if f.n else "", f"{f.seeds}" if f.seeds else "", f"{yes} / {no} / {open_}", f"{worst.name}: {shown(worst)}", f"**{f.verdict}**" + (f" ({f.why})" if f.why else "")]
 
@@ -275,9 +275,9 @@ def claim_markdown(c:Claim, fs:list[Finding])->str:
     text = f"### {c.id}: {together([f.verdict for f in fs])}\n\n{c.says} ({c.where})\n\n*Test*: {c.test}. *Supported if*: {c.rule}.\n\n"
     text += markdown(["data", "n", "seeds", "as claimed / other way / undecided", "speaks most against it", "verdict"], [finding_row(f) for f in fs])
     if not (rows := [r for f in fs for r in effect_rows(f)]): return text
-    return text + f"\n<details><summary>all {len(rows)} effects</summary>\n\n" + markdown(["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"], rows) + "\n</details>\n"
+    return text + f"\n<details><summary>all effects ({len(rows)})</summary>\n\n" + markdown(["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"], rows) + "\n</details>\n"
 
-# %% ../../nbs/analysis/60_claims.ipynb #11d722b7
+# %% ../../nbs/analysis/60_claims.ipynb #5823e5b6
 def claims(
     results:str="",   # the store
     figures:str="",   # where the page goes: `figures/claims`
@@ -285,7 +285,7 @@ def claims(
     "Every claim of the paper with its test and verdict."
     told = {c: findings(c, results) for c in CLAIMS}
     where = lambda fs: "; ".join(f"{f.place}: {f.verdict}" for f in fs if f.verdict != UNTESTABLE) or fs[0].why
-    text = "Effects are turned so that positive is what the paper says; accuracies and F1 in points. n counts test segments, utterances or videos. A claim that was tested on several data sets is supported where all support it, contradicted where one contradicts and none supports it, otherwise not supported.\n\n"
+    text = "Effects are turned so that positive is what the paper says; accuracies and F1 in points. n counts test segments, utterances or videos. Intervals are over seeds and videos or dialogues; those of C8 and of C10 to C15 are over seeds alone. A claim that was tested on several data sets is supported where all support it, contradicted where one contradicts and none supports it, otherwise not supported.\n\n"
     text += markdown(["claim", "the paper says", "verdict", "on"], [[c.id, c.says, f"**{together([f.verdict for f in fs])}**", where(fs)] for c, fs in told.items()])
     text += "\n" + "\n".join(claim_markdown(c, fs) for c, fs in told.items())
     folder, rows = page_folder(figures, "claims"), [dict(claim=c.id, place=f.place, verdict=f.verdict, n=f.n, seeds=f.seeds, effect=e.name, mean=e.mean, low=e.low, high=e.high, p=e.p) for c, fs in told.items() for f in fs for e in f.effects]
