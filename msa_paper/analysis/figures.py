@@ -11,7 +11,7 @@ __all__ = ['UNITS', 'DATA_ORDER', 'CARDS', 'READ_AS_CLASSES', 'TWO', 'SEVEN', 'I
            'error_slope', 'figure6', 'nothing', 'picture', 'main_blocks', 'figure7', 'plateau', 'plateaus',
            'over_seeds', 'figure8', 'figure9', 'searched', 'tuning', 'verdict', 'mechanisms']
 
-# %% ../../nbs/analysis/40_figures.ipynb #c8f41705
+# %% ../../nbs/analysis/40_figures.ipynb #c250e196
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +31,7 @@ from ..experiment.store import Run, Store
 from ..experiment.tuning import best_trial, read_trials
 from ..model.registry import build_model, count_parameters
 
-# %% ../../nbs/analysis/40_figures.ipynb #ff02d5a2
+# %% ../../nbs/analysis/40_figures.ipynb #5f51aeec
 @lru_cache(maxsize=4096)
 def read_once(folder:Path)->ReadOnce: "One object a run, however many pages ask."; return ReadOnce(folder)
 
@@ -63,7 +63,7 @@ def block_runs(
     rows = {m: row(block, m, str(results)) if m in block.models else None for m in models}
     return {m: finished(r, results) if r else [] for m, r in rows.items()}
 
-# %% ../../nbs/analysis/40_figures.ipynb #c69c84cb
+# %% ../../nbs/analysis/40_figures.ipynb #c2e9d4df
 UNITS = {"mosi": ("segments", "videos"), "mosei": ("segments", "videos"), "sims": ("segments", "videos"), "iemocap": ("utterances", "dialogues")}
 
 @lru_cache(maxsize=64)
@@ -136,7 +136,7 @@ def table1(
     write_whole(to/"table1.md", text); write_whole(to/"table1.csv", table.to_csv(index=False)); write_whole(to/"table1.json", json.dumps(dict(cards=[p.name for p in paths]), indent=1) + "\n")
     return text
 
-# %% ../../nbs/analysis/40_figures.ipynb #1044d17d
+# %% ../../nbs/analysis/40_figures.ipynb #3690dd45
 @dataclass(frozen=True)
 class Part:
     "One table of a page."
@@ -157,7 +157,7 @@ def not_here(file:str)->str: "Why a part is empty."; return f"its features, `{fi
 
 NO_MOSEI, NO_MOSI, NO_FACES = (not_here(f) + f" `make reproduce DATA={d}-features`" for f, d in (("mosei/aligned_50.pkl", "mosei"), ("mosi/aligned_50.pkl", "mosi"), ("iemocap/IEMOCAP_features.pkl", "iemocap")))
 
-# %% ../../nbs/analysis/40_figures.ipynb #dcb81657
+# %% ../../nbs/analysis/40_figures.ipynb #f0d1a06d
 MOSEI_FILE = (Part("Single segments with text, vision and audio, as in the paper: trained for intensity", "mosei-features/mosei-official-regression", READ_AS_CLASSES, NO_MOSEI),
               Part("The same, trained for two classes", "mosei-features/mosei-official-binary", TWO, NO_MOSEI), Part("The same, trained for seven classes", "mosei-features/mosei-official-seven", SEVEN, NO_MOSEI))
 MOSI_FILE = Part("Single segments with frames and words: text, vision and audio, trained for intensity", "mosi-features/mosi-official-regression", (*INTENSITY, ("acc2_has0", "", "acc2_has0"), ("acc2_non0", "", "acc2_non0")), NO_MOSI)
@@ -189,7 +189,7 @@ TABLES = {
         "planted": (Part("Planted corpus, trained for intensity", "planted-mixed-regression", ours("mae", "corr")), Part("Planted corpus, four classes", "planted-mixed-moods", ours("acc", "f1_weighted")))},
 }
 
-# %% ../../nbs/analysis/40_figures.ipynb #2cafca23
+# %% ../../nbs/analysis/40_figures.ipynb #8bd2c2c4
 def rows_of(table:str, block:Block)->tuple[str, ...]:
     "The models that a table has rows for: the paper's first, then ours."
     if table == "table6": return ABLATIONS
@@ -240,7 +240,7 @@ def table4(data:str, results:str="", figures:str="")->str: "Four classes on IEMO
 def table5(data:str, results:str="", figures:str="")->str: "Intensity on CMU-MOSI (Table 5)."; return tables_page("table5", data, results, figures)
 def table6(data:str, results:str="", figures:str="")->str: "The full model and its ablations (Table 6)."; return tables_page("table6", data, results, figures)
 
-# %% ../../nbs/analysis/40_figures.ipynb #5d36ce41
+# %% ../../nbs/analysis/40_figures.ipynb #6bb2c893
 def with_labels(
     run:Run,
 )->pd.DataFrame:   # the run's test predictions with a column `truth`
@@ -280,7 +280,7 @@ def figure6(
     paths = save_figure(figure, folder, "figure6", dict(points=runs[0].id, runs=[x.id for x in runs], n=len(table), mae=mae, corr=r, slope=s, share_in_ellipse=inside))
     return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
-# %% ../../nbs/analysis/40_figures.ipynb #adf7a03a
+# %% ../../nbs/analysis/40_figures.ipynb #2cf2196b
 def nothing(data:str): "What a page says when there is nothing to draw."; return Markdown(f"**No run for this figure of `{data}` is finished:** `make reproduce DATA={data}`")
 
 def picture(figure, data:str, figures:str, name:str, behind:dict):
@@ -313,7 +313,7 @@ def figure7(data:str, results:str="", figures:str=""):
         behind[key] = dict(metric=MAIN[key], differences=d, runs=[r.id for found in runs.values() for r in found])
     return picture(ablation_bars(panels), data, figures, "figure7", behind) if any(any(b["differences"].values()) for b in behind.values()) else nothing(data)
 
-# %% ../../nbs/analysis/40_figures.ipynb #8feac636
+# %% ../../nbs/analysis/40_figures.ipynb #3b34e8db
 CURVES = "full", "no_graph"
 
 def plateau(
@@ -360,7 +360,7 @@ def figure9(data:str, results:str="", figures:str=""):
     figure = class_heatmap([NAMES[m] for m in runs], list(classes), get("mean"), np.stack([get("low"), get("high")], -1), f"F1 (%) on {SHORT[block.key]}, n = {n:,} test {unit}\nmean over seeds [95 % interval]", len(runs) - 7)
     return picture(figure, data, figures, "figure9", dict(runs=[r.id for found in runs.values() for r in found], n=n, f1={m: dict(zip(classes, c)) for m, c in cells.items() if c}))
 
-# %% ../../nbs/analysis/40_figures.ipynb #96c782d2
+# %% ../../nbs/analysis/40_figures.ipynb #af41bedf
 def searched(data:str)->list[Block]: "The blocks of a data set that have a search of their own."; return [b for b in BLOCKS[known(data, BLOCKS, "data")] if b.trials and not b.tuned_on]
 
 def tuning(data:str, results:str="", figures:str=""):
@@ -405,7 +405,7 @@ def mechanisms(
     write_whole(folder/"mechanisms.md", text); write_whole(folder/"mechanisms.json", json.dumps(dict(runs=[r.id for r in behind]), indent=1) + "\n")
     return text
 
-# %% ../../nbs/analysis/40_figures.ipynb #72ad52bf
+# %% ../../nbs/analysis/40_figures.ipynb #9cf9a8f6
 PAGES = {   # matrix → its figure notebooks
     "planted": ("table3", "table4", "table5", "table6", "figure6", "figure7", "figure8", "figure9"),
     "mosi": ("table5", "table6", "figure6", "figure7", "figure8", "tuning"),

@@ -8,7 +8,7 @@ __all__ = ['NAMES', 'PAPER_NAMES', 'METRICS', 'GROUPS', 'Metric', 'ReadOnce', 's
            'part_markdown', 'save_table']
 
 # %% ../../nbs/analysis/30_tables.ipynb #b415a252
-import json
+import json, re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,15 +129,19 @@ def grouped(models, cells)->list[list[str]]:
 def overview(
     table:pd.DataFrame,   # from `results_table`
 )->str:
-    "One row a model: for each metric the paper, others, and ours."
-    metrics, by = list(dict.fromkeys(table.metric)), table.set_index(["metric", "model"])
+    "One row a model: for each metric the paper, others, and ours; below, who the others are."
+    metrics, by, sources = list(dict.fromkeys(table.metric)), table.set_index(["metric", "model"]), {}
     shown = {m: [c for c in ("claimed", "elsewhere") if (by.loc[m][c].notna() & (by.loc[m][c] != "")).any()] for m in metrics}
-    head = ["model"] + [f"{METRICS[m].label}: {dict(claimed='paper', elsewhere='published', ours='ours')[c]}" for m in metrics for c in (*shown[m], "ours")] + ["parameters", "seeds"]
+    words = dict(claimed="paper", elsewhere="others", ours="ours")
+    head = ["model"] + [f"{METRICS[m].label}: {words[c]}" if not i else words[c] for m in metrics for i, c in enumerate((*shown[m], "ours"))] + ["parameters", "seeds"]
+    letter = lambda found: f"<sup>{sources.setdefault(found[1], 'abcdefgh'[len(sources)])}</sup>"
+    lettered = lambda text: re.sub(r" \(([^)]*)\)", letter, text)
     def cells(model):
         at = {m: by.loc[(m, model)] for m in metrics}; r = at[metrics[0]]
-        line = [v for m in metrics for v in (*(METRICS[m].show(at[m].claimed) if c == "claimed" else at[m].elsewhere for c in shown[m]), measured(at[m], METRICS[m]))]
+        line = [v for m in metrics for v in (*(METRICS[m].show(at[m].claimed) if c == "claimed" else lettered(at[m].elsewhere) for c in shown[m]), measured(at[m], METRICS[m]))]
         return [NAMES.get(model, model), *line, f"{int(r.parameters):,}" if pd.notna(r.parameters) else "", f"{int(r.seeds)}" if pd.notna(r.seeds) else "0"]
-    return markdown(head, grouped(dict.fromkeys(table.model), cells))
+    text = markdown(head, grouped(dict.fromkeys(table.model), cells))
+    return text + ("\n" + "; ".join(f"<sup>{x}</sup> {source}" for source, x in sources.items()) + "\n" if sources else "")
 
 # %% ../../nbs/analysis/30_tables.ipynb #a5f554cb
 def decided(r, better:int, level:float=.05)->str:
