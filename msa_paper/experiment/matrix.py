@@ -43,22 +43,22 @@ class Block:
 
 STEP = {v: dict(decision_readout="step", vectors="bilstm") for v in ABLATIONS}
 BOUNDED = merged(STEP, {v: dict(bound=3.) for v in (*ABLATIONS, "plus")})
-MOSI = dict(batch_size=8, alike=3, epochs=16, patience=5)
+MOSI = dict(batch_size=8, alike=3, epochs=12, patience=4)
 IEMOCAP = dict(batch_size=8, alike=3, epochs=16, patience=5, select="accuracy")
-MOSEI = dict(batch_size=32, alike=10, epochs=6, patience=2)
+MOSEI = dict(batch_size=32, alike=10, epochs=5, patience=2)
 VIDEOS = dict(batch_size=32, epochs=30, patience=6)
 FEATURES = dict(batch_size=32, alike=10, epochs=40, patience=8)
-PLANTED = dict(learning_rate=2e-3, epochs=10, patience=10)
+PLANTED = dict(learning_rate=3e-3, epochs=10, patience=10)
 SMALL = {m: dict(width=32, dropout=.1) for m in ABLATIONS} | {"tfn": dict(language_width=32, language_out=16, widths=8, post_width=32), "lmf": dict(language_width=32, widths=8), "mfn": dict(hidden=32, memory=32),
-         "graph_mfn": dict(hidden=32, memory=32, node=32), "raven": dict(hidden=32, cells=32), "mult": dict(width=24, heads=4, layers=2), "bc_lstm": dict(hidden=32, input_dropout=.1, dropout=.1), "plus": dict(width=32, dropout=.1)}
+         "graph_mfn": dict(hidden=32, memory=32, node=32), "raven": dict(hidden=32, cells=32), "mult": dict(width=24, heads=4, layers=2), "bc_lstm": dict(hidden=32, input_dropout=.1, dropout=.1), "plus": dict(hidden=32, dense=32, input_dropout=.1, dropout=.1)}
 
 BLOCKS = {
-    "planted": (Block("planted", "mixed", "regression", PLANTED, seeds=3, trials=0, data=dict(segments=1000), settings=SMALL),
-                Block("planted", "mixed", "moods", PLANTED | dict(select="accuracy"), seeds=3, trials=0, data=dict(segments=1000), settings=SMALL)),
+    "planted": (Block("planted", "mixed", "regression", PLANTED, seeds=3, trials=0, data=dict(segments=800), settings=SMALL),
+                Block("planted", "mixed", "moods", PLANTED | dict(select="accuracy"), seeds=3, trials=0, data=dict(segments=800), settings=SMALL)),
     "mosi": (Block("mosi", "context", "regression", MOSI, settings=BOUNDED), Block("mosi", "context", "binary", MOSI | dict(select="accuracy"), settings=STEP, tuned_on="regression")),
     "iemocap": (Block("iemocap", "context", "moods", IEMOCAP, settings=STEP),),
-    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, settings=BOUNDED),
-              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
+    "mosei": (Block("mosei", "context", "regression", MOSEI, seeds=5, trials=6, settings=BOUNDED),
+              *(Block("mosei", "context", task, MOSEI | dict(select="accuracy"), seeds=5, trials=6, settings=STEP, tuned_on="regression") for task in ("binary", "seven")),
               Block("mosei", "videos", "regression", VIDEOS, seeds=10, settings={v: dict(bound=3.) for v in (*ABLATIONS, "plus")})),
     # with feature files that only their authors give out (data/README.md says where they go)
     "mosi-features": (Block("mosi", "official", "regression", FEATURES, data=dict(file="mosi/aligned_50.pkl")),),

@@ -86,11 +86,12 @@ class Training(L.LightningModule):
     def on_train_batch_start(self, batch, _): torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)))
 
     def training_step(self, batch, _):
-        output, y = labelled(self(batch), batch.labels)
+        each = getattr(self.model, "each", None)                 # a model of several members: each has a loss of its own
+        pairs = [labelled(output, batch.labels) for output in (each(self.scale(batch)) if each else [self(batch)])]; y = pairs[0][1]
         if not len(y): return None
-        loss = loss_of(output, y, self.loss)
+        loss = sum(loss_of(output, y, self.loss) for output, y in pairs)
         if not loss.isfinite(): raise MsaPaperError(f"the loss became {loss.item()} in epoch {self.current_epoch}", remedy="lower the learning rate")
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log("train_loss", loss / len(pairs), on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         return loss
 
     def validation_step(self, batch, _):

@@ -29,7 +29,7 @@ SPACES = dict.fromkeys(VARIANTS, PROPOSED) | {
     "graph_mfn": TRAINING | {"settings.hidden": [32, 48, 64], "settings.memory": [64, 128], "settings.node": [32, 64], "settings.proposal": layers([64], [0., .2, .5]), "settings.update": layers([64], [0., .2, .5]), "settings.out": layers([64, 128], [0., .2, .5, .7])},
     "raven": TRAINING | {"settings.hidden": [64, 96, 128], "settings.cells": [32, 64], "settings.beta": [.2, .5, 1.], "settings.dropout": [.1, .2, .3, .5]},
     "mult": TRAINING | {"settings.width": [24, 32, 40], "settings.heads": [4, 8], "settings.layers": [1, 2], "settings.attention_dropouts": [0., .1, .2, .3], "settings.embed_dropout": [0., .1, .25], "settings.output_dropout": [0., .1, .3, .5]},
-    "plus": TRAINING | {"settings.width": [48, 64, 96], "settings.dropout": [.2, .3, .4, .5, .6], "settings.input_dropout": [0., .1, .2, .3], "settings.window": [1, 2, 3]},
+    "plus": TRAINING | {"settings.hidden": [50, 75, 100], "settings.input_dropout": [.1, .2, .3, .5], "settings.dropout": [.2, .3, .5, .7]},
     "bc_lstm": TRAINING | {"settings.hidden": [50, 75, 100], "settings.dense": [None, 50, 100], "settings.input_dropout": [.1, .2, .3, .5], "settings.dropout": [.2, .3, .5, .7]},
 }
 THETAS = .3, .6, .9      # the grid over θ (§4.4)
