@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'FEATURES',
-           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'QUICK', 'READINGS', 'READ_ON', 'ROWS',
-           'MATRICES', 'Block', 'search', 'row', 'quick', 'against', 'other_reading', 'blocks', 'matrix_rows',
+           'PLANTED', 'SMALL', 'BLOCKS', 'READINGS', 'READ_ON', 'VECTORS', 'ALONE', 'POINTED', 'QUICK', 'ROWS',
+           'MATRICES', 'Block', 'search', 'row', 'other_reading', 'quick', 'against', 'blocks', 'matrix_rows',
            'kernel_manager', 'execute_notebook', 'run_search', 'run_row', 'worker_failure', 'run_matrix']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
@@ -90,16 +90,7 @@ def row(
     if found is None: return None
     return RunSpec(**which, **merged(fixed, found), seeds=tuple(range(1, block.seeds + 1)))
 
-# %% ../../nbs/experiment/50_matrix.ipynb #6a1b2c03
-VECTORS = {"text": dict(dim=32, kind="vector"), "vision": dict(dim=16, kind="vector"), "audio": dict(dim=24, kind="vector")}   # no encoder between the planted truth and the part in question
-ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, patience=25, seeds=(1, 2, 3))
-
-POINTED = {m: VECTORS[m] for m in ("text", "audio")}   # the first modality only points: one lag a segment
-QUICK = dict(dataset="planted", learning_rate=4e-3, batch_size=64, epochs=12, patience=12, seeds=(1, 2, 3))
-
-def quick(model="full", settings={}, **row): "A small row whose trained insides are looked at (`experiment.probes`)."; return RunSpec(**QUICK, **row, model=model, settings=dict(width=32, dropout=.1) | settings)
-def against(part, **row): "The whole model and the variant without one part."; return [RunSpec(**ALONE, **row, model=m) for m in ("full", part)]
-
+# %% ../../nbs/experiment/50_matrix.ipynb #42ef6acb
 READINGS = {   # errata → what another reading changes in the full model's row
     "E2": dict(loss="mse"), "E4": dict(settings=dict(decision_reads="modality")), "E5": dict(settings=dict(window=3)), "E6": dict(settings=dict(learnable_theta=True)), "readout": dict(settings=dict(decision_readout="last")),
 }
@@ -114,6 +105,16 @@ def other_reading(
     "The full model as it was tuned, with one reading of the paper changed."
     full = row(next(b for b in sum(BLOCKS.values(), ()) if b.key == key), "full", results)
     return full and full.model_copy(update=merged(dict(settings=full.settings), READINGS[name]) | dict(seeds=full.seeds[:seeds]))
+
+# %% ../../nbs/experiment/50_matrix.ipynb #6a1b2c03
+VECTORS = {"text": dict(dim=32, kind="vector"), "vision": dict(dim=16, kind="vector"), "audio": dict(dim=24, kind="vector")}   # no encoder between the planted truth and the part in question
+ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, patience=25, seeds=(1, 2, 3))
+
+POINTED = {m: VECTORS[m] for m in ("text", "audio")}   # the first modality only points: one lag a segment
+QUICK = dict(dataset="planted", learning_rate=4e-3, batch_size=64, epochs=12, patience=12, seeds=(1, 2, 3))
+
+def quick(model="full", settings={}, **row): "A small row whose trained insides are looked at (`experiment.probes`)."; return RunSpec(**QUICK, **row, model=model, settings=dict(width=32, dropout=.1) | settings)
+def against(part, **row): "The whole model and the variant without one part."; return [RunSpec(**ALONE, **row, model=m) for m in ("full", part)]
 
 ROWS = {   # matrices that are no blocks: single questions
     "mechanisms": [
