@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ABLATIONS', 'BASELINES', 'CONTROLS', 'EVERY', 'STEP', 'BOUNDED', 'MOSI', 'IEMOCAP', 'MOSEI', 'VIDEOS', 'FEATURES',
-           'PLANTED', 'SMALL', 'BLOCKS', 'VECTORS', 'ALONE', 'POINTED', 'LAGS', 'NEAR', 'QUICK', 'ROWS', 'MATRICES',
-           'Block', 'search', 'row', 'quick', 'against', 'blocks', 'matrix_rows', 'Entry', 'entry', 'entries']
+           'PLANTED', 'SMALL', 'BLOCKS', 'READINGS', 'READ_ON', 'VECTORS', 'ALONE', 'POINTED', 'LAGS', 'NEAR', 'QUICK',
+           'ROWS', 'MATRICES', 'Block', 'search', 'row', 'other_reading', 'quick', 'against', 'blocks', 'matrix_rows',
+           'Entry', 'entry', 'entries']
 
 # %% ../../nbs/experiment/50_matrix.ipynb #f1c9e257
 from dataclasses import dataclass, field
@@ -85,6 +86,22 @@ def row(
     if found is None: return None
     return RunSpec(**which, **merged(fixed, found), seeds=tuple(range(1, block.seeds + 1)))
 
+# %% ../../nbs/experiment/50_matrix.ipynb #42ef6acb
+READINGS = {   # errata → what another reading changes in the full model's row
+    "E2": dict(loss="mse"), "E4": dict(settings=dict(decision_reads="modality")), "E5": dict(settings=dict(window=3)), "E6": dict(settings=dict(learnable_theta=True)), "readout": dict(settings=dict(decision_readout="last")),
+}
+READ_ON = {name: ("mosi-context-regression",) if name == "E2" else ("mosi-context-regression", "iemocap-context-moods") for name in READINGS}
+
+def other_reading(
+    name:str,         # of `READINGS`
+    key:str,          # of a block
+    results:str="",
+    seeds:int=5,
+)->RunSpec|None:      # None while the full model's search is not finished
+    "The full model as it was tuned, with one reading of the paper changed."
+    full = row(next(b for b in sum(BLOCKS.values(), ()) if b.key == key), "full", results)
+    return full and full.model_copy(update=merged(dict(settings=full.settings), READINGS[name]) | dict(seeds=full.seeds[:seeds]))
+
 # %% ../../nbs/experiment/50_matrix.ipynb #6a1b2c03
 VECTORS = {"text": dict(dim=32, kind="vector"), "vision": dict(dim=16, kind="vector"), "audio": dict(dim=24, kind="vector")}   # no encoder between the planted truth and the part in question
 ALONE = dict(dataset="planted", settings=dict(width=64, dropout=.1), epochs=25, patience=25, seeds=(1, 2, 3))
@@ -103,6 +120,7 @@ ROWS = {   # matrices that are no blocks: single questions
         *against("no_graph", protocol="long_range", data=dict(segments=6000, noise=.3, modalities=VECTORS)),
         *against("no_feature_attention", protocol="quality", data=dict(segments=2000, modalities=VECTORS)),
     ],
+    "errata": lambda results: [r for key in ("mosi-context-regression", "iemocap-context-moods") for name in READINGS if key in READ_ON[name] and (r := other_reading(name, key, results))],
     "probes": [
         quick(protocol="quality", data=dict(segments=1500, modalities=VECTORS)),
         *(quick(protocol="poor_modality", data=dict(segments=1500, modalities=VECTORS), settings=dict(decision_reads=reads)) for reads in ("fused", "modality")),
@@ -123,7 +141,7 @@ def matrix_rows(
     results:str="",   # the store
 )->list[RunSpec]:     # rows whose settings are known
     "The rows that `make reproduce DATA=…` stands for."
-    if not (found := blocks(data)): return [r.model_copy(update=dict(results=results)) for r in ROWS[data]]
+    if not (found := blocks(data)): return ROWS[data](results) if callable(ROWS[data]) else [r.model_copy(update=dict(results=results)) for r in ROWS[data]]
     return [r for b in found for m in b.models if (r := row(b, m, results))]
 
 # %% ../../nbs/experiment/50_matrix.ipynb #57a0c002
@@ -158,7 +176,8 @@ def entries(
     "What `msa-paper reproduce --data …` stands for, settings chosen or not."
     every = lambda b, m: (1,) if m.startswith("floor_") else tuple(range(1, b.seeds + 1))
     found = [Entry(f"{b.key}/{m}", every(b, m)[:seeds], b, results=results) for b in blocks(data) for m in b.models]
-    found = found or [entry(r.model_copy(update=dict(seeds=r.seeds[:seeds], results=results))) for r in ROWS[data]]
+    found = found or [entry(r.model_copy(update=dict(seeds=r.seeds[:seeds], results=results))) for r in matrix_rows(data, results)]
+    if not found: raise MsaPaperError(f"'{data}' has no row yet: it changes one thing in a tuned full model, and none is tuned", results or "results/", "first: " + ", ".join(f"make reproduce DATA={d}" for d in ("mosi", "iemocap")))
     picked = [e for e in found if not only or any(text in e.name for text in only)]
     if not picked: raise MsaPaperError(f"no row of '{data}' has {' or '.join(map(repr, only))} in its name", remedy=f"names are like '{found[0].name}'")
     return picked
