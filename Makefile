@@ -1,4 +1,5 @@
-# make reproduce [DATA=planted|mechanisms|controls|mosi]   set up, run what is missing, draw tables and figures
+# make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|errata]   set up, tune and run what is missing, draw tables and figures
+# make figures                                    redraw every table and figure from the runs that are there, and README.md
 # make test                                       set up, pass every test
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
@@ -19,9 +20,13 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 READY = $(VENV)/.ready
 BENCHMARK = mkdir -p results/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb results/notebooks/benchmark.ipynb
 
-.PHONY: reproduce test lab readme benchmark mmsa setup
+.PHONY: reproduce figures test lab readme benchmark mmsa setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
+	msa-paper readme
+
+figures: $(READY)
+	msa-paper figures
 	msa-paper readme
 
 test: $(READY)
