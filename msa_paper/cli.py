@@ -43,6 +43,7 @@ def reproduce(
     from msa_paper.experiment.execution import run_matrix
     from msa_paper.experiment.matrix import entries
     some = entries(data, results, tuple(only), seeds)
+    if not some: raise MsaPaperError(f"'{data}' has no row yet: it changes one thing in a tuned full model, and none is tuned", results or "results/", "first: make reproduce DATA=mosi, make reproduce DATA=iemocap")
     if dry_run: return foretell(some, workers)
     if scheduler == "local": failures = run_matrix(some, workers)
     else:
