@@ -11,7 +11,7 @@ __all__ = ['effective_groups', 'uncertainty', 'estimate', 'p_value', 'compare', 
 import numpy as np, pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+from scipy.optimize import brentq
 from .statistics import group_draws, intensity_from, intensity_sums, interval
 from ..core import MsaPaperError, known
 
@@ -80,7 +80,11 @@ def smallest_difference(
     power:float=.8,
 )->float:
     "The smallest true difference that a test with this standard error finds with this chance."
-    return float(TTestPower().solve_power(nobs=df + 1, alpha=level, power=power) * (df + 1)**.5 * se)
+    if not se > 0: return float(se)                   # nothing varies
+    df = max(df, 1.); limit = high = stats.t.isf(level / 2, df)
+    found = lambda shift: stats.nct.sf(limit, df, shift) - power      # the other tail is far below a thousandth
+    while found(high) < 0: high += 1
+    return float(brentq(found, 0, high) * se)
 
 # %% ../../nbs/analysis/15_comparisons.ipynb #df567b32
 def planted_matrices(
