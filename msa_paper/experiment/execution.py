@@ -258,6 +258,8 @@ def run_matrix(
                 e, spec, failure = plan.settle(future)
                 progress.tell(f"{e.name}: {'failed' if failure else 'tuned' if isinstance(spec, TuneSpec) else f'{len(Store(spec.results).row(spec))} seeds'}")
             progress.tell()
+    for e in plan.entries:
+        if row := e.row: [Store(e.results).tidy(row, s) for s in row.seeds if Store(e.results).finished(row, s)]     # locks of commands that were killed
     return [f"{plan.entries[i].name}: {failure}" for i, failure in sorted(plan.failures.items())]
 
 # %% ../../nbs/experiment/55_execution.ipynb #ea754bbe
