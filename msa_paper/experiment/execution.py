@@ -148,6 +148,8 @@ class Plan:
     def taken(self)->Counter: "Runs that were handed out, and to how many."; return Counter((spec_hash(s), seed) for _, s in self.running.values() if isinstance(s, RunSpec) for seed in s.seeds)
     def missing(self)->int: "Runs that are still to come, of entries that have not failed."; return sum(len(Store(e.results).missing(r) if (r := e.row) else e.seeds) for i, e in enumerate(self.entries) if i not in self.failures)
 
+    def tidy(self): "Remove the locks of commands that were killed, where the runs are there."; [Store(e.results).tidy(row, s) for e in self.entries if (row := e.row) for s in row.seeds if Store(e.results).finished(row, s)]
+
     def free(self, row:RunSpec)->tuple[list[int], bool]:
         "Missing seeds that nobody is at, and whether somebody else is at others."
         store, taken = Store(row.results), self.taken(); own = [s for s in store.missing(row) if not taken[spec_hash(row), s]]
@@ -242,6 +244,7 @@ def run_matrix(
     plan = Plan([r if isinstance(r, Entry) else entry(r) for r in rows])
     total, missing = sum(len(e.seeds) for e in plan.entries), plan.missing()
     print(f"{total} runs in {len(rows)} rows; {total - missing} are there, {missing} to do", flush=True)
+    plan.tidy()
     if not missing: return []
     with pool or Local(workers) as pool:
         progress, waits = Progress(plan, lambda: pool.size), False
@@ -258,6 +261,7 @@ def run_matrix(
                 e, spec, failure = plan.settle(future)
                 progress.tell(f"{e.name}: {'failed' if failure else 'tuned' if isinstance(spec, TuneSpec) else f'{len(Store(spec.results).row(spec))} seeds'}")
             progress.tell()
+    plan.tidy()
     return [f"{plan.entries[i].name}: {failure}" for i, failure in sorted(plan.failures.items())]
 
 # %% ../../nbs/experiment/55_execution.ipynb #ea754bbe
