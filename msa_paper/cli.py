@@ -56,9 +56,11 @@ def reproduce(
         execute_notebook("runs/probe.ipynb", Store(results).folder/"notebooks"/"probe.ipynb", dict(results=results))
     return failures + draw(data, results, figures)
 
+# %% ../nbs/90_cli.ipynb #7c2d9e02
 def redraw(
     results:str="",           # the store
     figures:str="",           # tables and figures go below it; empty: figures/ of the project
+    pages:tuple[str, ...]=(), # only these; empty: all
 )->list[str]:                 # what failed
     "Every table and figure that finished runs allow, once more, in this process: from the committed metrics, without training."
     import importlib, inspect
@@ -70,6 +72,7 @@ def redraw(
     there = [d for d in PAGES if d not in WHOLE and any(len(Store(results).missing(r)) < len(r.seeds) for r in matrix_rows(d, results))]
     failures = []
     for name, data in [(n, d) for d in there for n in PAGES[d]] + [(n, None) for n in WHOLE]:
+        if pages and name not in pages: continue
         page = find(name); takes = inspect.signature(page).parameters
         try: page(**{k: v for k, v in dict(data=data, results=results, figures=figures).items() if k in takes}); print(f"drawn: {data or 'all'} {name}", flush=True)
         except MsaPaperError as error: failures.append(f"{data or 'all'} {name}: {error}")
