@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['opened', 'PIECE', 'COMPUTE', 'source_hash', 'fingerprint', 'difference', 'watch', 'place', 'here', 'data_of',
            'data_for', 'cache_folder', 'found', 'wanted', 'put_piece', 'pieces', 'lay_out', 'unwanted', 'news',
-           'compute', 'Cluster', 'run_on_cluster']
+           'compute', 'Workers', 'Cluster', 'run_on_cluster']
 
 # %% ../../nbs/experiment/57_cluster.ipynb #5ba1ab27
 import hashlib, json, os, shutil, subprocess, sys, tempfile, time, traceback
@@ -180,9 +180,9 @@ def compute(
         for path in (store.folder/"notebooks").rglob("*.ipynb"): queue.put(dict(kind="notebook", path=str(path.relative_to(store.folder)), content=path.read_bytes()))
         return failure.read_text() if failure.is_file() else None if process.returncode == 0 else f"its process ended with {process.returncode}"
 
-# %% ../../nbs/experiment/57_cluster.ipynb #978c8c4c
-class Cluster:
-    "Workers of a Dask scheduler, as `run_matrix` wants them."
+# %% ../../nbs/experiment/57_cluster.ipynb #5330e64a
+class Workers:
+    "Who is there behind a Dask scheduler, and whether they are like us."
     joins = False     # private stores do not see each other's locks
     def __init__(self,
         address:str,            # of the scheduler
@@ -219,6 +219,9 @@ class Cluster:
         elif self.refused and set(there) <= set(self.refused) and there: raise MsaPaperError("every worker is refused: " + "; ".join(f"{a}: {w}" for a, w in self.refused.items()), remedy="give the workers this code and this environment")
         elif time.time() - self.seen > self.patience: raise MsaPaperError("no worker is there", self.client.scheduler.address, "start one: `dask worker ADDRESS --nthreads 1`")
 
+# %% ../../nbs/experiment/57_cluster.ipynb #978c8c4c
+class Cluster(Workers):
+    "Workers of a Dask scheduler, as `run_matrix` wants them."
     def submit(self, spec:RunSpec|TuneSpec)->Future|None:
         "Hand out a row or a search with the data it reads; None when it cannot be begun now."
         busy = [job["worker"] for job in self.jobs.values()]
@@ -275,6 +278,7 @@ class Cluster:
                 future.set_exception(BrokenProcessPool(f"worker {job['worker']} is lost")) if status == "cancelled" or "KilledWorker" in (error or "") else future.set_result(error)
             elif job["worker"] not in self.workers: self.release(future); future.set_exception(BrokenProcessPool(f"worker {job['worker']} is lost"))
 
+# %% ../../nbs/experiment/57_cluster.ipynb #725c6476
 def run_on_cluster(
     rows:list[RunSpec|Entry],
     address:str,            # of a Dask scheduler: 'tcp://…:8786'

@@ -257,8 +257,8 @@ class Probe:
     suits: Callable                   # RunSpec → bool
     segments: int = 6000              # of a planted corpus
 
-def planted(spec, *protocols): return spec.dataset == "planted" and spec.protocol in protocols
-def in_context(spec): return spec.dataset in ("mosi", "iemocap") and spec.protocol == "context"
+def planted(spec, *protocols)->bool: "A row on the planted corpus, in one of these protocols."; return spec.dataset == "planted" and spec.protocol in protocols
+def in_context(spec)->bool: "A row on real segments in the course of their video or dialogue."; return spec.dataset in ("mosi", "iemocap") and spec.protocol == "context"
 
 PROBES = {
     "quality": Probe("C10", probe_quality, lambda s: planted(s, "quality", "mixed") and s.model in WEIGHED),
