@@ -40,8 +40,7 @@ def finished(
     results:str="",  # the store
 )->list[Run]:        # its finished runs, by seed
     "The finished runs of one row."
-    store = Store(results)
-    return [read_once(store.path(spec, s)) for s in spec.seeds if store.finished(spec, s)]
+    return [read_once(run.folder) for run in Store(results).row(spec)]
 
 def page_folder(figures:str, data:str)->Path:
     "Where a page's files go: `figures/<data>`, of the project unless said otherwise."
