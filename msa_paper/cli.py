@@ -164,6 +164,7 @@ def render_readme()->str:   # Markdown
     nb = nbformat.read(project_folder()/"nbs"/"index.ipynb", 4)
     NotebookClient(nb, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(project_folder()/"nbs")}}).execute()
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
+    for c in nb.cells: c.outputs = [o for o in c.get("outputs", []) if o.get("name") != "stderr"]   # warnings name folders of this machine
     exporter = MarkdownExporter(exclude_input=True, exclude_output_prompt=True)
     lines = [line.rstrip() for line in exporter.from_notebook_node(nb)[0].splitlines()]
     text = "\n".join(line.replace("](../", "](") for k, line in enumerate(lines) if line or (k and lines[k - 1]))

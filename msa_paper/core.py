@@ -86,8 +86,11 @@ def sha256(
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../nbs/00_core.ipynb #120cd71d
-def die_with_parent():
+def die_with_parent(
+    parent:int|None=None,   # its process id, where known: a parent that has ended before this is asked ends this process at once
+):
     "Ask the kernel to end this process when its parent ends (Linux; elsewhere no effect)."
     if sys.platform != "linux": return
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent and os.getppid() != parent: os._exit(1)

@@ -125,10 +125,11 @@ def lay_out(
 COMPUTE = """
 import json, sys
 from pathlib import Path
-from msa_paper.core import die_with_parent; die_with_parent()
+from msa_paper.core import die_with_parent
+kind, parameters, output, failure, parent = json.loads(sys.argv[1])
+die_with_parent(parent)
 from msa_paper.experiment.execution import worker_failure
 from msa_paper.experiment.spec import RunSpec, TuneSpec
-kind, parameters, output, failure = json.loads(sys.argv[1])
 told = worker_failure({"RunSpec": RunSpec, "TuneSpec": TuneSpec}[kind](**parameters), output)
 if told: Path(failure).write_text(told)
 """
@@ -169,7 +170,7 @@ def compute(
         lay_out(top/"data", files); (top/"data").mkdir(exist_ok=True)
         if trials: write_whole(tuning_file(spec), trials)
         environment = os.environ | dict(MSA_PAPER_DATA=str(top/"data"), PYTHONPATH=os.pathsep.join(filter(None, [str(project_folder()), os.environ.get("PYTHONPATH")])))
-        process = subprocess.Popen([sys.executable, "-c", COMPUTE, json.dumps([kind, spec.model_dump(mode="json", exclude_unset=True), output, str(failure)])], cwd=project_folder(), env=environment)
+        process = subprocess.Popen([sys.executable, "-c", COMPUTE, json.dumps([kind, spec.model_dump(mode="json", exclude_unset=True), output, str(failure), os.getpid()])], cwd=project_folder(), env=environment)
         try:
             while process.poll() is None:
                 time.sleep(.2)

@@ -210,7 +210,7 @@ class Local:
 
     def submit(self, spec:RunSpec|TuneSpec)->Future:
         "Hand out a row or a search."
-        self.pool = self.pool or ProcessPoolExecutor(self.size, multiprocessing.get_context("spawn"), initializer=die_with_parent)
+        self.pool = self.pool or ProcessPoolExecutor(self.size, multiprocessing.get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),))
         try: return self.pool.submit(worker_failure, spec)
         except BrokenProcessPool: self.pool = None; return self.submit(spec)
 
