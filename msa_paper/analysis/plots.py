@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Rectangle
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import chi2, t as t_distribution
 from sklearn.covariance import MinCovDet
 from ..core import write_whole
@@ -93,7 +94,7 @@ def ablation_bars(
                 ax.plot([low, high], [i, i], color=INK, lw=1.1, zorder=3)
             for i, name in enumerate(p["bars"]):
                 if name in p.get("paper", {}): ax.plot(p["paper"][name], i, "o", mfc="white", mec=INK, ms=4.5, zorder=4, label="paper" if not ax.get_legend_handles_labels()[1] else None)
-            ax.axvline(0, color=INK, lw=.8); ax.margins(x=.08)
+            ax.axvline(0, color=INK, lw=.8); ax.margins(x=.08); ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.set(yticks=range(len(p["bars"])), yticklabels=list(p["bars"]), ylim=(len(p["bars"]) - .4, -.6), xlabel=p["unit"]); ax.set_title(p["title"], fontsize=8)
             ax.tick_params(axis="y", length=0)
             if ax.get_legend_handles_labels()[1]: ax.legend(frameon=False, fontsize=7, loc="best", handletextpad=0, borderpad=0)

@@ -30,11 +30,12 @@ class Metric:
     better: int = 1        # 1: more is better, −1: less
     scale: float = 100.    # 100: in %
     digits: int = 1
+    range: tuple = (0., 1.)   # what it can be: an interval that a t distribution carries past it is cut there
 
     def show(self, x, sign="")->str: "A number as text; empty where there is none."; return "" if x is None or np.isnan(x) else f"{x * self.scale:{sign}.{self.digits}f}"
     def between(self, low, high, sign="")->str: "An interval as text."; return "" if np.isnan(low) else f"[{self.show(low, sign)}, {self.show(high, sign)}]"
 
-METRICS = dict(mae=Metric("MAE", -1, 1., 3), corr=Metric("Pearson r", 1, 1., 3), acc2_has0=Metric("Acc-2, 0 counts as positive, %"), acc2_non0=Metric("Acc-2, 0 left out, %"),
+METRICS = dict(mae=Metric("MAE", -1, 1., 3, (0., np.inf)), corr=Metric("Pearson r", 1, 1., 3, (-1., 1.)), acc2_has0=Metric("Acc-2, 0 counts as positive, %"), acc2_non0=Metric("Acc-2, 0 left out, %"),
                f1_has0=Metric("weighted F1, 0 counts as positive, %"), f1_non0=Metric("weighted F1, 0 left out, %"), acc7=Metric("Acc-7, %"), acc=Metric("accuracy, %"), f1_weighted=Metric("weighted F1, %"),
                **{f"f1_{c}": Metric(f"F1 of {c}, %") for c in ("happy", "sad", "angry", "neutral")})
 
@@ -48,7 +49,8 @@ def summary(
     metric:str,       # a column of the replicates: 'mae', 'corr', 'acc', …
 )->dict:              # mean, sd, se, df, low, high, seeds, groups
     "Mean over seeds, its deviation, and the interval over seeds and groups."
-    return estimate(by_seed(runs, metric), test_groups(runs))
+    found, possible = estimate(by_seed(runs, metric), test_groups(runs)), METRICS[metric].range if metric in METRICS else (-np.inf, np.inf)
+    return found | {end: float(np.clip(found[end], *possible)) for end in ("low", "high")}
 
 def repeated(
     one:dict,     # {seed: …} of a model
