@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'DATA_ORDER', 'CARDS', 'READ_AS_CLASSES', 'TWO', 'SEVEN', 'INTENSITY', 'FOUR', 'NO_MOSEI', 'NO_MOSI',
-           'NO_FACES', 'MOSEI_FILE', 'MOSI_FILE', 'FACES', 'TABLES', 'READ', 'SCATTER', 'MAIN', 'SHORT', 'CURVES', 'C8',
-           'CLASSES', 'PAGES', 'WHOLE', 'read_once', 'finished', 'page_folder', 'block_of', 'block_runs', 'spec_of',
-           'parameters', 'test_set', 'make_cards', 'table1', 'Part', 'ours', 'loses', 'not_here', 'rows_of',
-           'best_elsewhere', 'table_part', 'tables_page', 'table3', 'table4', 'table5', 'table6', 'with_labels',
-           'error_slope', 'figure6', 'nothing', 'picture', 'main_blocks', 'figure7', 'plateau', 'plateaus',
-           'over_seeds', 'figure8', 'figure9', 'searched', 'tuning', 'verdict', 'mechanisms']
+           'NO_FACES', 'MOSEI_FILE', 'MOSI_FILE', 'FACES', 'TABLES', 'AIMS', 'READ', 'SCATTER', 'MAIN', 'SHORT',
+           'CURVES', 'C8', 'CLASSES', 'PAGES', 'WHOLE', 'read_once', 'finished', 'page_folder', 'block_of',
+           'block_runs', 'spec_of', 'parameters', 'test_set', 'make_cards', 'table1', 'Part', 'ours', 'loses',
+           'not_here', 'rows_of', 'best_elsewhere', 'aimed', 'table_part', 'tables_page', 'table3', 'table4', 'table5',
+           'table6', 'with_labels', 'error_slope', 'figure6', 'nothing', 'picture', 'main_blocks', 'figure7', 'plateau',
+           'plateaus', 'over_seeds', 'figure8', 'figure9', 'searched', 'tuning', 'verdict', 'mechanisms']
 
 # %% ../../nbs/analysis/40_figures.ipynb #c250e196
 import json
@@ -199,6 +199,21 @@ def best_elsewhere(dataset:str, asked)->str:
     found = [f"{METRICS[m].label.removesuffix(', %')} {published(dataset, name)['other']}" for m, _, name in asked if name and "other" in published(dataset, name)]
     return f" Best published in a comparable set-up: {'; '.join(found)}." if found else ""
 
+AIMS = {    # what was aimed at before the runs: block → (model, metric, value, where it comes from)
+    "iemocap-context-moods": (("full", "acc", .82, "above the paper's 80.2"), ("plus", "f1_weighted", .845, "COGMEN")),
+    "mosi-context-regression": (("full", "mae", .88, ""), ("full", "acc2_has0", .803, "bc-LSTM as published"), ("plus", "acc2_has0", .8231, "contextual inter-modal attention")),
+    "mosi-context-binary": (("full", "acc", .803, "bc-LSTM as published"), ("plus", "acc", .8231, "contextual inter-modal attention")),
+}
+
+def aimed(key:str, table:pd.DataFrame)->str:
+    "Whether the aims of a block were reached, as a sentence."
+    def told(model, metric, value, source):
+        m, r = METRICS[metric], table.set_index(["model", "metric"]).loc[(model, metric)]
+        name = f"{NAMES[model]}, {m.label.removesuffix(', %')} {'≥' if m.better > 0 else '≤'} {m.show(value)}" + (f" ({source})" if source else "")
+        if pd.isna(r["mean"]): return f"{name}: not run"
+        return f"{name}: {m.show(r['mean'])} {m.between(r.low, r.high)}, **{'reached' if m.better * (r['mean'] - value) >= 0 else 'missed'}**"
+    return f" Aimed at before the runs: {'; '.join(told(*a) for a in AIMS[key])}." if key in AIMS else ""
+
 def table_part(
     name:str,       # 'table3' … 'table6'
     part:Part,
@@ -214,6 +229,7 @@ def table_part(
     if name == "table6" and block.dataset != "mosei" and any(paper.values()):
         table[["gap", "gap_low", "gap_high", "one_low", "one_high"]], table["label"] = np.nan, None      # other data: only the order can be compared
         caption += " The paper's numbers are of MOSEI: only their order can be compared."
+    if name != "table6": caption += aimed(part.key, table)
     if part.without: caption += f" With one modality its weight is 1 whatever the attention says, so *{', '.join(NAMES[m] for m in part.without)}* is the full model, and its row is empty."
     return table, part_markdown(part.title, caption, table), [r for found in runs.values() for r in found]
 

@@ -17,6 +17,7 @@ from IPython.display import Image, Markdown, display
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from .figures import page_folder
+from .tables import NAMES
 from .plots import ACCENT, INK, PALE, house_style, save_figure
 from ..core import write_whole
 from ..experiment.matrix import BASELINES, matrix_rows
@@ -155,7 +156,7 @@ def robustness_c15(results:str="")->list[dict]:
             return [(-1 if what == "loss" else sign) * (loss_of_quality(a["values"])[what] - loss_of_quality(b["values"])[what]) for a, b in paired(of["full"], of[model])]
         for model in (m for m in (*BASELINES, "bc_lstm", "no_feature_attention") if m in of):
             for what, told in (("loss", "less lost than"), ("spoilt", "better when spoilt than")):
-                out.append(measure(f"{told} {model}", data, against(model, what), of["full"] + of[model], of["full"][0]["values"]["n"]) | dict(against=model, kind=what, metric=of["full"][0]["values"]["metric"]))
+                out.append(measure(f"{told} {NAMES[model]}", data, against(model, what), of["full"] + of[model], of["full"][0]["values"]["n"]) | dict(against=model, kind=what, metric=of["full"][0]["values"]["metric"]))
     return out
 
 CLAIMS = {"C10": weights_c10, "C11": weights_c11, "C12": edges_c12, "C13": lags_c13, "C14": cost_c14, "C15": robustness_c15}

@@ -30,7 +30,7 @@ class Metric:
     better: int = 1        # 1: more is better, −1: less
     scale: float = 100.    # 100: in %
     digits: int = 1
-    range: tuple = (0., 1.)   # what it can be: an interval that a t distribution carries past it is cut there
+    limits: tuple = (0., 1.)   # what it can be: an interval that a t distribution carries past it is cut there
 
     def show(self, x, sign="")->str: "A number as text; empty where there is none."; return "" if x is None or np.isnan(x) else f"{x * self.scale:{sign}.{self.digits}f}"
     def between(self, low, high, sign="")->str: "An interval as text."; return "" if np.isnan(low) else f"[{self.show(low, sign)}, {self.show(high, sign)}]"
@@ -49,7 +49,7 @@ def summary(
     metric:str,       # a column of the replicates: 'mae', 'corr', 'acc', …
 )->dict:              # mean, sd, se, df, low, high, seeds, groups
     "Mean over seeds, its deviation, and the interval over seeds and groups."
-    found, possible = estimate(by_seed(runs, metric), test_groups(runs)), METRICS[metric].range if metric in METRICS else (-np.inf, np.inf)
+    found, possible = estimate(by_seed(runs, metric), test_groups(runs)), METRICS[metric].limits if metric in METRICS else (-np.inf, np.inf)
     return found | {end: float(np.clip(found[end], *possible)) for end in ("low", "high")}
 
 def repeated(
@@ -117,7 +117,7 @@ def markdown(head:list[str], rows:list[list[str]])->str:
 
 def measured(r, m:Metric)->str:
     "Mean ± sd with its interval, of a row of `results_table`."
-    if pd.isna(r["mean"]): return "not run"
+    if pd.isna(r["mean"]): return "not run" if pd.isna(r.seeds) else "undefined"   # r of a constant
     return m.show(r["mean"]) + (f" ± {m.show(r.sd)}" if pd.notna(r.sd) else "") + " " + m.between(r.low, r.high)
 
 def grouped(models, cells)->list[list[str]]:
