@@ -1,5 +1,6 @@
 # make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|errata]   set up, tune and run what is missing, draw tables and figures
 # make figures                                    redraw every table and figure from the runs that are there, and README.md
+# make pages                                      execute the figure notebooks in place: they show what is committed
 # make test                                       set up, pass every test
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
@@ -20,7 +21,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 READY = $(VENV)/.ready
 BENCHMARK = mkdir -p results/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb results/notebooks/benchmark.ipynb
 
-.PHONY: reproduce figures test lab readme benchmark mmsa setup
+.PHONY: reproduce figures pages test lab readme benchmark mmsa setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 	msa-paper readme
@@ -28,6 +29,10 @@ reproduce: $(READY)
 figures: $(READY)
 	msa-paper figures
 	msa-paper readme
+
+pages: $(READY)
+	jupyter nbconvert --log-level WARN --to notebook --execute --inplace nbs/figures/*.ipynb
+	nbdev_clean
 
 test: $(READY)
 	bash tests/run.sh
