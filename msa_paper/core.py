@@ -7,9 +7,10 @@ __all__ = ['MsaPaperError', 'known', 'validated', 'project_folder', 'data_folder
            'write_whole', 'sha256', 'die_with_parent']
 
 # %% ../nbs/00_core.ipynb #7fefda63
-import ctypes, difflib, hashlib, os, signal, sys, tempfile
+import ctypes, difflib, hashlib, os, signal, sys, tempfile, warnings
 from pathlib import Path
 from pydantic import BaseModel, ValidationError
+warnings.filterwarnings("ignore", "IProgress not found")   # libraries ask tqdm for widgets; a line of text does
 
 # %% ../nbs/00_core.ipynb #e9ab7fdc
 class MsaPaperError(Exception):

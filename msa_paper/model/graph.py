@@ -11,8 +11,8 @@ import warnings
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-with warnings.catch_warnings():   # PyG's import uses torch.jit.script, which torch announces to retire, and asks tqdm for widgets
-    warnings.simplefilter("ignore", FutureWarning); warnings.filterwarnings("ignore", "IProgress not found")
+with warnings.catch_warnings():   # PyG's import still uses torch.jit.script, which torch announces to retire
+    warnings.simplefilter("ignore", FutureWarning)
     from torch_geometric.nn import DenseGCNConv
 
 # %% ../../nbs/model/20_graph.ipynb #fa3987c0
