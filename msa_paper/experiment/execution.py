@@ -9,7 +9,7 @@ __all__ = ['PRELOADED', 'newest_source', 'fork_server', 'can_fork', 'forked_kern
            'Progress', 'run_matrix', 'overhead', 'standing', 'at_work', 'failed_notebooks']
 
 # %% ../../nbs/experiment/55_execution.ipynb #0efdac00
-import json, math, os, sys, tempfile, time, multiprocessing, traceback
+import json, math, os, sys, tempfile, threading, time, multiprocessing, traceback
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -41,9 +41,11 @@ def forked_kernel(
     arguments:list[str],   # of ipykernel
     environment:dict, folder:str,
 ):
-    "What a forked process does: be a kernel, as long as its server lives."
-    die_with_parent(); os.environ.clear(); os.environ.update(environment); os.chdir(folder)
+    "What a forked process does: be a kernel, as long as the worker lives that asked for it, and the server."
     from ipykernel.kernelapp import launch_new_instance
+    def leave(): multiprocessing.parent_process().join(); os._exit(1)
+    threading.Thread(target=leave, daemon=True).start(); die_with_parent()
+    os.environ.clear(); os.environ.update(environment); os.chdir(folder)
     launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 class ForkedKernel:
