@@ -46,7 +46,7 @@ def forked_kernel(
     def leave(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=leave, daemon=True).start(); die_with_parent()
     os.environ.clear(); os.environ.update(environment); os.chdir(folder)
-    launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+    launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--log-level=CRITICAL"])   # being asked to stop is no error
 
 class ForkedKernel:
     "A forked process, with the manners that jupyter_client expects of one that was started."
