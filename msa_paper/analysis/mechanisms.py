@@ -194,7 +194,7 @@ def label_ends(
 ):
     "Direct labels right of where the curves end."
     low, high = axes.get_ylim(); log = axes.get_yscale() == "log"; f, back = (np.log10, lambda v: 10**v) if log else (lambda v: v, lambda v: v)
-    places = apart([f(y) for _, y, _, _ in ends], share * (f(high) - f(low)), f(low), f(high))
+    gap = share * (f(high) - f(low)); places = apart([f(y) for _, y, _, _ in ends], gap, f(low) + gap / 2, f(high) - gap / 2)
     for (x, _, text, colour), y in zip(ends, places): axes.annotate(text, (x, back(y)), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5, color=colour, annotation_clip=False)
 
 def shade(axes, x, values, colour, band=True, **line):     # values (seeds, len(x))

@@ -121,7 +121,7 @@ def learning_curves(
         for (ax, below), p in zip(axes.T, panels):
             for (name, curves), color, dash in zip(p["curves"].items(), (ACCENT, INK), ("-", (0, (4, 2)))):
                 mean, half, left = mean_curve(curves); e = np.arange(1, len(mean) + 1); whole = int((left == len(curves)).sum())
-                ax.fill_between(e, 100 * (mean - half), 100 * (mean + half), color=color, alpha=.15, lw=0)
+                ax.fill_between(e, 100 * (mean - half), 100 * (mean + half), where=left > 2, color=color, alpha=.15, lw=0)   # of two, an interval says nothing
                 ax.plot(e, 100 * mean, color=color, lw=.8, ls=dash, alpha=.6); ax.plot(e[:whole], 100 * mean[:whole], color=color, lw=1.8, ls=dash, label=name)
                 below.step(e, left, where="mid", color=color, lw=1.2, ls=dash)
             ax.set_title(p["title"], fontsize=8.5); ax.legend(frameon=False, fontsize=8, loc="lower right")
