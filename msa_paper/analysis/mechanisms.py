@@ -10,6 +10,7 @@ __all__ = ['REAL', 'KINDS', 'CLAIMS', 'SHORT', 'LINES', 'COLOURS', 'probed', 'ov
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #6510c2ec
 import json
+from itertools import cycle
 import numpy as np
 import matplotlib.pyplot as plt
 from pathlib import Path
@@ -246,7 +247,7 @@ def draw_edges(results:str="")->tuple[Figure, dict]|None:
                 ax.axvline(v["theta"], color=PALE, lw=.8, zorder=0); ax.annotate("θ of the runs", (v["theta"], ax.get_ylim()[1]), xytext=(3, -2), textcoords="offset points", fontsize=7, color=PALE, va="top")
                 label_ends(ax, [(θ[ok][-1], m[-1], "trained", ACCENT), (θ[ok0][-1], u[-1], "untrained", INK), (θ[-1], c[-1], "chance", PALE)])
                 ax.set(xlabel="threshold θ on the cosine", ylabel=f"{name} of semantic edges", xlim=(0, 1.16), xticks=np.arange(0, 1.01, .2))
-            left.set_title(f"One planted link a segment, n = {v['n']} test segments, {len(found)} seeds"); right.set_title(f"prediction against label: r = {over([f['values']['corr'] for f in found])['mean']:.2f}")
+            left.set_title(f"{r.data['segments']:,} planted segments, {len(found)} seeds", fontsize=8.5); right.set_title(f"n = {v['n']:,} test segments; r of predictions = {over([f['values']['corr'] for f in found])['mean']:.2f}", fontsize=8.5)
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in rows for f in x])
 
@@ -257,15 +258,15 @@ def draw_lags(results:str="")->tuple[Figure, dict]|None:
     with house_style():
         figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.2))
         for ax, name, what in ((axes[0], "saved", "share of a constant's MAE that is saved"), (axes[1], "r", "correlation with the label")):
-            ends = []
-            for i, (r, found) in enumerate(rows):
+            ends, dashes = [], cycle(LINES[1:])
+            for r, found in rows:
                 lag = [x["lag"] for x in found[0]["values"]["lags"]]; long = found[0]["values"]["receptive_field"] == max(f[0]["values"]["receptive_field"] or 0 for _, f in rows)
-                m = shade(ax, lag, [[1 - x["mae"] / x["floor"] if name == "saved" else x["r"] for x in f["values"]["lags"]] for f in found], ACCENT if long else INK, ls="-" if long else LINES[1 + i % 3], lw=1.5 if long else 1)
+                m = shade(ax, lag, [[1 - x["mae"] / x["floor"] if name == "saved" else x["r"] for x in f["values"]["lags"]] for f in found], ACCENT if long else INK, ls="-" if long else next(dashes), lw=1.5 if long else 1)
                 ends.append((lag[-1], m[-1], f"{lag_name(r, found)}\n({found[0]['values']['sequence_parameters']:,} parameters)", ACCENT if long else INK))
             ax.axhline(0, color=PALE, lw=1, ls=":")
             if name == "r": label_ends(ax, ends, .13)
             ax.set(xlabel="lag between cue and content (steps)", ylabel=what, xticks=lag)
-        axes[1].set_xlim(right=lag[-1] + .1); axes[0].set_title(f"n = {rows[0][1][0]['values']['n']} test segments, {len(rows[0][1])} seeds, 95 % intervals")
+        axes[1].set_xlim(right=lag[-1] + .1); axes[0].set_title(f"n = {rows[0][1][0]['values']['n']:,} test segments, {len(rows[0][1])} seeds, 95 % intervals")
         plt.close(figure)
     return figure, dict(runs=[f["run"] for _, x in rows for f in x])
 
