@@ -5,6 +5,7 @@ import pytest
 from msa_paper.analysis.comparisons import (
     by_seed, compare, effective_groups, estimate, p_value, planted_matrices, planted_predictions, rejected, smallest_difference, test_groups as groups_of, uncertainty,
 )
+from msa_paper.experiment.matrix import BLOCKS, row
 from msa_paper.experiment.store import Store
 
 SIZES = (10, 31), (5, 31), (3, 300)
@@ -58,7 +59,8 @@ def test_unequal_videos_count_for_less():
 
 
 def test_stored_runs_give_consistent_intervals_and_p_values():
-    runs = {m: Store().runs("mosi", "context", m) for m in ("full", "no_graph")}
+    specs = {m: row(BLOCKS["mosi"][0], m) for m in ("full", "no_graph")}
+    runs = {m: Store().row(spec) if spec else [] for m, spec in specs.items()}
     if len(runs["full"]) < 5 or len(runs["no_graph"]) < 5:
         pytest.skip("no stored runs on MOSI")
     groups = groups_of(runs["full"])
