@@ -1,5 +1,4 @@
 """Figure notebooks, executed afresh: nbval finds their committed outputs again, and no committed figure changes."""
-import hashlib
 import json
 import subprocess
 import sys
@@ -7,7 +6,7 @@ import sys
 import pytest
 
 from conftest import PROJECT
-from msa_paper.core import figures_folder
+from msa_paper.core import figures_folder, sha256
 
 FIGURES = sorted((PROJECT / "nbs" / "figures").glob("*.ipynb"))
 NBVAL = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
@@ -27,7 +26,7 @@ def numbered(path, folder):
 
 
 def hashes():
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in figures_folder().rglob("*") if p.is_file()}
+    return {p: sha256(p) for p in figures_folder().rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="session")

@@ -199,6 +199,7 @@ def best_elsewhere(dataset:str, asked)->str:
     found = [f"{METRICS[m].label.removesuffix(', %')} {published(dataset, name)['other']}" for m, _, name in asked if name and "other" in published(dataset, name)]
     return f" Best published in a comparable set-up: {'; '.join(found)}." if found else ""
 
+# %% ../../nbs/analysis/40_figures.ipynb #a1b5c0d1
 AIMS = {    # what was aimed at before the runs: block → (model, metric, value, where it comes from)
     "iemocap-context-moods": (("full", "acc", .82, "above the paper's 80.2"), ("plus", "f1_weighted", .845, "COGMEN")),
     "mosi-context-regression": (("full", "mae", .88, ""), ("full", "acc2_has0", .803, "bc-LSTM as published"), ("plus", "acc2_has0", .8231, "contextual inter-modal attention")),
@@ -214,6 +215,7 @@ def aimed(key:str, table:pd.DataFrame)->str:
         return f"{name}: {m.show(r['mean'])} {m.between(r.low, r.high)}, **{'reached' if m.better * (r['mean'] - value) >= 0 else 'missed'}**"
     return f" Aimed at before the runs: {'; '.join(told(*a) for a in AIMS[key])}." if key in AIMS else ""
 
+# %% ../../nbs/analysis/40_figures.ipynb #a1b5c0d2
 def table_part(
     name:str,       # 'table3' … 'table6'
     part:Part,

@@ -169,7 +169,7 @@ def probe_summary(
     return {claim: of(results) for claim, of in CLAIMS.items()}
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #2134734d
-SHORT = {"full": "proposed", "tfn": "TFN", "lmf": "LMF", "mfn": "MFN", "raven": "RAVEN", "mult": "MulT", "graph_mfn": "Graph-MFN", "bc_lstm": "bc-LSTM", "floor_linear": "linear", "floor_mean": "constant"}
+SHORT = {m: NAMES[m] for m in (*BASELINES, "bc_lstm", "floor_mean")} | {"full": "proposed", "floor_linear": "linear"}   # the models that curves are drawn of
 LINES = ("-", "--", "-.", ":")
 COLOURS = dict(zip(("tfn", "lmf", "mfn", "raven", "mult", "graph_mfn", "bc_lstm", "floor_linear"), ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#8a6a3d", "#56a5d8", "#222222", "#777777")))   # seaborn's palette for the colour-blind, darker where text needs it
 
