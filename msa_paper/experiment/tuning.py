@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'layers', 'nested', 'merged', 'points',
-           'tuning_key', 'tuning_file', 'read_trials', 'best_trial', 'next_choice', 'run_trial', 'tune', 'chosen']
+           'tuning_key', 'store_of', 'short_hash', 'tuning_file', 'sealed', 'unsealed', 'check_trials',
+           'published_settings', 'set_search_aside', 'read_search', 'read_trials', 'best_trial', 'next_choice',
+           'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file', 'decide', 'decision', 'chosen']
 
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
-import hashlib, json, tempfile, time, warnings
+import hashlib, json, os, sys, tempfile, time, warnings
 from pathlib import Path
-from ..core import MsaPaperError, known, results_folder, write_whole
+from ..core import MsaPaperError, json_text, known, plain, read_json, results_folder, runs_folder, write_json
+from .identity import data_digest
 from .spec import Machine, RunSpec, TuneSpec
-from .store import hold
+from .store import Damaged, hold
 
 # %% ../../nbs/experiment/45_tuning.ipynb #4220ec89
 TRAINING = {"learning_rate": (1e-3, 8e-3), "weight_decay": (1e-5, 1e-2)}
@@ -71,37 +74,121 @@ def tuning_key(spec:TuneSpec)->str: # '<dataset>-<protocol>-<task>'
     "What a search is about."
     return f"{spec.dataset}-{spec.protocol}-{spec.task}"
 
+def store_of(spec:TuneSpec)->Path:
+    "The store of a search."
+    return Path(spec.results) if spec.results else runs_folder()
+
+def short_hash(content)->str: # 8 hexadecimal digits
+    "What tells plain values apart."
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
 def tuning_file(
     spec:TuneSpec,
 )->Path:            # where its trials are kept
-    "The file of a search: its hash covers everything that decides its scores."
-    decides = spec.model_dump(mode="json", exclude=set(Machine.model_fields)) | dict(space=SPACES[known(spec.model, SPACES, "model with a search space")], thetas=THETAS if spec.model in HAVE_THETA else ())
-    h = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
-    return (Path(spec.results) if spec.results else results_folder())/"tuning"/tuning_key(spec)/f"{spec.model}-{h}.json"
+    "The file of a search: its name covers everything that decides its scores, the data too."
+    decides = spec.model_dump(mode="json", exclude=set(Machine.model_fields))
+    decides["space"] = SPACES[known(spec.model, SPACES, "model with a search space")]
+    decides["thetas"] = THETAS if spec.model in HAVE_THETA else ()
+    name = f"{spec.model}-{short_hash(decides)}-{data_digest(spec) or 'unknown'}.json"
+    return store_of(spec)/"tuning"/tuning_key(spec)/name
+
+# %% ../../nbs/experiment/45_tuning.ipynb #0bce7de9
+def sealed(
+    content:dict,
+)->dict:            # with a digest of the rest
+    "Content that tells whether it was changed."
+    content = plain({k: v for k, v in content.items() if k != "digest"})
+    return content | dict(digest=hashlib.sha256(json_text(content).encode()).hexdigest())
+
+def unsealed(
+    content:dict,
+    where:object,
+)->dict:
+    "The content, if it is what was sealed."
+    if not isinstance(content, dict) or sealed(content) != content:
+        raise Damaged("it is not what was written", where, "it is made anew")
+    return content
+
+def check_trials(
+    trials:list[dict],
+    where:object,
+)->list[dict]:
+    "Raise where trials cannot be those of a search."
+    for number, t in enumerate(trials):
+        if t.get("number") != number:
+            raise Damaged(f"trial {number} is missing", where, "it is made anew")
+        finite = isinstance(t.get("score"), (int, float)) and isinstance(t.get("loss"), (int, float))
+        if not finite and not (t.get("score") is None and t.get("error")):
+            raise Damaged(f"trial {number} has neither a score nor an error", where, "it is made anew")
+    return trials
+
+# %% ../../nbs/experiment/45_tuning.ipynb #70a14fb3
+def published_settings()->list[dict]:
+    "The searches and decisions of all published studies; a damaged file says so and gives nothing."
+    found = []
+    for path in sorted(results_folder().glob("*/settings.json")):
+        try:
+            found.append(unsealed(read_json(path), path.parent.name + "/settings.json"))
+        except MsaPaperError as error:
+            print(f"{path.parent.name}/settings.json: {error.what}", file=sys.stderr, flush=True)
+    return found
+
+def set_search_aside(path:Path, why:str):
+    "Take a damaged search out of the way, and say so."
+    to = path.parents[2]/"aside"/f"{path.stem}-{os.urandom(3).hex()}.json"
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, to)
+        told = f"put aside as aside/{to.name}"
+    except OSError:
+        told = "left where it is, and not read"
+    print(f"search {path.stem}: {why}; {told}", file=sys.stderr, flush=True)
+
+def read_search(
+    path:Path,
+)->dict|None:      # its content; None when it is not there, or damaged and put aside
+    "A search, as it was written."
+    if not path.is_file():
+        return None
+    try:
+        content = unsealed(read_json(path), path.name)
+        check_trials(content["trials"], path.name)
+        return content
+    except (MsaPaperError, KeyError, TypeError, AttributeError) as error:
+        set_search_aside(path, getattr(error, "what", "it is not what was written"))
+        return None
 
 def read_trials(
     spec:TuneSpec,
 )->list[dict]:      # number, stage, choice, score, …
-    "The trials that are there."
+    "The trials that are there, in the store or published."
     path = tuning_file(spec)
-    return json.loads(path.read_text())["trials"] if path.is_file() else []
+    if content := read_search(path):
+        return content["trials"]
+    every = (s for content in published_settings() for s in content["searches"])
+    return next((s["trials"] for s in every if s["name"] == path.stem), [])
 
+# %% ../../nbs/experiment/45_tuning.ipynb #41ccc578
 def best_trial(
     trials:list[dict],
 )->dict|None:            # the lowest loss or highest accuracy; among equals the lowest loss, then the first
     "The trial that validation prefers."
-    done = [t for t in trials if t["score"] is not None]
-    return min(done, key=lambda t: (-t["score"] if t["select"] == "accuracy" else t["score"], t["loss"], t["number"]), default=None)
+    def rank(t):
+        return (-t["score"] if t["select"] == "accuracy" else t["score"]), t["loss"], t["number"]
+    return min((t for t in trials if t["score"] is not None), key=rank, default=None)
 
 def next_choice(
     spec:TuneSpec,
     trials:list[dict],   # so far
 )->tuple[str, dict]:     # stage, choice
     "What the next trial tries."
-    grid = THETAS if spec.model in HAVE_THETA and spec.trials > len(THETAS) else (); random = spec.trials - len(grid)
-    if len(trials) < random: return "quasi-random", points(SPACES[spec.model], random, spec.seed)[len(trials)]
+    grid = THETAS if spec.model in HAVE_THETA and spec.trials > len(THETAS) else ()
+    random = spec.trials - len(grid)
+    if len(trials) < random:
+        return "quasi-random", points(SPACES[spec.model], random, spec.seed)[len(trials)]
     best = best_trial(trials[:random])
-    if best is None: raise MsaPaperError("every trial failed", tuning_file(spec), "look at the errors kept there")
+    if best is None:
+        raise MsaPaperError("every trial failed", tuning_file(spec).name, "look at the errors kept there")
     return "θ grid", best["choice"] | {"settings.theta": grid[len(trials) - random]}
 
 # %% ../../nbs/experiment/45_tuning.ipynb #abdcf70e
@@ -111,35 +198,95 @@ def run_trial(
 )->dict:                # score, loss, epochs, seconds; or the error
     "Train once, look at validation."
     from msa_paper.experiment.training import Training, fit
-    run = RunSpec(**merged(spec.fixed, nested(choice)), dataset=spec.dataset, protocol=spec.protocol, task=spec.task, data=spec.data, model=spec.model, threads=spec.threads, device=spec.device, progress=False)
-    start = time.time(); column = {"loss": "validation_loss", "accuracy": "validation_accuracy"}[run.select]
+    which = {k: getattr(spec, k) for k in ("dataset", "protocol", "task", "data", "model", "threads", "device")}
+    run = RunSpec(**merged(spec.fixed, nested(choice)), **which, progress=False)
+    start = time.time()
     with tempfile.TemporaryDirectory() as work:
-        try: history, _ = fit(Training(run, corpus.spec, spec.seed), corpus, Path(work))
-        except MsaPaperError as error: return dict(score=None, loss=None, select=run.select, error=str(error))
+        try:
+            history, _ = fit(Training(run, corpus.spec, spec.seed), corpus, Path(work))
+            failure = None
+        except MsaPaperError as error:
+            failure = str(error)
+    told = dict(select=run.select, seconds=round(time.time() - start, 1))
+    if failure:
+        return dict(score=None, loss=None, error=failure) | told
+    column = {"loss": "validation_loss", "accuracy": "validation_accuracy"}[run.select]
     kept = history.loc[history[column].idxmax() if run.select == "accuracy" else history[column].idxmin()]
-    return dict(score=float(kept[column]), loss=float(kept.validation_loss), select=run.select, epoch=int(kept.epoch), epochs=len(history), seconds=round(time.time() - start, 1))
+    return told | dict(score=float(kept[column]), loss=float(kept.validation_loss), epoch=int(kept.epoch), epochs=len(history))
+
+# %% ../../nbs/experiment/45_tuning.ipynb #ef0da03d
+def search_content(spec:TuneSpec, trials:list[dict])->dict:
+    "A search as it is kept."
+    fields = spec.model_dump(mode="json", exclude=set(Machine.model_fields))
+    name = tuning_file(spec).stem
+    return sealed(dict(name=name, spec=fields, data=data_digest(spec), space=SPACES[spec.model], trials=trials))
 
 def tune(
     spec:TuneSpec,
     corpus:"Corpus",
 )->list[dict]:        # all trials
-    "Run the trials that are missing; each is written as it ends."
-    path = tuning_file(spec); path.parent.mkdir(parents=True, exist_ok=True)
-    corpus = corpus.without("test"); lock = path.with_suffix(".lock")
+    "Run the trials that are missing, each written as it ends; then write down what they decide."
+    path, corpus = tuning_file(spec), corpus.without("test")
+    lock = path.with_suffix(".lock")
     with hold(lock):
         while len(trials := read_trials(spec)) < spec.trials:
             stage, choice = next_choice(spec, trials)
             trial = dict(number=len(trials), stage=stage, choice=choice) | run_trial(spec, choice, corpus)
-            content = dict(spec=spec.model_dump(mode="json", exclude=set(Machine.model_fields)), space=SPACES[spec.model], trials=trials + [trial])
-            write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            if spec.progress: print(f"{spec.model} {len(trials) + 1}/{spec.trials} {stage}: {trial['score']}", flush=True)
+            write_json(path, search_content(spec, trials + [trial]))
+            if spec.progress:
+                print(f"{spec.model} {len(trials) + 1}/{spec.trials} {stage}: {trial['score']}", flush=True)
+        decide(spec, trials)
         lock.unlink(missing_ok=True)
     return trials
+
+# %% ../../nbs/experiment/45_tuning.ipynb #b38edee1
+def question_hash(spec:TuneSpec)->str: # 8 hexadecimal digits
+    "What a decision is about, the data apart."
+    return short_hash({k: plain(getattr(spec, k)) for k in ("dataset", "protocol", "task", "data", "model", "fixed")})
+
+def decision_file(spec:TuneSpec)->Path:
+    "Where a decision is kept in the store."
+    name = f"{spec.model}-{question_hash(spec)}-{data_digest(spec) or 'unknown'}.json"
+    return store_of(spec)/"decisions"/tuning_key(spec)/name
+
+def decide(
+    spec:TuneSpec,
+    trials:list[dict],
+)->dict|None:           # the decision; None where every trial failed
+    "Write down what a finished search chose."
+    best = best_trial(trials)
+    if best is None:
+        return None
+    content = dict(key=tuning_key(spec), model=spec.model, question=question_hash(spec), data=data_digest(spec),
+                   settings=nested(best["choice"]), score=best["score"], trial=best["number"], trials=len(trials),
+                   search=tuning_file(spec).stem)
+    write_json(decision_file(spec), sealed(content))
+    return content
+
+def decision(
+    spec:TuneSpec,
+)->dict|None:
+    "What was decided before, in the store or in what is published."
+    path, data = decision_file(spec), data_digest(spec)
+    kept = [path] if data else sorted(path.parent.glob(f"{spec.model}-{question_hash(spec)}-*.json"))
+    for path in (p for p in kept if p.is_file()):
+        try:
+            return unsealed(read_json(path), path.name)
+        except MsaPaperError as error:
+            set_search_aside(path, error.what)
+    every = (d for content in published_settings() for d in content["decisions"])
+    return next((d for d in every if d["question"] == question_hash(spec) and data in (None, d["data"])), None)
 
 def chosen(
     spec:TuneSpec,
 )->dict|None:         # the searched fields of a RunSpec, or None while trials are missing
     "What validation chose."
+    if found := decision(spec):
+        return found["settings"]
     trials = read_trials(spec)
-    if len(trials) >= spec.trials and not best_trial(trials): raise MsaPaperError(f"all {len(trials)} trials failed: {trials[0]['error']}", tuning_file(spec), "mend the cause and remove that file")
-    return nested(best_trial(trials)["choice"]) if len(trials) >= spec.trials else None
+    if len(trials) < spec.trials:
+        return None
+    if best := best_trial(trials):
+        return nested(best["choice"])
+    raise MsaPaperError(f"all {len(trials)} trials failed: {trials[0]['error']}", tuning_file(spec).name,
+                        "mend the cause and remove that file")
