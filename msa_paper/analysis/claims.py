@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SUPPORTED', 'UNSUPPORTED', 'CONTRADICTED', 'UNTESTABLE', 'AT_LEAST', 'PLACE', 'REAL', 'ALL', 'NO_SEGMENTS', 'JUDGED',
            'CLAIMS', 'DECIDES', 'READINGS_OF_C11', 'Effect', 'all_hold', 'order_holds', 'together', 'Finding',
-           'missing', 'found', 'effect', 'made_of', 'best_of_all', 'claimed_order', 'parts_of', 'every_part_counts',
+           'missing', 'found', 'effect', 'best_of_all', 'claimed_order', 'parts_of', 'every_part_counts',
            'graph_counts_most', 'errors_near_zero', 'fast_and_steady', 'classes_as_drawn', 'Claim', 'from_probe',
-           'probed', 'counted', 'findings', 'shown', 'tally', 'finding_row', 'effect_rows', 'claim_markdown', 'claims']
+           'probed', 'counted', 'judged', 'findings', 'shown', 'tally', 'finding_row', 'effect_rows', 'claim_markdown',
+           'sidecar', 'claims']
 
 # %% ../../nbs/analysis/60_claims.ipynb #eaa08061
 import json
@@ -15,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.stats import t as student
-from .comparisons import by_seed, compare, estimate, holm, p_value, rank_agreement, test_groups
-from .figures import C8, CURVES, MAIN, SHORT, block_of, block_runs, error_slope, over_seeds, page_folder, plateaus, with_labels
+from .comparisons import holm, p_value
+from .contrasts import EASY, HARD, MAIN
+from .figures import C8, CURVES, SHORT, block_of, block_runs, over_seeds, page_folder, plateaus, study_of
 from .mechanisms import probe_summary
-from .tables import METRICS, NAMES, difference, markdown, p_text
-from ..core import MsaPaperError, figures_folder, write_whole
+from .plots import few_digits
+from .tables import METRICS, NAMES, difference, markdown, p_text, weighed_sum
+from ..core import json_text, plain, write_whole
 from ..experiment.matrix import ABLATIONS, BASELINES
+from ..experiment.published import NotComparable, compact_ids, open_results
 
 SUPPORTED, UNSUPPORTED, CONTRADICTED, UNTESTABLE = "supported", "not supported", "contradicted", "not testable here"
 
@@ -91,12 +95,6 @@ def effect(name:str, d:dict, metric:str)->Effect:
     m = METRICS[metric]; low, high = sorted((m.better * d["low"], m.better * d["high"]))
     return Effect(f"{name}, {m.label.removesuffix(', %')}", m.better * d["mean"], low, high, d["p"], d["smallest"], m.scale == 100)
 
-def made_of(results:list, weights:list[float], groups:float)->dict:
-    "A weighted sum of metrics over the seeds that all have: that of `compare` with nothing."
-    both = sorted(set.intersection(*(set(r) for r in results)))
-    total = {s: (sum(w * r[s][0] for r, w in zip(results, weights)), sum(w * np.asarray(r[s][1]) for r, w in zip(results, weights))) for s in both}
-    return compare(total, {s: (0., np.zeros(len(d))) for s, (_, d) in total.items()}, groups)
-
 # %% ../../nbs/analysis/60_claims.ipynb #f1318a7d
 def best_of_all(key:str, results:str, metrics=())->Finding:
     "C1–C3: the full model against each baseline, in every claimed metric."
@@ -107,11 +105,17 @@ def best_of_all(key:str, results:str, metrics=())->Finding:
 
 def claimed_order(key:str, results:str, metrics=())->Finding:
     "C4: rank correlation with the paper's order of the seven models."
-    runs = block_runs(block_of(key), (*BASELINES, "full"), results); metric, = metrics
-    if gone := missing(PLACE[key], runs): return gone
-    r = rank_agreement([*BASELINES, "full"], {m: by_seed(v, metric) for m, v in runs.items()}, test_groups(runs["full"]), METRICS[metric].better > 0)
-    tau = Effect(f"Kendall's τ, {METRICS[metric].label.removesuffix(', %')}", r["kendall"], r["kendall_low"], r["kendall_high"], r["p"])
-    return found(PLACE[key], order_holds(tau.low, tau.high), [tau], runs, f"{r['models']} models, {r['follow'] + r['contradict'] + r['open']} pairs", (r["follow"], r["contradict"], r["open"]))
+    runs = block_runs(block_of(key), (*BASELINES, "full"), results)
+    metric, = metrics
+    if gone := missing(PLACE[key], runs):
+        return gone
+    r = open_results(results).derived(f"ranks {key}", study_of(block_of(key)))
+    if r is None:
+        raise NotComparable("the order of the models was not published", key, "run all of them in one store")
+    name = f"Kendall's τ, {METRICS[metric].label.removesuffix(', %')}"
+    tau = Effect(name, r["kendall"], r["kendall_low"], r["kendall_high"], r["p"])
+    pairs = r["follow"], r["contradict"], r["open"]
+    return found(PLACE[key], order_holds(tau.low, tau.high), [tau], runs, f"{r['models']} models, {sum(pairs)} pairs", pairs)
 
 def parts_of(key:str)->tuple[str, ...]: "The ablations that a block can tell apart from the full model."; return tuple(v for v in ABLATIONS if (key, v) != ("mosei-context-binary", "no_feature_attention"))
 
@@ -134,12 +138,12 @@ def graph_counts_most(key:str, results:str, metrics=())->Finding:
 def errors_near_zero(key:str, results:str, metrics=())->Finding:
     "C7: the slope of |error| on |y|, turned: positive where errors shrink as sentiment grows."
     runs = block_runs(block_of(key), ("full",), results)
-    if gone := missing(PLACE[key], runs): return gone
-    try: table = with_labels(runs["full"][0]); s = error_slope(runs["full"], table.truth.to_numpy(), table.group.to_numpy())
-    except MsaPaperError:    # without labels: what Figure 6 counted of the same runs when they were there
-        path = figures_folder()/key.split("-")[0]/"figure6.json"; kept = json.loads(path.read_text()) if path.is_file() else {}
-        if "slope" not in kept or kept["runs"] != [r.id for r in runs["full"]]: return Finding(PLACE[key], UNTESTABLE, "the labels are not in the data folder, and no figure of these runs was drawn where they were")
-        s = kept["slope"]
+    if gone := missing(PLACE[key], runs):
+        return gone
+    errors = open_results(results).derived(f"errors {key}", study_of(block_of(key)))
+    if errors is None:
+        return Finding(PLACE[key], UNTESTABLE, "the study was published where the labels are not")
+    s = errors["slope"]
     e = Effect("−(slope of |error| on |y|)", -s["mean"], -s["high"], -s["low"], s["p"])
     return found(PLACE[key], all_hold([e]), [e], runs)
 
@@ -157,12 +161,14 @@ def classes_as_drawn(key:str, results:str, metrics=())->Finding:
     "C9: happy and sad above angry and neutral in every model; the full model best in every class, and its lead larger in angry and neutral."
     runs = block_runs(block_of(key), (*BASELINES, "full"), results)
     if gone := missing(PLACE[key], runs): return gone
-    groups, easy, hard = test_groups(runs["full"]), ("happy", "sad"), ("angry", "neutral")
-    f1 = {m: {c: by_seed(v, f"f1_{c}") for c in easy + hard} for m, v in runs.items()}
-    made = lambda name, parts, weights: (lambda d: Effect(name, d["mean"], d["low"], d["high"], d["p"], d["smallest"], True))(made_of(parts, weights, groups))
-    effects = [made(f"{NAMES[m]}: {a} − {b}", [f1[m][a], f1[m][b]], [1, -1]) for m in runs for a in easy for b in hard]
-    effects += [made(f"full − {NAMES[b]}: {c}", [f1["full"][c], f1[b][c]], [1, -1]) for b in BASELINES for c in easy + hard]
-    effects += [made(f"lead over {NAMES[b]}: angry and neutral − happy and sad", [f1[m][c] for m in ("full", b) for c in hard + easy], [.5, .5, -.5, -.5, -.5, -.5, .5, .5]) for b in BASELINES]
+    def made(name, *terms):
+        d = weighed_sum([(w, runs[m], f"f1_{c}") for w, m, c in terms])
+        return Effect(name, d["mean"], d["low"], d["high"], d["p"], d["smallest"], True)
+    effects = [made(f"{NAMES[m]}: {a} − {b}", (1., m, a), (-1., m, b)) for m in runs for a in EASY for b in HARD]
+    effects += [made(f"full − {NAMES[b]}: {c}", (1., "full", c), (-1., b, c)) for b in BASELINES for c in EASY + HARD]
+    lead = [(.5, c) for c in HARD] + [(-.5, c) for c in EASY]
+    effects += [made(f"lead over {NAMES[b]}: angry and neutral − happy and sad",
+                     *((sign * w, m, c) for sign, m in ((1, "full"), (-1, b)) for w, c in lead)) for b in BASELINES]
     return found(PLACE[key], all_hold(effects), effects, runs)
 
 # %% ../../nbs/analysis/60_claims.ipynb #cbae32fe
@@ -238,13 +244,20 @@ def counted(measures:list[dict])->Finding:
     return Finding(measures[0]["data"], SUPPORTED if all(held) else CONTRADICTED, "; ".join(f"{NAMES[name]}: {' and '.join(dict.fromkeys(str(m['kind']) for m in ms))}, the last modality adds {ms[0]['effect']:.1f} times what the one before added" for name, ms in told.items()), tuple(effects), 0, 0, ("probes/cost.json",), (sum(held), len(held) - sum(held), 0))
 
 # %% ../../nbs/analysis/60_claims.ipynb #9f0027a7
+def judged(claim:Claim, key:str, results:str, metrics:tuple)->Finding:
+    "A claim on one data set; what was run in different stores is named as not comparable."
+    try:
+        return claim.of(key, results, metrics)
+    except NotComparable as error:
+        return Finding(PLACE[key], UNTESTABLE, f"{error.what}: {error.where}")
+
 def findings(
     claim:Claim,
     results:str="",
 )->list[Finding]:   # one a data set
     "A claim, put to the test wherever it can be."
     if claim.of is None: return probed(claim.id, probe_summary(results).get(claim.id, []))
-    return [claim.of(key, results, metrics) for key, metrics in claim.on] + [Finding(place, UNTESTABLE, why) for place, why in claim.lacks]
+    return [judged(claim, key, results, metrics) for key, metrics in claim.on] + [Finding(place, UNTESTABLE, why) for place, why in claim.lacks]
 
 # %% ../../nbs/analysis/60_claims.ipynb #cb941124
 def shown(e:Effect)->str:
@@ -280,8 +293,16 @@ def claim_markdown(c:Claim, fs:list[Finding])->str:
     return text + f"\n<details><summary>all effects ({len(rows)})</summary>\n\n" + markdown(["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"], rows) + "\n</details>\n"
 
 # %% ../../nbs/analysis/60_claims.ipynb #15b2489f
+def sidecar(told:dict, results:str="")->dict:
+    "Verdicts with the runs behind them, and the digests of the studies that were read."
+    of = {c.id: dict(verdict=together([f.verdict for f in fs]),
+                     places={f.place: dict(verdict=f.verdict, why=f.why, runs=compact_ids(list(f.runs))) for f in fs})
+          for c, fs in told.items()}
+    studies = open_results(results).studies
+    return of | dict(published={name: s.about["digest"][:16] for name, s in studies.items()})
+
 def claims(
-    results:str="",   # the store
+    results:str="",   # the published results
     figures:str="",   # where the page goes: `figures/claims`
 )->str:               # Markdown
     "Every claim of the paper with its test and verdict."
@@ -293,5 +314,5 @@ def claims(
     folder, rows = page_folder(figures, "claims"), [dict(claim=c.id, place=f.place, verdict=f.verdict, n=f.n, seeds=f.seeds, effect=e.name, mean=e.mean, low=e.low, high=e.high, p=e.p) for c, fs in told.items() for f in fs for e in f.effects]
     write_whole(folder/"claims.md", text)
     write_whole(folder/"claims.csv", pd.DataFrame(rows, columns=["claim", "place", "verdict", "n", "seeds", "effect", "mean", "low", "high", "p"]).to_csv(index=False, float_format="%.6g"))
-    write_whole(folder/"claims.json", json.dumps({c.id: dict(verdict=together([f.verdict for f in fs]), places={f.place: dict(verdict=f.verdict, why=f.why, runs=f.runs) for f in fs}) for c, fs in told.items()}, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder/"claims.json", json_text(few_digits(plain(sidecar(told, results)))))
     return text

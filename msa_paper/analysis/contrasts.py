@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['MAIN', 'EASY', 'HARD', 'Configuration', 'configurations', 'alone_and_against', 'against_no_graph', 'of_classes',
            'lead_terms', 'zeros_left_out', 'other_readings', 'part_taken_away', 'comparisons', 'shared_seeds',
-           'variances']
+           'variances', 'is_solved', 'from_resamples', 'weigh']
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #1caeb35f
+# %% ../../nbs/analysis/16_contrasts.ipynb #d9e87499
 from dataclasses import dataclass
 import numpy as np, pandas as pd
-from .comparisons import moments
+from .comparisons import by_seed, moments
+from ..core import MsaPaperError
 from ..experiment.matrix import ABLATIONS, BASELINES, READINGS, READ_ON, entries, row
 from ..experiment.matrix import BLOCKS, Entry
 from ..experiment.published import comparison_name
 from ..experiment.spec import RunSpec, spec_hash
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #e0933ccd
+# %% ../../nbs/analysis/16_contrasts.ipynb #3690648b
 MAIN = {   # block → the metric that its ablations are judged by
     "mosei-context-binary": "acc", "mosei-official-binary": "acc", "mosi-official-regression": "mae",
     "sims-official-sims_regression": "mae", "mosei-videos-regression": "acc2_has0", "mosi-context-binary": "acc",
@@ -25,7 +26,7 @@ MAIN = {   # block → the metric that its ablations are judged by
 }
 EASY, HARD = ("happy", "sad"), ("angry", "neutral")   # the classes that Figure 9 is read by (claim C9)
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #f5e2c6d6
+# %% ../../nbs/analysis/16_contrasts.ipynb #d65d6c5c
 @dataclass(frozen=True)
 class Configuration:
     "One row of a study: what was to be run."
@@ -50,7 +51,7 @@ def configurations(
     found = [(e, e.row) for e in entries(study, results)]
     return [Configuration(e.name.rsplit("/", 1)[0], spec) for e, spec in found if spec]
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #f67cd632
+# %% ../../nbs/analysis/16_contrasts.ipynb #62aa1026
 def alone_and_against(
     some:list[Configuration],
     metrics:dict[str, list[str]],   # {configuration: its metrics}
@@ -73,7 +74,7 @@ def against_no_graph(some:list[Configuration])->list[dict]:
             for key in dict.fromkeys(c.key for c in some) if key in MAIN and (key, "no_graph") in by
             for v in parts if (key, v) in by]
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #86423bd5
+# %% ../../nbs/analysis/16_contrasts.ipynb #9777c744
 def of_classes(some:list[Configuration])->list[dict]:
     "Classes against each other in each model, and leads of the full model against each other (C9)."
     by, terms = {c.model: c.hash for c in some if c.spec.task == "moods"}, []
@@ -95,7 +96,7 @@ def zeros_left_out(some:list[Configuration], metrics:dict)->list[dict]:
     return [{(c.hash, "acc2_non0"): 1., (c.hash, "acc2_has0"): -1.} for c in some
             if c.model == "full" and "acc2_non0" in metrics.get(c.hash, [])]
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #af72de0e
+# %% ../../nbs/analysis/16_contrasts.ipynb #d214b021
 def other_readings(
     some:list[Configuration], metrics:dict,
     results:str="",
@@ -131,7 +132,7 @@ def comparisons(
         terms += part_taken_away(some, metrics)
     return {comparison_name(t): t for t in terms}
 
-# %% ../../nbs/analysis/16_contrasts.ipynb #bf05830c
+# %% ../../nbs/analysis/16_contrasts.ipynb #59b878ff
 def shared_seeds(
     terms:dict,
     draws:dict[str, dict[int, pd.DataFrame]],   # {configuration: {seed: metrics on resamples}}
@@ -159,3 +160,31 @@ def variances(
         total = total + weight * np.stack([(of[s] if one is None else one)[metric].to_numpy(np.float64) for s in seeds], 1)
     between, within = moments(total)
     return dict(seeds=",".join(map(str, seeds)), between=float(between), within=float(within))
+
+# %% ../../nbs/analysis/16_contrasts.ipynb #d1a5eed4
+def is_solved(run)->bool:
+    "Whether a run was fitted in closed form: a seed changes nothing."
+    return run.spec.model.startswith("floor_")
+
+def from_resamples(
+    terms:list[tuple[float, list, str]],   # (weight, runs of one configuration, metric)
+)->tuple[list[float], float, float]:       # a value for each seed; its two variances over resamples
+    "A weighted sum of metrics, from the resamples of its runs."
+    values = [by_seed(runs, metric) for _, runs, metric in terms]
+    solved = {str(k) for k, (_, runs, _) in enumerate(terms) if len(runs) == 1 and is_solved(runs[0])}
+    draws = {str(k): {s: pd.DataFrame({terms[k][2]: d}) for s, (_, d) in v.items()} for k, v in enumerate(values)}
+    found = variances({(str(k), metric): w for k, (w, _, metric) in enumerate(terms)}, draws, solved)
+    if found is None:
+        raise MsaPaperError("the models share no seed", remedy="run both with the same seeds")
+    def value(k, seed):
+        return next(iter(values[k].values()))[0] if str(k) in solved else values[k][seed][0]
+    seeds = [int(s) for s in found["seeds"].split(",")]
+    points = [sum(w * value(k, s) for k, (w, _, _) in enumerate(terms)) for s in seeds]
+    return points, found["between"], found["within"]
+
+def weigh(
+    terms:list[tuple[float, list, str]],
+)->tuple[list[float], float, float]:
+    "A weighted sum of metrics of configurations, published or not."
+    results = getattr(terms[0][1][0], "results", None)
+    return from_resamples(terms) if results is None else results.weighed(terms)

@@ -4,43 +4,42 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'DATA_ORDER', 'CARDS', 'READ_AS_CLASSES', 'TWO', 'SEVEN', 'INTENSITY', 'FOUR', 'NO_MOSEI', 'NO_MOSI',
-           'NO_FACES', 'MOSEI_FILE', 'MOSI_FILE', 'FACES', 'TABLES', 'AIMS', 'READ', 'SCATTER', 'MAIN', 'SHORT',
-           'CURVES', 'C8', 'CLASSES', 'PAGES', 'WHOLE', 'read_once', 'finished', 'page_folder', 'block_of',
-           'block_runs', 'spec_of', 'parameters', 'test_set', 'make_cards', 'table1', 'Part', 'ours', 'loses',
-           'not_here', 'rows_of', 'best_elsewhere', 'aimed', 'table_part', 'tables_page', 'table3', 'table4', 'table5',
-           'table6', 'with_labels', 'error_slope', 'figure6', 'nothing', 'picture', 'main_blocks', 'figure7', 'plateau',
-           'plateaus', 'over_seeds', 'figure8', 'figure9', 'searched', 'tuning', 'verdict', 'mechanisms']
+           'NO_FACES', 'MOSEI_FILE', 'MOSI_FILE', 'FACES', 'TABLES', 'AIMS', 'READ', 'JITTER', 'SCATTER', 'SHORT',
+           'CURVES', 'C8', 'CLASSES', 'PAGES', 'WHOLE', 'finished', 'page_folder', 'block_of', 'study_of', 'block_runs',
+           'parameters', 'test_set', 'cards_folder', 'make_cards', 'table1', 'Part', 'ours', 'loses', 'not_here',
+           'rows_of', 'best_elsewhere', 'aimed', 'table_part', 'tables_page', 'table3', 'table4', 'table5', 'table6',
+           'jittered', 'figure6_note', 'figure6', 'nothing', 'picture', 'main_blocks', 'compared', 'figure7', 'plateau',
+           'plateaus', 'over_seeds', 'figure8', 'figure9', 'searched', 'trials_of', 'tuning_panel', 'tuning', 'verdict',
+           'mechanisms']
 
 # %% ../../nbs/analysis/40_figures.ipynb #c250e196
-import json
+import hashlib, json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from IPython.display import Image, Markdown
-from .comparisons import estimate, p_value, slope
+from .comparisons import estimate, p_value
+from .contrasts import MAIN
+from .publish import with_truth
 from .plots import ablation_bars, class_heatmap, learning_curves, predicted_against_true, save_figure, trial_strips
-from .tables import METRICS, NAMES, ReadOnce, difference, markdown, p_text, part_markdown, published, reported, results_table, save_table, summary
-from ..core import MsaPaperError, figures_folder, known, results_folder, write_whole
+from .tables import METRICS, NAMES, difference, markdown, p_text, part_markdown, published, reported, results_table, save_table, summary
+from ..core import MsaPaperError, figures_folder, json_text, known, read_json, results_folder
+from ..core import runs_folder, write_whole
 from ..data.cards import card_markdown, cards_table, save_card
 from ..data.catalogue import load_corpus, usual_task
-from ..data.schema import TASKS, DataSpec, Modality
-from ..experiment.matrix import ABLATIONS, BASELINES, BLOCKS, CONTROLS, MATRICES, Block, matrix_rows, row, search
+from ..data.schema import TASKS
+from ..experiment.matrix import ABLATIONS, BASELINES, BLOCKS, CONTROLS, MATRICES, Block, matrix_rows
+from ..experiment.published import NotComparable, Published, behind, open_results
 from ..experiment.spec import RunSpec
-from ..experiment.store import Run, Store
-from ..experiment.tuning import best_trial, read_trials
-from ..model.registry import build_model, count_parameters
+from ..experiment.tuning import best_trial
 
 # %% ../../nbs/analysis/40_figures.ipynb #5f51aeec
-@lru_cache(maxsize=4096)
-def read_once(folder:Path)->ReadOnce: "One object a run, however many pages ask."; return ReadOnce(folder)
-
 def finished(
     spec:RunSpec,    # a row of a matrix
-    results:str="",  # the store
-)->list[Run]:        # its finished runs, by seed
-    "The finished runs of one row."
-    return [read_once(run.folder) for run in Store(results).row(spec)]
+    results:str="",  # the published results
+)->list[Published]:  # its published runs, by seed
+    "The published runs of one row."
+    return open_results(results).row(spec)
 
 def page_folder(figures:str, data:str)->Path:
     "Where a page's files go: `figures/<data>`, of the project unless said otherwise."
@@ -53,52 +52,44 @@ def block_of(
     matrix, _, own = key.rpartition("/")
     return next(b for b in (BLOCKS[matrix] if matrix else sum(BLOCKS.values(), ())) if b.key == own)
 
+def study_of(block:Block)->str:
+    "The study that a block belongs to."
+    return next(name for name, blocks in BLOCKS.items() if any(b is block for b in blocks))
+
 def block_runs(
     block:Block,
     models:tuple[str, ...],
-    results:str="",
-)->dict[str, list[Run]]:   # {model: its finished runs}, empty where there is none
-    "What is finished of some models of a block."
-    rows = {m: row(block, m, str(results)) if m in block.models else None for m in models}
-    return {m: finished(r, results) if r else [] for m, r in rows.items()}
+    results:str="",             # the published results
+)->dict[str, list[Published]]:  # {model: its published runs}, empty where there is none
+    "What is published of some models of a block."
+    return {m: open_results(results).of(study_of(block), block.key, m) for m in models}
 
 # %% ../../nbs/analysis/40_figures.ipynb #c2e9d4df
 UNITS = {"mosi": ("segments", "videos"), "mosei": ("segments", "videos"), "sims": ("segments", "videos"), "iemocap": ("utterances", "dialogues")}
 
-@lru_cache(maxsize=64)
-def spec_of(
-    key:str,         # of a block
-    results:str="",
-)->DataSpec|None:    # None without a card (or, where a file is named, without the file)
-    "What the models of a block are built for."
-    block = block_of(key)
-    if "file" in block.data:
-        try: return load_corpus(block.dataset, block.protocol, block.task, **block.data).spec
-        except MsaPaperError: return None
-    for path in (p for f in (Store(results).folder, results_folder()) for p in sorted((f/"cards").glob(f"{block.dataset}-{block.protocol}-*.json"))):
-        card = json.loads(path.read_text())
-        return DataSpec({m: Modality(v["dim"], v["kind"]) for m, v in card["modalities"].items()}, TASKS[block.task], card["per_step"])
-
 def parameters(
-    runs:dict[str, list[Run]],   # {model: its runs}
-    spec:DataSpec|None,
-)->dict[str, int]:               # only of models that have runs
+    runs:dict[str, list[Published]],   # {model: its runs}
+)->dict[str, int]:                     # only of models that have runs
     "How many numbers each model trains."
-    if spec is None: return {}
-    with torch.device("meta"): return {m: count_parameters(build_model(m, spec, found[0].spec.settings)) for m, found in runs.items() if found and not m.startswith("floor_")}
+    return {m: found[0].row["parameters"] for m, found in runs.items() if found and not found[0].solved}
 
 def test_set(
-    block:Block, runs:dict[str, list[Run]],
-    spec:DataSpec|None,
+    block:Block,
+    runs:dict[str, list[Published]],
 )->str:
     "Protocol, task, modalities, n: the caption of a table."
-    found = next((r for r in runs.values() if r), None)
-    text = f"`{block.dataset}-{block.protocol}`, task `{block.task}`" + (f", modalities {', '.join(spec.modalities)}" if spec else "")
-    if not found: return f"{text}. **No run of this block is finished.**"
-    n, groups = found[0].metrics["test"], found[0].predictions.query("split == 'test'").group.nunique()
-    unit, group = UNITS.get(block.dataset, ("sequences", "groups")); counts = [len(r) for m, r in runs.items() if r and not m.startswith("floor_")] or [0]
-    if groups == n["n"] and block.dataset == "mosei": unit = "whole videos"
-    return text + f"; test set, n = {n['n']:,} {unit}" + (f" of {groups:,} {group}" if groups < n["n"] else "") + (f", {n['n_non0']:,} of them with an intensity other than 0" if "n_non0" in n else "") + f"; {' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds."
+    found, text = next((r for r in runs.values() if r), None), f"`{block.dataset}-{block.protocol}`, task `{block.task}`"
+    if not found:
+        return f"{text}. **No run of this block is published.**"
+    n, groups = found[0].metrics["test"], found[0].row["n_groups"]
+    unit, group = UNITS.get(block.dataset, ("sequences", "groups"))
+    if groups == n["n"] and block.dataset == "mosei":
+        unit = "whole videos"
+    counts = [len(r) for r in runs.values() if r and not r[0].solved] or [0]
+    text += f", modalities {found[0].row['modalities']}; test set, n = {n['n']:,} {unit}"
+    text += f" of {groups:,} {group}" if groups < n["n"] else ""
+    text += f", {n['n_non0']:,} of them with an intensity other than 0" if "n_non0" in n else ""
+    return text + f"; {' to '.join(map(str, sorted({min(counts), max(counts)})))} seeds."
 
 # %% ../../nbs/analysis/40_figures.ipynb #05c6463d
 DATA_ORDER = "mosei", "mosi", "iemocap", "sims", "simsv2", "meld", "planted"
@@ -108,31 +99,35 @@ CARDS = (   # data set, protocol, options of the reader
     ("iemocap", "context", {}), ("iemocap", "B", {}), ("iemocap", "C", {}), ("sims", "official", dict(column="english")), ("simsv2", "official", dict(column="english")), ("planted", "mixed", dict(segments=2000)),
 )
 
+def cards_folder(results:str="")->Path:
+    "Where data cards are kept."
+    return (Path(results) if results else results_folder())/"cards"
+
 def make_cards(
-    results:str="",   # the store
+    results:str="",   # where they go: cards/ below it
 )->list[str]:         # what was counted, and what is not here
     "Count every data set of `CARDS` that is in the data folder; cards of others stay as they are."
     told = []
     for dataset, protocol, options in CARDS:
-        try: told.append(f"counted: {save_card(load_corpus(dataset, protocol, usual_task(dataset), **options), Store(results).folder/'cards').name}")
+        try: told.append(f"counted: {save_card(load_corpus(dataset, protocol, usual_task(dataset), **options), cards_folder(results)).name}")
         except MsaPaperError as error:
             if error.what != "missing file": raise
             told.append(f"not here: {dataset}-{protocol}")
     return told
 
 def table1(
-    results:str="",   # the store, with cards/ in it
+    results:str="",   # the published results, with cards/ among them
     figures:str="",   # where the table goes
 )->str:               # Markdown
     "The data cards: a line each, then each whole (Table 1)."
-    folder = Store(results).folder/"cards"; paths = sorted(folder.glob("*.json"))
+    folder = cards_folder(results); paths = sorted(folder.glob("*.json"))
     if not paths: raise MsaPaperError("no data card", folder, "msa-paper data cards")
-    cards = sorted((json.loads(p.read_text()) for p in paths), key=lambda c: (DATA_ORDER.index(c["dataset"]), c["protocol"], c["task"]))
+    cards = sorted((read_json(p) for p in paths), key=lambda c: (DATA_ORDER.index(c["dataset"]), c["protocol"], c["task"]))
     table = cards_table(cards)
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1]] + ["| " + " | ".join(map(str, r)) + " |" for r in table.itertuples(index=False)]
     text = "Sizes are train / validation / test.\n\n" + "\n".join(lines) + "\n\n" + "\n".join(card_markdown(c) for c in cards)
     to = page_folder(figures, "data")
-    write_whole(to/"table1.md", text); write_whole(to/"table1.csv", table.to_csv(index=False)); write_whole(to/"table1.json", json.dumps(dict(cards=[p.name for p in paths]), indent=1) + "\n")
+    write_whole(to/"table1.md", text); write_whole(to/"table1.csv", table.to_csv(index=False)); write_whole(to/"table1.json", json_text(dict(cards=[p.name for p in paths])))
     return text
 
 # %% ../../nbs/analysis/40_figures.ipynb #3690dd45
@@ -220,14 +215,14 @@ def table_part(
     name:str,       # 'table3' … 'table6'
     part:Part,
     results:str="",
-)->tuple[pd.DataFrame, str, list[Run]]: # the table, its Markdown, the runs behind it
+)->tuple[pd.DataFrame, str, list[Published]]: # the table, its Markdown, the runs behind it
     "One part of a page of tables."
-    block = block_of(part.key); models, spec = rows_of(name, block), spec_of(part.key, str(results))
+    block = block_of(part.key); models = rows_of(name, block)
     runs = block_runs(block, models, results) | dict.fromkeys(part.without, [])
     paper = {m: reported(name, theirs) for m, theirs, _ in part.asked if theirs}
     others = {m: published(block.dataset, elsewhere) for m, _, elsewhere in part.asked if elsewhere}
-    table = results_table(runs, tuple(m for m, *_ in part.asked), paper, others, parameters(runs, spec))
-    caption = f"**Not run:** {part.why}." if part.why and not any(runs.values()) else test_set(block, runs, spec) + best_elsewhere(block.dataset, part.asked)
+    table = results_table(runs, tuple(m for m, *_ in part.asked), paper, others, parameters(runs))
+    caption = f"**Not run:** {part.why}." if part.why and not any(runs.values()) else test_set(block, runs) + best_elsewhere(block.dataset, part.asked)
     if name == "table6" and block.dataset != "mosei" and any(paper.values()):
         table[["gap", "gap_low", "gap_high", "one_low", "one_high"]], table["label"] = np.nan, None      # other data: only the order can be compared
         caption += " The paper's numbers are of MOSEI: only their order can be compared."
@@ -248,7 +243,7 @@ def tables_page(
     "All parts of a page of tables; one without runs says so in its place."
     parts = TABLES[name][known(data, TABLES[name], f"data of {name}")]
     made = {p.title: table_part(name, p, results) for p in parts}
-    start = "" if any(runs for *_, runs in made.values()) else f"**No run of `{data}` is finished:** `make reproduce DATA={data}`\n\n"
+    start = "" if any(runs for *_, runs in made.values()) else f"**No run of `{data}` is published:** `make reproduce DATA={data}`\n\n"
     text = start + READ.format(groups=UNITS.get(parts[0].key.split("/")[-1].split("-")[0], ("", "sequences"))[1]) + "\n" + "\n".join(m for _, m, _ in made.values())
     return save_table({t: v[0] for t, v in made.items()}, text, page_folder(figures, data), name, {t: v[2] for t, v in made.items()})
 
@@ -257,57 +252,71 @@ def table4(data:str, results:str="", figures:str="")->str: "Four classes on IEMO
 def table5(data:str, results:str="", figures:str="")->str: "Intensity on CMU-MOSI (Table 5)."; return tables_page("table5", data, results, figures)
 def table6(data:str, results:str="", figures:str="")->str: "The full model and its ablations (Table 6)."; return tables_page("table6", data, results, figures)
 
-# %% ../../nbs/analysis/40_figures.ipynb #6bb2c893
-def with_labels(
-    run:Run,
-)->pd.DataFrame:   # the run's test predictions with a column `truth`
-    "Test predictions joined to the labels by id; raises when the data are not there."
-    spec = run.spec; corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
-    ids = corpus.step_ids if corpus.spec.per_step else corpus.ids
-    table = run.predictions.query("split == 'test'")
-    return table.assign(truth=table.id.map(dict(zip(ids, corpus.labels))).to_numpy())
+# %% ../../nbs/analysis/40_figures.ipynb #b00fea87
+JITTER = .35   # deviation of the movement, in units of the scale −3 … 3
 
-def error_slope(
-    runs:list[Run],
-    truth:np.ndarray, # (n,) of the test predictions, in their order
-    group:np.ndarray, # (n,)
-)->dict:              # of |error| on |truth|: mean, se, low, high, p, n, seeds
-    "Do errors shrink where sentiment is strong (claim C7)?"
-    errors = [np.abs(r.predictions.query("split == 'test'").prediction.to_numpy() - truth) for r in runs]
-    return slope(np.stack(errors), np.abs(truth), group)
+def jittered(
+    truth:np.ndarray, prediction:np.ndarray,   # (n,)
+    by:float=JITTER,
+)->tuple[np.ndarray, np.ndarray]:              # (n,), (n,) moved, in another order
+    "Points moved at random in both directions, by dice that only the labels know."
+    content = np.asarray(truth, "<f8").tobytes() + np.asarray(prediction, "<f4").tobytes()
+    dice = np.random.default_rng(list(hashlib.sha256(content).digest()))
+    order = dice.permutation(len(truth))
+    moved = np.stack([truth, prediction]) + by * dice.normal(size=(2, len(truth)))
+    return moved[0, order], moved[1, order]
 
-SCATTER = {"mosi": "mosi-context-regression", "planted": "planted-mixed-regression", "mosi-features": "mosi-features/mosi-official-regression"}
+# %% ../../nbs/analysis/40_figures.ipynb #a091ba2a
+SCATTER = {"mosi": "mosi-context-regression", "planted": "planted-mixed-regression",
+           "mosi-features": "mosi-features/mosi-official-regression"}
+
+def figure6_note(
+    runs:list[Published], errors:dict, unit:str,
+)->tuple[str, dict]:   # the text beside the points, and the numbers in it
+    "n, MAE, r and the slope of the errors, with their intervals."
+    numbers = dict(mae=summary(runs, "mae"), corr=summary(runs, "corr"), slope=errors["slope"])
+    def say(name, d, sign=""):
+        return f"{name} = {d['mean']:{sign}.3f} [{d['low']:{sign}.3f}, {d['high']:{sign}.3f}]"
+    lines = [f"n = {errors['n']} test {unit}", say("MAE", numbers["mae"]), say("r", numbers["corr"]),
+             say("slope of |error| on |y|", numbers["slope"], "+"), f"means over {len(runs)} seeds, 95 % intervals"]
+    return "\n".join(lines), numbers
 
 def figure6(
     data:str,         # a matrix with a regression: 'planted' or 'mosi'
-    results:str="",   # the store
+    results:str="",   # the published results
     figures:str="",   # where the figure goes
 ):                    # the picture, or why it could not be redrawn
     "Predicted against true intensity of the full model on the test set (Figure 6)."
     block = block_of(SCATTER[known(data, SCATTER, "data of figure6")])
-    runs, folder, unit = block_runs(block, ("full",), results)["full"], page_folder(figures, data), UNITS.get(block.dataset, ("sequences",))[0]
-    if not runs: return Markdown(f"**No run of the full model on `{data}` is finished:** `make reproduce DATA={data}`")
-    try: table = with_labels(runs[0])
+    runs, folder = block_runs(block, ("full",), results)["full"], page_folder(figures, data)
+    errors = open_results(results).derived(f"errors {block.key}", study_of(block))
+    if not runs or not errors:
+        return Markdown(f"**No run of the full model on `{data}` is published:** `make reproduce DATA={data}`")
+    note, numbers = figure6_note(runs, errors, UNITS.get(block.dataset, ("sequences",))[0])
+    sidecar = behind(runs) | numbers | dict(points=runs[0].id, n=errors["n"], share_in_ellipse=errors["share_in_ellipse"])
+    try:
+        table = with_truth(runs[0].predictions, runs[0].spec)
     except MsaPaperError as error:
-        return Markdown(f"**Not redrawn**: the labels of {data} are not in the data folder ({error.what}: `{Path(str(error.where)).name}`). The committed figure stays as it is.")
-    mae, r, s = summary(runs, "mae"), summary(runs, "corr"), error_slope(runs, table.truth.to_numpy(), table.group.to_numpy())
-    say = lambda name, d, sign="": f"{name} = {d['mean']:{sign}.3f} [{d['low']:{sign}.3f}, {d['high']:{sign}.3f}]"
-    note = f"n = {len(table)} test {unit}\n{say('MAE', mae)}\n{say('r', r)}\n{say('slope of |error| on |y|', s, '+')}\nmeans over {len(runs)} seeds, 95 % intervals"
-    figure, inside = predicted_against_true(table.truth.to_numpy(), table.prediction.to_numpy(), f"Full model on {block.dataset}-{block.protocol}: points of seed {runs[0].seed}", note)
-    paths = save_figure(figure, folder, "figure6", dict(points=runs[0].id, runs=[x.id for x in runs], n=len(table), mae=mae, corr=r, slope=s, share_in_ellipse=inside))
+        return Markdown(f"**Not redrawn**: the labels of {data} are not in the data folder ({error.what}). "
+                        "The committed figure stays as it is.")
+    points, title = (table.truth.to_numpy(), table.prediction.to_numpy()), f"Full model on {block.dataset}-{block.protocol}"
+    exact = predicted_against_true(*points, f"{title}: points of seed {runs[0].seed}", note, errors["share_in_ellipse"])
+    open_data = block.dataset == "planted"
+    paths = save_figure(exact, folder if open_data else runs_folder()/"figures"/data, "figure6", sidecar)
+    if not open_data:
+        moved = predicted_against_true(*points, f"{title}: points moved by {JITTER} at random", note,
+                                       errors["share_in_ellipse"], shown=jittered(*points))
+        paths = save_figure(moved, folder, "figure6", sidecar | dict(jitter=JITTER), kinds=("png",))
     return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
 # %% ../../nbs/analysis/40_figures.ipynb #2cf2196b
-def nothing(data:str): "What a page says when there is nothing to draw."; return Markdown(f"**No run for this figure of `{data}` is finished:** `make reproduce DATA={data}`")
+def nothing(data:str): "What a page says when there is nothing to draw."; return Markdown(f"**No run for this figure of `{data}` is published:** `make reproduce DATA={data}`")
 
-def picture(figure, data:str, figures:str, name:str, behind:dict):
+def picture(figure, data:str, figures:str, name:str, sidecar:dict):
     "Save a figure and show it."
-    return Image(filename=next(p for p in save_figure(figure, page_folder(figures, data), name, behind) if p.suffix == ".png"))
+    paths = save_figure(figure, page_folder(figures, data), name, sidecar)
+    return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
-MAIN = {   # block → the metric that its ablations are judged by, chosen before anything was run
-    "mosei-context-binary": "acc", "mosei-official-binary": "acc", "mosi-official-regression": "mae", "sims-official-sims_regression": "mae", "mosei-videos-regression": "acc2_has0", "mosi-context-binary": "acc", "mosi-context-regression": "mae", "iemocap-context-moods": "acc",
-    "planted-mixed-regression": "mae", "planted-mixed-moods": "acc",
-}
 SHORT = {"mosei-official-binary": "MOSEI segments, 2 classes", "mosi-official-regression": "MOSI segments, intensity", "sims-official-sims_regression": "CH-SIMS, intensity",
          "mosi-context-regression": "MOSI, intensity", "mosei-context-regression": "MOSEI text, intensity", "mosei-context-binary": "MOSEI text, 2 classes", "mosei-videos-regression": "MOSEI whole videos", "mosi-context-binary": "MOSI, 2 classes", "iemocap-context-moods": "IEMOCAP, 4 classes",
          "planted-mixed-regression": "planted, intensity", "planted-mixed-moods": "planted, 4 classes"}
@@ -316,19 +325,26 @@ def main_blocks(data:str, name:str)->dict[str, Block]:
     "The blocks of a data set that a figure has a panel for."
     return {b.key: b for b in BLOCKS[known(data, BLOCKS, f"data of {name}")] if b.key in MAIN}
 
+def compared(runs:list, reference:list, metric:str)->dict|None:
+    "`difference`, or None where one of the two was not run, or they were not run in one store."
+    try:
+        return difference(runs, reference, metric) if runs and reference else None
+    except NotComparable:
+        return None
+
 def figure7(data:str, results:str="", figures:str=""):
     "What each part of the model is worth (Figure 7, claims C5 and C6)."
-    panels, behind, paper = [], {}, reported("table6", "acc2")
+    panels, sidecar, paper = [], {}, reported("table6", "acc2")
     for key, block in main_blocks(data, "figure7").items():
         runs, m = block_runs(block, ABLATIONS, results), METRICS[MAIN[key]]
         if key == "mosei-context-binary": runs["no_feature_attention"] = []
-        d = {v: difference(runs[v], runs["full"], MAIN[key]) if runs[v] and runs["full"] else None for v in ABLATIONS[1:]}
+        d = {v: compared(runs[v], runs["full"], MAIN[key]) for v in ABLATIONS[1:]}
         n = f", n = {runs['full'][0].metrics['test']['n']:,}, {len(runs['full'])} seeds" if runs["full"] else ""
         unit = f"{m.label.removesuffix(', %').split(',')[0]} − full" + (", points" if m.scale == 100 else "")
         panels.append(dict(title=SHORT[key] + "\n" + n.removeprefix(", "), unit=unit, bars={NAMES[v]: tuple(m.scale * x[k] for k in ("mean", "low", "high")) if x else None for v, x in d.items()},
                            paper={NAMES[v]: 100 * (paper[v] - paper["full"]) for v in d} if m.scale == 100 and data != "planted" else {}))
-        behind[key] = dict(metric=MAIN[key], differences=d, runs=[r.id for found in runs.values() for r in found])
-    return picture(ablation_bars(panels), data, figures, "figure7", behind) if any(any(b["differences"].values()) for b in behind.values()) else nothing(data)
+        sidecar[key] = dict(metric=MAIN[key], differences=d, **behind([r for found in runs.values() for r in found]))
+    return picture(ablation_bars(panels), data, figures, "figure7", sidecar) if any(any(b["differences"].values()) for b in sidecar.values()) else nothing(data)
 
 # %% ../../nbs/analysis/40_figures.ipynb #3b34e8db
 CURVES = "full", "no_graph"
@@ -340,7 +356,7 @@ def plateau(
     first = int(np.argmax(accuracy >= .95 * accuracy.max())); after = accuracy[first:]
     return dict(rise=first + 1, wobble=float(after.std(ddof=1)) if len(after) > 1 else 0., level=float(after.mean()))
 
-def plateaus(runs:list[Run])->dict[int, dict]: "The measures of each seed."; return {r.seed: plateau(r.history.validation_accuracy.to_numpy()) for r in runs}
+def plateaus(runs:list[Published])->dict[int, dict]: "The measures of each seed."; return {r.seed: plateau(r.history.validation_accuracy.to_numpy()) for r in runs}
 
 def over_seeds(
     a:dict, b:dict,    # {seed: number} of two models
@@ -353,15 +369,15 @@ C8 = dict(rise="epochs to 95 % of the best", wobble="sd of the accuracy after th
 
 def figure8(data:str, results:str="", figures:str=""):
     "Validation accuracy per epoch, full model against the one without the graph (Figure 8, claim C8)."
-    panels, behind = [], {}
+    panels, sidecar = [], {}
     for key, block in main_blocks(data, "figure8").items():
         runs = block_runs(block, CURVES, results)
         if not all(runs.values()) : continue
         panels.append(dict(title=f"{SHORT[key]}, {len(runs['full'])} seeds", curves={NAMES[m]: [r.history.validation_accuracy.to_numpy() for r in found] for m, found in runs.items()}))
         measures = {m: plateaus(found) for m, found in runs.items()}
-        behind[key] = dict(runs=[r.id for found in runs.values() for r in found], measures={k: {m: float(np.mean([v[k] for v in each.values()])) for m, each in measures.items()}
+        sidecar[key] = dict(**behind([r for found in runs.values() for r in found]), measures={k: {m: float(np.mean([v[k] for v in each.values()])) for m, each in measures.items()}
                            | dict(difference=over_seeds(*({s: v[k] for s, v in measures[m].items()} for m in CURVES))) for k in C8})
-    return picture(learning_curves(panels), data, figures, "figure8", behind) if panels else nothing(data)
+    return picture(learning_curves(panels), data, figures, "figure8", sidecar) if panels else nothing(data)
 
 CLASSES = {"iemocap": "iemocap-context-moods", "planted": "planted-mixed-moods", "iemocap-features": "iemocap-features/iemocap-context-moods"}
 
@@ -375,23 +391,51 @@ def figure9(data:str, results:str="", figures:str=""):
     n = next(r for r in runs.values() if r)[0].metrics["test"]["n"]
     unit = UNITS.get(block.dataset, ("sequences",))[0]
     figure = class_heatmap([NAMES[m] for m in runs], list(classes), get("mean"), np.stack([get("low"), get("high")], -1), f"F1 (%) on {SHORT[block.key]}, n = {n:,} test {unit}\nmean over seeds [95 % interval]", len(runs) - 7)
-    return picture(figure, data, figures, "figure9", dict(runs=[r.id for found in runs.values() for r in found], n=n, f1={m: dict(zip(classes, c)) for m, c in cells.items() if c}))
+    return picture(figure, data, figures, "figure9", dict(**behind([r for found in runs.values() for r in found]), n=n, f1={m: dict(zip(classes, c)) for m, c in cells.items() if c}))
 
 # %% ../../nbs/analysis/40_figures.ipynb #af41bedf
-def searched(data:str)->list[Block]: "The blocks of a data set that have a search of their own."; return [b for b in BLOCKS[known(data, BLOCKS, "data")] if b.trials and not b.tuned_on]
+def searched(data:str)->list[Block]:
+    "The blocks of a data set that have a search of their own."
+    return [b for b in BLOCKS[known(data, BLOCKS, "data")] if b.trials and not b.tuned_on]
+
+def trials_of(
+    block:Block, model:str,
+    results:str="",
+)->tuple[list[dict], int|None]:   # all trials, and the number of the chosen one
+    "The published search behind a model's settings: the one that decided, else the longest."
+    found = open_results(results)
+    study = found.studies.get(study_of(block))
+    which = dict(dataset=block.dataset, protocol=block.protocol, task=block.task, data=block.data, model=model)
+    some = {s["name"]: s["trials"] for s in (study.settings["searches"] if study else [])
+            if all(s["spec"][k] == v for k, v in which.items())}
+    decided = next((d for d in (study.settings["decisions"] if study else []) if d["search"] in some), None)
+    if decided:
+        return some[decided["search"]], decided["trial"]
+    return max(some.values(), key=len, default=[]), None
+
+def tuning_panel(block:Block, found:dict)->dict:
+    "What `trial_strips` draws of a block."
+    accuracy = block.fixed.get("select") == "accuracy"
+    def show(score):
+        return None if score is None else 100 * score if accuracy else score
+    unit = "validation accuracy (%)" if accuracy else "validation loss (smooth L1)"
+    trials = {NAMES[m]: ([show(t["score"]) for t in some], number) for m, (some, number) in found.items()}
+    return dict(title=f"{block.dataset}-{block.protocol}, {block.task}", unit=unit, trials=trials)
 
 def tuning(data:str, results:str="", figures:str=""):
     "Every trial of every model's search, and the chosen one."
-    panels, behind = [], {}
+    panels, sidecar = [], {}
     for block in searched(data):
-        models = [m for m in (*block.models,) if not m.startswith("floor_")]; found = {m: read_trials(search(block, m, str(results))) for m in models}
-        if not any(found.values()): continue
-        accuracy = block.fixed.get("select") == "accuracy"
-        number = lambda m: best_trial(found[m])["number"] if len(found[m]) >= block.trials and best_trial(found[m]) else None
-        show = lambda s: None if s is None else 100 * s if accuracy else s
-        panels.append(dict(title=f"{block.dataset}-{block.protocol}, {block.task}", unit="validation accuracy (%)" if accuracy else "validation loss (smooth L1)", trials={NAMES[m]: ([show(t["score"]) for t in t_], number(m)) for m, t_ in found.items()}))
-        behind[block.key] = {m: dict(trials=len(t_), failed=sum(t["score"] is None for t in t_), chosen=number(m)) for m, t_ in found.items()}
-    return picture(trial_strips(panels), data, figures, "tuning", behind) if panels else Markdown(f"**No search of `{data}` has a trial**" + (f": `make reproduce DATA={data}`" if searched(data) else ": its settings are declared, not tuned"))
+        found = {m: trials_of(block, m, results) for m in block.models if not m.startswith("floor_")}
+        if not any(some for some, _ in found.values()):
+            continue
+        panels.append(tuning_panel(block, found))
+        sidecar[block.key] = {m: dict(trials=len(some), failed=sum(t["score"] is None for t in some), chosen=number)
+                              for m, (some, number) in found.items()}
+    if panels:
+        return picture(trial_strips(panels), data, figures, "tuning", sidecar)
+    why = f": `make reproduce DATA={data}`" if searched(data) else ": its settings are declared, not tuned"
+    return Markdown(f"**No search of `{data}` has a trial**{why}")
 
 # %% ../../nbs/analysis/40_figures.ipynb #e877eb85
 def verdict(
@@ -407,7 +451,7 @@ def mechanisms(
     figures:str="",
 )->str:            # Markdown
     "Each effect alone: the whole model against the one without the part that should answer it."
-    rows, lines, behind = matrix_rows("mechanisms"), [], []
+    rows, lines, told = matrix_rows("mechanisms"), [], []
     for full in (r for r in rows if r.model == "full"):
         runs = finished(full, results)
         for other in (r for r in rows if (r.protocol, r.data) == (full.protocol, full.data) and r.model != "full"):
@@ -416,10 +460,10 @@ def mechanisms(
             f = lambda s: f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]"
             d, n = difference(without, runs, "mae"), runs[0].metrics["test"]["n"]
             lines.append(f"| {name} | {NAMES[other.model]} | {f(summary(runs, 'mae'))} | {f(summary(without, 'mae'))} | {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] | {verdict(d)} ({d['seeds']} seeds, n = {n}) |")
-            behind += runs + without
+            told += runs + without
     text = "| effect alone | compared with | MAE, full | MAE, without the part | difference | what it says |\n|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     folder = page_folder(figures, "planted")
-    write_whole(folder/"mechanisms.md", text); write_whole(folder/"mechanisms.json", json.dumps(dict(runs=[r.id for r in behind]), indent=1) + "\n")
+    write_whole(folder/"mechanisms.md", text); write_whole(folder/"mechanisms.json", json_text(behind(told)))
     return text
 
 # %% ../../nbs/analysis/40_figures.ipynb #9cf9a8f6

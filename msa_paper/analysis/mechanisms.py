@@ -6,7 +6,8 @@
 __all__ = ['REAL', 'KINDS', 'CLAIMS', 'SHORT', 'LINES', 'COLOURS', 'probed', 'over', 'measure', 'paired', 'weights_c10',
            'weights_c11', 'edges_rows', 'edges_c12', 'lag_name', 'lags_c13', 'cost_c14', 'loss_of_quality',
            'robust_rows', 'robustness_c15', 'probe_summary', 'apart', 'label_ends', 'shade', 'draw_weights',
-           'draw_edges', 'draw_lags', 'draw_cost', 'draw_robustness', 'summary_table', 'probes_page']
+           'draw_edges', 'draw_lags', 'draw_cost', 'draw_robustness', 'with_compact_runs', 'summary_table',
+           'probes_page']
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #6510c2ec
 import json
@@ -19,21 +20,29 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from .figures import page_folder
 from .tables import NAMES
-from .plots import ACCENT, INK, PALE, house_style, save_figure
-from ..core import write_whole
-from ..experiment.matrix import BASELINES, matrix_rows
-from ..experiment.probes import area, growth, probe_path, probes_folder
+from .plots import ACCENT, INK, PALE, few_digits, house_style, save_figure
+from ..core import json_text, write_whole
+from ..experiment.matrix import BASELINES
+from ..experiment.probes import area, growth
+from ..experiment.published import compact_ids, open_results
 from ..experiment.spec import RunSpec
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #3a9f7e5f
 def probed(
     data:str,         # a name of `MATRICES`
     probe:str,        # a name of `PROBES`
-    results:str="",   # the store
-)->list[tuple[RunSpec, list[dict]]]: # rows with at least one probe, and their probes by seed
-    "The probes of a declared matrix."
-    rows = [(r, [json.loads(p.read_text()) for s in r.seeds if (p := probe_path(r, s, probe, results)).is_file()]) for r in matrix_rows(data, results)]
-    return [(r, found) for r, found in rows if found]
+    results:str="",   # the published results
+)->list[tuple[RunSpec, list[dict]]]: # configurations with at least one probe, and their probes by seed
+    "The published probes of a study: run, seed, model, settings, values."
+    study, found = open_results(results).studies.get(data), {}
+    if study is None:
+        return []
+    for (configuration, seed, name), content in sorted(study.probes.items(), key=lambda x: x[0][1]):
+        if name == probe:
+            run = open_results(results).runs[configuration][seed]
+            told = dict(run=run.id, seed=seed, model=run.spec.model, settings=run.spec.settings, values=content["values"])
+            found.setdefault(configuration, (run.spec, []))[1].append(told)
+    return [found[c] for c in dict.fromkeys(study.runs.configuration) if c in found]
 
 def over(
     values:list[float],   # one a seed
@@ -121,14 +130,13 @@ def lags_c13(results:str="")->list[dict]:
 # %% ../../nbs/analysis/55_mechanisms.ipynb #920b6c47
 def cost_c14(results:str="")->list[dict]:
     "How parameters and memory grow with the number of modalities."
-    path = probes_folder(results)/"cost.json"
-    if not path.is_file(): return []
-    cost = json.loads(path.read_text()); rows, out = cost["rows"], []
+    if not (cost := open_results(results).derived("cost")): return []
+    rows, out = cost["rows"], []
     for model in cost["sizes"]["settings"]:
         of = [r for r in rows if r["model"] == model]; M = [r["modalities"] for r in of]
         for what in ("parameters", "bytes"):
             g = growth(M, np.array([r[what] for r in of], float))
-            out.append(dict(what=f"{what} of a training step: what the last modality adds, over what the one before added", data=f"M = {M[0]} … {M[-1]}", model=model, effect=g["increment"], low=g["increment"], high=g["increment"], null=1., kind=g["kind"], total=g["total"], seeds=0, n=len(M), runs=["probes/cost.json"]))
+            out.append(dict(what=f"{what} of a training step: what the last modality adds, over what the one before added", data=f"M = {M[0]} … {M[-1]}", model=model, effect=g["increment"], low=g["increment"], high=g["increment"], null=1., kind=g["kind"], total=g["total"], seeds=0, n=len(M), runs=["the cost of modalities"]))
     return sorted(out, key=lambda m: (m["model"] not in ("tfn", "lmf"), m["model"] != "tfn"))
 
 KINDS = ("noise", "missing", "gaps")
@@ -227,7 +235,7 @@ def draw_weights(results:str="")->tuple[Figure, dict]|None:
             label_ends(ax, [(k[-1], a[-1], "in order", ACCENT), *([(some[-1], b[-1], "out of order", INK)])])
         axes[0, 0].set_ylabel("mean weight of such a modality"); axes[0, 0].annotate("even share", (1, 1), xytext=(5, -4), textcoords="offset points", fontsize=7.5, color=PALE, va="center")
         plt.close(figure)
-    return figure, dict(runs=[x["run"] for _, _, f in panels for x in f])
+    return figure, dict(runs=compact_ids([x["run"] for _, _, f in panels for x in f]))
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #adb8dae9
 def draw_edges(results:str="")->tuple[Figure, dict]|None:
@@ -249,7 +257,7 @@ def draw_edges(results:str="")->tuple[Figure, dict]|None:
                 ax.set(xlabel="threshold θ on the cosine", ylabel=f"{name} of semantic edges", xlim=(0, 1.16), xticks=np.arange(0, 1.01, .2))
             left.set_title(f"{r.data['segments']:,} planted segments, {len(found)} seeds", fontsize=8.5); right.set_title(f"n = {v['n']:,} test segments; r of predictions = {over([f['values']['corr'] for f in found])['mean']:.2f}", fontsize=8.5)
         plt.close(figure)
-    return figure, dict(runs=[f["run"] for _, x in rows for f in x])
+    return figure, dict(runs=compact_ids([f["run"] for _, x in rows for f in x]))
 
 def draw_lags(results:str="")->tuple[Figure, dict]|None:
     "C13: what is saved of a constant's error, and the correlation with the label, against the lag."
@@ -268,14 +276,13 @@ def draw_lags(results:str="")->tuple[Figure, dict]|None:
             ax.set(xlabel="lag between cue and content (steps)", ylabel=what, xticks=lag)
         axes[1].set_xlim(right=lag[-1] + .1); axes[0].set_title(f"n = {rows[0][1][0]['values']['n']:,} test segments, {len(rows[0][1])} seeds, 95 % intervals")
         plt.close(figure)
-    return figure, dict(runs=[f["run"] for _, x in rows for f in x])
+    return figure, dict(runs=compact_ids([f["run"] for _, x in rows for f in x]))
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #0fcc2a3b
 def draw_cost(results:str="")->tuple[Figure, dict]|None:
     "C14: parameters, memory and time of a training step against the number of modalities."
-    path = probes_folder(results)/"cost.json"
-    if not path.is_file(): return None
-    cost = json.loads(path.read_text()); rows, s = cost["rows"], cost["sizes"]
+    if not (cost := open_results(results).derived("cost")): return None
+    rows, s = cost["rows"], cost["sizes"]
     with house_style():
         figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2))
         for ax, (what, title, unit) in zip(axes, (("parameters", "parameters", 1), ("bytes", "memory that a step holds (MiB)", 2**20), ("ms", "time of a step, relative to M = 2", None))):
@@ -287,7 +294,7 @@ def draw_cost(results:str="")->tuple[Figure, dict]|None:
             ax.set(xlabel="modalities M", xticks=M, title=title); label_ends(ax, ends, .07)
         figure.supxlabel(f"batch {s['batch']}, {s['steps']} steps, {s['dim']} features a modality; + × g: the last modality adds g times what the one before added; times: median of {s['repeats']}, in turn", fontsize=7, color=INK)
         plt.close(figure)
-    return figure, dict(source="probes/cost.json", growth={m["model"] + " " + m["what"].split()[0]: dict(increment=round(m["effect"], 4), kind=m["kind"]) for m in cost_c14(results)})
+    return figure, dict(source="the cost of modalities, in results/probes/derived.json", growth={m["model"] + " " + m["what"].split()[0]: dict(increment=round(m["effect"], 4), kind=m["kind"]) for m in cost_c14(results)})
 
 def draw_robustness(
     rows:list,    # (row, probes) of one data set
@@ -317,9 +324,13 @@ def draw_robustness(
         seeds = sorted({len(f) for r, f in shown if not r.model.startswith("floor_")})
         axes[0, 0].set_title(f"{title}: n = {v['n']}, {' or '.join(map(str, seeds))} seeds; band: 95 % interval of the proposed model")
         plt.close(figure)
-    return figure, dict(runs=[f["run"] for _, x in shown for f in x], metric=v["metric"])
+    return figure, dict(runs=compact_ids([f["run"] for _, x in shown for f in x]), metric=v["metric"])
 
 # %% ../../nbs/analysis/55_mechanisms.ipynb #a7b41abc
+def with_compact_runs(summary:dict)->dict:
+    "A summary whose measures name the seeds of a configuration together."
+    return {claim: [m | dict(runs=compact_ids(m["runs"])) for m in found] for claim, found in summary.items()}
+
 def summary_table(summary:dict[str, list[dict]])->str: # Markdown
     "Every measure of `probe_summary`, a line each."
     lines = ["| claim | measure | data | effect [95 %] | nothing would be | seeds | n |", "|---|---|---|---|---|---|---|"]
@@ -343,5 +354,5 @@ def probes_page(
         if made is None: display(Markdown(f"**{name}**: not probed")); continue
         paths = save_figure(made[0], folder, name, made[1]); display(Image(filename=next(p for p in paths if p.suffix == ".png")))
     text = summary_table(summary)
-    write_whole(folder/"probes.md", text); write_whole(folder/"probes.json", json.dumps(summary, indent=1) + "\n")
+    write_whole(folder/"probes.md", text); write_whole(folder/"probes.json", json_text(few_digits(with_compact_runs(summary))))
     return Markdown(text)

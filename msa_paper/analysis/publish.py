@@ -8,7 +8,7 @@ __all__ = ['run_row', 'origin', 'AtHand', 'interval_metrics', 'labels_of', 'with
            'settings_text', 'by_model', 'ranks', 'run_groups', 'errors_and_ellipse', 'rounded_text', 'new_or_kept',
            'derived_text', 'read_cost', 'runs_and_origins', 'compute_of', 'publish']
 
-# %% ../../nbs/analysis/17_publish.ipynb #c850b0dd
+# %% ../../nbs/analysis/17_publish.ipynb #032537e1
 import json
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -27,7 +27,7 @@ from ..experiment.published import Comparisons, meaningful, significant, write_s
 from ..experiment.store import Run, Store
 from ..experiment.tuning import decision, read_search, tuning_file, unsealed
 
-# %% ../../nbs/analysis/17_publish.ipynb #abdf2f21
+# %% ../../nbs/analysis/17_publish.ipynb #9724df71
 def run_row(run:Run)->dict:
     "All that one row of runs.parquet says of a run of the store, machine and code apart."
     spec, told, table = run.spec, run.read("provenance.json"), run.predictions
@@ -37,7 +37,7 @@ def run_row(run:Run)->dict:
     decides = spec.model_dump(mode="json", exclude={"device", "devices", "threads", "results", "progress"})
     row = dict(configuration=configuration, seed=run.seed, data=data) | which | dict(spec=json.dumps(decides, sort_keys=True))
     row |= dict(groups=effective_groups(test.group), n_groups=int(test.group.nunique()))
-    row |= {k: told.get(k) for k in ("parameters", "seconds", "started", "resumed_after")}
+    row |= {k: told.get(k) for k in ("parameters", "modalities", "seconds", "started", "resumed_after")}
     row |= {f"{where}_mib": mib for where, mib in ((k.removesuffix("_mib"), v) for k, v in told.get("memory", {}).items())}
     return row | {f"{split}_{m}": v for split, found in run.metrics.items() for m, v in found.items()}
 
@@ -46,7 +46,7 @@ def origin(run:Run)->dict:
     told = run.read("provenance.json")
     return plain({k: told.get(k) for k in ("code", "environment", "hardware")})
 
-# %% ../../nbs/analysis/17_publish.ipynb #7482d7f5
+# %% ../../nbs/analysis/17_publish.ipynb #e3307644
 class AtHand:
     "The runs of a study: those of a store, and those that were published and are not in it."
     def __init__(self,
@@ -87,7 +87,7 @@ def interval_metrics(task)->list[str]:
         return ["mae", "corr"]
     return ["mae", "corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7"]
 
-# %% ../../nbs/analysis/17_publish.ipynb #d1261d4d
+# %% ../../nbs/analysis/17_publish.ipynb #de7df8c8
 def labels_of(spec)->dict: # {id: label}
     "The labels of a data set, where they are."
     from msa_paper.experiment.identity import read_corpus
@@ -122,7 +122,7 @@ def draws_of(at:AtHand)->dict[str, dict[int, pd.DataFrame]]: # {configuration: {
         draws[c] |= {s: d for s, d in made.items() if d is not None}
     return draws
 
-# %% ../../nbs/analysis/17_publish.ipynb #4e75fa7c
+# %% ../../nbs/analysis/17_publish.ipynb #425a37aa
 def covariance_table(
     at:AtHand,
     draws:dict,
@@ -154,7 +154,7 @@ def other_runs(at:AtHand, declared:dict, draws:dict)->dict:
                 found[c.hash] = of
     return found
 
-# %% ../../nbs/analysis/17_publish.ipynb #dbacb385
+# %% ../../nbs/analysis/17_publish.ipynb #963ca62d
 def history_table(at:AtHand)->pd.DataFrame:
     "One row an epoch of every run."
     parts = []
@@ -181,7 +181,7 @@ def long_predictions(table:pd.DataFrame)->pd.DataFrame: # place, id, group, outp
     long = test.assign(place=range(len(test))).melt(["place", "id", "group"], var_name="output")
     return long.sort_values("place", kind="stable", ignore_index=True)
 
-# %% ../../nbs/analysis/17_publish.ipynb #198ab93a
+# %% ../../nbs/analysis/17_publish.ipynb #0602816b
 def probe_table(at:AtHand)->pd.DataFrame:
     "Every probe of every run, its content as JSON."
     rows = []
@@ -209,7 +209,7 @@ def settings_text(at:AtHand)->dict:
         decisions = {(d["model"], d["question"], d["data"]): d for d in content["decisions"]} | decisions
     return dict(searches=list(searches.values()), decisions=list(decisions.values()))
 
-# %% ../../nbs/analysis/17_publish.ipynb #100bd80b
+# %% ../../nbs/analysis/17_publish.ipynb #9f72d1e7
 def by_model(at:AtHand, key:str, draws:dict, metric:str)->dict: # {model: {seed: (metric, draws)}}
     "What `rank_agreement` wants of a block; a model that lacks resamples is left out."
     found = {}
@@ -248,7 +248,7 @@ def errors_and_ellipse(runs:list)->dict|None:
     _, inside = dense_ellipse(truth, first.prediction.to_numpy(np.float64))
     return dict(slope=slope(errors, np.abs(truth), first.group), share_in_ellipse=inside, n=len(first))
 
-# %% ../../nbs/analysis/17_publish.ipynb #05cccc90
+# %% ../../nbs/analysis/17_publish.ipynb #732baa09
 def rounded_text(value):
     "The numbers of a nested dictionary with seven significant digits."
     if isinstance(value, dict):
@@ -287,7 +287,7 @@ def read_cost(path:Path)->dict|None:
         return None
     return {k: v for k, v in unsealed(read_json(path), path.name).items() if k != "digest"}
 
-# %% ../../nbs/analysis/17_publish.ipynb #59a7d3f2
+# %% ../../nbs/analysis/17_publish.ipynb #73472d12
 def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
     "One row a run, and the distinct origins that the column `origin` counts."
     rows, origins = [], []
@@ -312,7 +312,7 @@ def compute_of(at:AtHand, runs:pd.DataFrame, settings:dict)->dict:
                 failed_trials=sum(t["score"] is None for t in trials),
                 failed_seconds=round(max(earlier, sum(n.get("duration") or 0 for n in failed)), 1))
 
-# %% ../../nbs/analysis/17_publish.ipynb #172ce973
+# %% ../../nbs/analysis/17_publish.ipynb #da3d2e06
 def publish(
     study:str,          # a name of `MATRICES`
     results:str="",     # the working store; empty: runs/ of the project

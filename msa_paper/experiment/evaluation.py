@@ -79,7 +79,8 @@ def run_seed(
         save_file(module.cpu().state_dict(), work/"weights.safetensors")
         metrics = {split: found for split, (found, _, _) in scores.items()}
         predictions = pd.concat([table for _, table, _ in scores.values()])
-        told = provenance(corpus, started, resumed) | dict(parameters=count_parameters(module.model))
+        told = provenance(corpus, started, resumed)
+        told |= dict(parameters=count_parameters(module.model), modalities=", ".join(corpus.spec.modalities))
         return store.publish(spec, seed, work, work/"weights.safetensors", metrics, history, predictions,
                              scores["test"][2], told, probes)
 
