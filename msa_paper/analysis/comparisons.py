@@ -10,7 +10,6 @@ __all__ = ['effective_groups', 'moments', 'uncertainty_from', 'uncertainty', 'es
 # %% ../../nbs/analysis/15_comparisons.ipynb #8fdc8bc5
 import numpy as np, pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from scipy.optimize import brentq
 from .statistics import group_draws, intensity_from, intensity_sums, interval
 from ..core import MsaPaperError, known
@@ -179,8 +178,13 @@ def holm(
     p:list[float],   # of every comparison in a table; NaN = not run
 )->np.ndarray:       # adjusted, in the same order
     "Holm's adjusted p-values."
-    p = np.asarray(p, float); there = ~np.isnan(p); out = np.full(p.shape, np.nan)
-    if there.any(): out[there] = multipletests(p[there], method="holm")[1]
+    p = np.asarray(p, float)
+    there, out = ~np.isnan(p), np.full(p.shape, np.nan)
+    order = np.argsort(p[there])
+    raised = np.maximum.accumulate((len(order) - np.arange(len(order))) * p[there][order])
+    back = np.empty(len(order), int)
+    back[order] = np.arange(len(order))
+    out[there] = np.minimum(raised, 1)[back]
     return out
 
 # %% ../../nbs/analysis/15_comparisons.ipynb #8bab1753
