@@ -12,8 +12,8 @@ import numpy as np, pandas as pd, torch
 from safetensors.torch import load_file, save_file
 from ..analysis.metrics import task_metrics
 from ..analysis.statistics import replicates
-from ..core import MsaPaperError, write_whole
-from ..data.schema import Corpus, batches
+from ..core import MsaPaperError, write_json, write_whole
+from ..data.schema import Corpus, batches, named, need_finite, need_labels
 from .provenance import provenance
 from .spec import EvaluationSpec, RunSpec
 from .store import Run, Store
@@ -43,6 +43,10 @@ def predict(
                 ids += steps; groups += [group[batch.ids[b]]] * len(steps)
                 rows.append(y[b, :len(steps)]); labels.append(batch.labels[b, :len(steps)])
     values = torch.cat(rows).numpy()
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        need_finite(corpus, split)
+        raise MsaPaperError(f"{len(bad)} predictions are no numbers, the first: {named(bad, ids)}", f"{corpus.name}-{corpus.protocol}, {split}", "the model's weights or the scale of these features are broken: train it again, or look at these samples")
     table = pd.DataFrame({"split": split, "id": ids, "group": groups, **{c: values[:, k] for k, c in enumerate(prediction_columns(corpus.spec.task))}})
     return table, torch.cat(labels).numpy()
 
@@ -53,7 +57,7 @@ def evaluate(
     split:str,
 )->tuple[dict, pd.DataFrame, pd.DataFrame]: # metrics, predictions, metrics on resamples of the groups
     "The metrics of one split, the predictions behind them, and what intervals are made of."
-    table, labels = predict(module, corpus, split)
+    table, labels = predict(module, need_labels(corpus, split), split)
     task = corpus.spec.task; values = table[prediction_columns(task)].to_numpy()
     return task_metrics(task, values, labels), table, replicates(task, values, labels, table.group)
 
@@ -65,6 +69,7 @@ def run_seed(
     store:Store,
 )->Run:
     "One finished run: from the store when it is there, otherwise computed and published."
+    if not store.finished(spec, seed): need_finite(need_labels(corpus, "train", "validation", "test"), "test")
     with store.claim(spec, seed) as work:
         if work is None: return Run(store.path(spec, seed))
         started, module = time.time(), Training(spec, corpus.spec, seed)
@@ -100,6 +105,6 @@ def publish_evaluation(
     folder = Store(spec.results).folder/"evaluations"/f"{spec.dataset}-{spec.protocol}-{spec.split}"/run.id.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in {"predictions": predictions, "replicates": replicates}.items(): write_whole(folder/f"{name}.parquet", table.to_parquet(index=False, compression="zstd"))
-    write_whole(folder/"spec.json", json.dumps(spec.model_dump(mode="json", exclude={"results"}), indent=1) + "\n")
-    write_whole(folder/"metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    write_json(folder/"spec.json", spec.model_dump(mode="json", exclude={"results"}))
+    write_json(folder/"metrics.json", dict(sorted(metrics.items())))
     return folder
