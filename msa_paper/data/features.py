@@ -101,6 +101,8 @@ def padded_corpus(
         rows = Rows([valid_rows(part.features[m], *where[s][0][m][:2]) for s, part in splits.items()], chosen)
         train = np.repeat(np.repeat([s == "train" for s in splits], [len(p.ids) for p in splits.values()]), np.diff(cuts))
         features[m], census = sanitised(rows, train); offsets[m] = cuts
+        lost = census.nan + census.plus_infinity + census.minus_infinity + census.too_large
+        if lost and lost == rows.shape[0] * rows.shape[1]: raise MsaPaperError(f"none of the {lost} values is a number", f"{source}, '{m}'", "the extraction failed: extract this modality again")
         notes[m] = census.found() | dict(padding=where["train"][0][m][2], without=int((np.diff(cuts) == 0).sum()))
     first = np.diff(offsets[next(iter(kinds))]).mean()
     modalities = {m: Modality(features[m].shape[1], kind, max(round(float(np.diff(offsets[m]).mean() / max(first, 1e-9)), 2), .01) if not aligned else 1.) for m, kind in kinds.items()}

@@ -229,5 +229,6 @@ def open_corpus(
         if str(path) in str(error): raise
         raise MsaPaperError(error.what, f"{path}, {error.where}", error.remedy or "convert the data set again") from error
     for m, (count, rows) in unfinite.items(): refuse_unfinite(corpus, m, count, rows)
+    if seal_of(path) != seal: raise MsaPaperError("the file was changed while it was opened", path, "start again")
     if not known_whole: remember(path, seal)
     return corpus

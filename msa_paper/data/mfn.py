@@ -58,6 +58,7 @@ def read_mfn_part(
     step = np.arange(x.shape[1])
     x, lost = finite32(x[(first[:, None] <= step) & (step < last[:, None])])
     notes["values that were no number"] += lost
+    if lost and lost == x.size: raise MsaPaperError(f"none of the {lost} values is a number", paths[0], REMEDY)
     return x, last - first, y
 
 # %% ../../nbs/data/60_mfn.ipynb #da5d9e69

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'EMOTIONS', 'TASKS', 'ROUNDING', 'FIRST', 'MOSI_TASKS', 'SIMS_TASKS', 'PIECE', 'Modality', 'Task',
-           'label_faults', 'named', 'check_labels', 'targets_from_intensity', 'check_names', 'DataSpec', 'Batch',
-           'check_batch', 'Sample', 'padded', 'collate', 'Corpus', 'pieces', 'held_out', 'label_ids', 'split_labels',
-           'need_labels', 'unfinite_rows', 'refuse_unfinite', 'need_finite', 'check_splits', 'check_corpus',
-           'split_pieces', 'Sequences', 'EpochShuffle', 'batches']
+           'label_faults', 'named', 'check_labels', 'binned_intensity', 'targets_from_intensity', 'check_names',
+           'DataSpec', 'Batch', 'check_batch', 'Sample', 'padded', 'collate', 'Corpus', 'pieces', 'held_out',
+           'label_ids', 'split_labels', 'need_labels', 'unfinite_rows', 'refuse_unfinite', 'need_finite',
+           'check_splits', 'check_corpus', 'split_pieces', 'Sequences', 'EpochShuffle', 'batches']
 
 # %% ../../nbs/data/00_schema.ipynb #f64874f8
 import re
@@ -29,7 +29,7 @@ class Modality:
 
     def __post_init__(self):
         known(self.kind, KINDS, "kind of modality")
-        if self.dim < 1 or self.rate <= 0: raise MsaPaperError(f"a modality needs dim ≥ 1 and rate > 0, not {self}")
+        if not isinstance(self.dim, (int, np.integer)) or self.dim < 1 or not 0 < self.rate < np.inf: raise MsaPaperError(f"a modality needs dim ≥ 1 and rate > 0, not {self}")
 
 # %% ../../nbs/data/00_schema.ipynb #f1104aa8
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def check_labels(
     where:object=None,   # file or corpus
 ):
     "Raise one error that counts and names the labels that are none of the task's."
-    y = np.asarray(labels, np.float64)
+    try: y = np.asarray(labels, np.float64)
+    except (TypeError, ValueError) as error: raise MsaPaperError(f"labels that are no numbers: {str(error)[:100]}", where, "NaN says that a label is missing") from error
     found = {what: np.flatnonzero(which) for what, which in label_faults(y, task).items() if which.any()}
     if not found: return
     told = "; ".join(f"{len(k)} {what}, the first: {named(k, ids, y)}" for what, k in found.items())
@@ -109,6 +110,22 @@ def check_labels(
 MOSI_TASKS = "regression", "binary", "binary_nonzero", "seven"
 SIMS_TASKS = "sims_regression", "sims_two", "sims_three", "sims_five"
 
+def binned_intensity(
+    intensity:np.ndarray,  # (n,) any numbers: a prediction may pass the scale
+    task:str,              # a name of `MOSI_TASKS` or `SIMS_TASKS`
+)->np.ndarray:             # (n,) float32: intensity or class number, NaN = not scored
+    "What a task makes of an intensity, annotated or predicted (SPEC E13; baselines §3)."
+    y = np.asarray(intensity, np.float32)
+    bins = lambda *edges: np.where(np.isnan(y), np.nan, np.searchsorted(np.float32(edges), y, side="left")).astype(np.float32)   # right-closed
+    match known(task, MOSI_TASKS + SIMS_TASKS, "task of an intensity"):
+        case "regression" | "sims_regression": return y
+        case "binary": return np.where(np.isnan(y), np.nan, y >= 0).astype(np.float32)
+        case "binary_nonzero": return np.where(np.isnan(y) | (y == 0), np.nan, y > 0).astype(np.float32)
+        case "seven": return np.clip(y, -3, 3).round() + 3
+        case "sims_two": return bins(0)
+        case "sims_three": return bins(-.1, .1)
+        case "sims_five": return bins(-.7, -.1, .1, .7)
+
 def targets_from_intensity(
     intensity:np.ndarray,  # (n,) in [-3, 3], or in [-1, 1] for the tasks of CH-SIMS; NaN = missing
     task:str,              # a name of `MOSI_TASKS` or `SIMS_TASKS`
@@ -118,16 +135,7 @@ def targets_from_intensity(
     "What a task asks for, from the annotated intensity (SPEC E13; baselines §3)."
     known(task, MOSI_TASKS + SIMS_TASKS, "task of an intensity")
     check_labels(intensity, TASKS["sims_regression" if task in SIMS_TASKS else "regression"], ids, where)
-    y = np.asarray(intensity, np.float32)
-    bins = lambda *edges: np.where(np.isnan(y), np.nan, np.searchsorted(np.float32(edges), y, side="left")).astype(np.float32)   # right-closed
-    match task:
-        case "regression" | "sims_regression": return y
-        case "binary": return np.where(np.isnan(y), np.nan, y >= 0).astype(np.float32)
-        case "binary_nonzero": return np.where(np.isnan(y) | (y == 0), np.nan, y > 0).astype(np.float32)
-        case "seven": return np.clip(y, -3, 3).round() + 3
-        case "sims_two": return bins(0)
-        case "sims_three": return bins(-.1, .1)
-        case "sims_five": return bins(-.7, -.1, .1, .7)
+    return binned_intensity(intensity, task)
 
 # %% ../../nbs/data/00_schema.ipynb #eaeefe30
 def check_names(

@@ -518,6 +518,7 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
         if len(widths) != 1: raise MsaPaperError(f"{sorted(widths)} features a step in different videos", f"{name}, modality '{m}'", "leave videos out, or choose another file")
         nothing = np.zeros((0, *widths), np.float32)
         x[m] = np.concatenate([found[m][0] if m in found else nothing for *_, found in rows])
+        if not x[m].any(): raise MsaPaperError(f"no step of the {len(x[m])} has a value", f"{name}, modality '{m}'", "check that it names the same videos and times, and the words those of the vectors")
         offsets[m] = np.r_[0, np.concatenate([found[m][1] if m in found else np.zeros(n, int) for n, (*_, found) in zip(S, rows)]).cumsum()]
     split = np.repeat([s for s, *_ in rows], S)
     splits = {s: np.flatnonzero(split == s) for s in FOLD_NAMES}

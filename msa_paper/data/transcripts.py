@@ -131,6 +131,7 @@ def text_corpus(
     number = {s: np.flatnonzero(table.split == s) for s in ("train", "validation", "test")}
     truth = {f"emotion_{e}": table[e].to_numpy(np.float32) for e in EMOTIONS_ANNOTATED if e in table}
     ids, videos, steps = table.id.to_numpy(str), table.video.to_numpy(str), np.diff(offsets)
+    if not steps.any(): raise MsaPaperError(f"none of the {len(steps)} transcripts has content", f"{dataset}-{protocol}", "name the column that has the texts")
     if protocol == "official":
         kind = "vector" if (steps <= 1).all() else "tokens"
         return check_corpus(Corpus(dataset, protocol, DataSpec({modality: Modality(values.shape[1], kind)}, TASKS[task]), {modality: values}, {modality: offsets}, y, ids, number, videos, None, sources, truth, dict(without=int((steps == 0).sum()))))

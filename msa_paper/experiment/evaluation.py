@@ -12,7 +12,7 @@ import numpy as np, pandas as pd, torch
 from safetensors.torch import load_file, save_file
 from ..analysis.metrics import task_metrics
 from ..analysis.statistics import replicates
-from ..core import MsaPaperError, write_json, write_whole
+from ..core import MsaPaperError, write_whole
 from ..data.schema import Corpus, batches, named, need_finite, need_labels
 from .provenance import provenance
 from .spec import EvaluationSpec, RunSpec
@@ -105,6 +105,6 @@ def publish_evaluation(
     folder = Store(spec.results).folder/"evaluations"/f"{spec.dataset}-{spec.protocol}-{spec.split}"/run.id.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in {"predictions": predictions, "replicates": replicates}.items(): write_whole(folder/f"{name}.parquet", table.to_parquet(index=False, compression="zstd"))
-    write_json(folder/"spec.json", spec.model_dump(mode="json", exclude={"results"}))
-    write_json(folder/"metrics.json", dict(sorted(metrics.items())))
+    write_whole(folder/"spec.json", json.dumps(spec.model_dump(mode="json", exclude={"results"}), indent=1) + "\n")
+    write_whole(folder/"metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     return folder
