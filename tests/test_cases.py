@@ -38,7 +38,7 @@ def refused(call, *says):
     began = time.time()
     with pytest.raises(MsaPaperError) as caught:
         call()
-    assert time.time() - began < 5
+    assert time.time() - began < 20
     for text in says:
         assert text in str(caught.value), str(caught.value)
     return caught.value
@@ -218,11 +218,18 @@ def without_labels(split):
     return lambda tree: tree[split]["regression_labels"].fill(np.nan)
 
 
+def row_of(path, model, folder):
+    "A specification that reads a feature file."
+    data = dict(file=str(path), any_size=True)
+    settings = dict(dataset="mosi", protocol="official", model=model, epochs=2, progress=False)
+    return RunSpec(**settings, data=data, results=str(folder / "store"))
+
+
 @pytest.mark.parametrize("model", ["full", "lmf", "mult", "tfn", "floor_mean", "floor_linear"])
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_a_split_without_labels_is_not_published(split, model, tmp_path):
-    corpus = read(mmsa(tmp_path, without_labels(split)))
-    spec = RunSpec(dataset="mosi", protocol="official", model=model, epochs=2, progress=False, results=str(tmp_path / "store"))
+    path = mmsa(tmp_path, without_labels(split))
+    corpus, spec = read(path), row_of(path, model, tmp_path)
     refused(lambda: run_seed(spec, 1, corpus, Store(spec.results)), "samples of split", "has a label of task 'regression'")
     assert not (tmp_path / "store").exists()
 
@@ -234,8 +241,8 @@ def test_an_empty_split_is_not_published(sizes, tmp_path):
             for name, x in tree[part].items():
                 tree[part][name] = x[:n]
 
-    corpus = read(mmsa(tmp_path, cut))
-    spec = RunSpec(dataset="mosi", protocol="official", model="lmf", epochs=2, progress=False, results=str(tmp_path / "store"))
+    path = mmsa(tmp_path, cut)
+    corpus, spec = read(path), row_of(path, "lmf", tmp_path)
     refused(lambda: run_seed(spec, 1, corpus, Store(spec.results)), "is empty")
     assert not (tmp_path / "store").exists()
 
