@@ -9,7 +9,7 @@ __all__ = ['scored', 'weighted_f1', 'pearson', 'agreement', 'intensity_metrics',
 import numpy as np
 from sklearn.metrics import f1_score, recall_score
 from ..core import MsaPaperError
-from ..data.schema import Task, targets_from_intensity
+from ..data.schema import Task, binned_intensity
 
 # %% ../../nbs/analysis/00_metrics.ipynb #02c21ca0
 def scored(
@@ -73,7 +73,7 @@ def sims_metrics(
     "All metrics of a regression on CH-SIMS (baselines §3)."
     p, y = scored(prediction, truth)
     p, y = np.clip(p, -1, 1), np.clip(y, -1, 1)
-    binned = {k: (targets_from_intensity(y, t), targets_from_intensity(p, t)) for k, t in ((2, "sims_two"), (3, "sims_three"), (5, "sims_five"))}
+    binned = {k: (binned_intensity(y, t), binned_intensity(p, t)) for k, t in ((2, "sims_two"), (3, "sims_three"), (5, "sims_five"))}
     return dict(n=len(y), mae=float(np.abs(p - y).mean()), corr=pearson(p, y), **{f"acc{k}": float((a == b).mean()) for k, (a, b) in binned.items()}, f1_weighted=weighted_f1(*binned[2]))
 
 # %% ../../nbs/analysis/00_metrics.ipynb #b81548cc

@@ -9,8 +9,8 @@ __all__ = ['LEAKS', 'terms_of', 'split_counts', 'card', 'save_card', 'card_markd
 import json
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core import project_folder, write_whole
-from .schema import Corpus
+from ..core import plain, project_folder, write_json
+from .schema import Corpus, split_labels
 
 # %% ../../nbs/data/90_cards.ipynb #397e4502
 LEAKS = {   # (data set, protocol) → what a reader of results has to know
@@ -38,13 +38,13 @@ def split_counts(
     numbers, spec = corpus.splits[split], corpus.spec
     first = next(iter(spec.modalities)); cuts = corpus.offsets[first]
     steps = np.concatenate([np.arange(cuts[n], cuts[n + 1]) for n in numbers]) if len(numbers) else np.zeros(0, int)
-    y = corpus.labels[steps if spec.per_step else numbers]; y = y[~np.isnan(y)]
+    y = split_labels(corpus, split); unlabelled = int(np.isnan(y).sum()); y = y[~np.isnan(y)]
     if spec.task.classes: names, bins = spec.task.classes, y.astype(int)
     else:
         top = 1 if len(y) and np.abs(y).max() <= 1 else 3
         names, bins = [f"{k:+d}" if k else "0" for k in range(-3, 4)] if top == 3 else [f"{k / 5:+.1f}" if k else "0" for k in range(-5, 6)], (np.clip(y, -3, 3).round() + 3 if top == 3 else (y * 5).round() + 5).astype(int)
-    return dict(sequences=len(numbers), groups=len(set(corpus.groups[numbers].tolist())), steps=len(steps), labelled=len(y),
-                histogram=dict(zip(names, np.bincount(bins, minlength=len(names)).tolist())), **({} if spec.task.classes else dict(mean=round(float(y.mean()), 4), deviation=round(float(y.std()), 4))))
+    return dict(sequences=len(numbers), groups=len(set(corpus.groups[numbers].tolist())), steps=len(steps), labelled=len(y), unlabelled=unlabelled,
+                histogram=dict(zip(names, np.bincount(bins, minlength=len(names)).tolist())), **({} if spec.task.classes else dict(mean=round(float(y.mean()), 4) if len(y) else None, deviation=round(float(y.std()), 4) if len(y) else None)))
 
 def card(
     corpus:Corpus,
@@ -54,7 +54,7 @@ def card(
     quantiles = lambda n: dict(zip(("shortest", "median", "longest"), (int(v) for v in np.quantile(n[n > 0] if (n > 0).any() else n, (0, .5, 1), method="nearest"))))
     return dict(dataset=corpus.name, protocol=corpus.protocol, task=corpus.spec.task.name, per_step=corpus.spec.per_step, aligned=corpus.spec.aligned,
         modalities={m: dict(dim=k.dim, kind=k.kind, missing=int((lengths[m] == 0).sum()), **quantiles(lengths[m])) for m, k in corpus.spec.modalities.items()},
-        splits={s: split_counts(corpus, s) for s in corpus.splits}, notes=corpus.notes, leak=LEAKS.get((corpus.name, corpus.protocol), ""), terms=terms_of(corpus.name), files=[p.name for p in corpus.sources])
+        splits={s: split_counts(corpus, s) for s in corpus.splits}, notes=plain(corpus.notes), leak=LEAKS.get((corpus.name, corpus.protocol), ""), terms=terms_of(corpus.name), files=[p.name for p in corpus.sources])
 
 def save_card(
     corpus:Corpus,
@@ -62,7 +62,7 @@ def save_card(
 )->Path:
     "Keep a card as JSON."
     name = "-".join((corpus.name, corpus.protocol, corpus.spec.task.name, *(f"{m}{k.dim}" for m, k in corpus.spec.modalities.items())))
-    return write_whole(Path(folder)/f"{name}.json", json.dumps(card(corpus), indent=1, ensure_ascii=False) + "\n")
+    return write_json(Path(folder)/f"{name}.json", card(corpus))
 
 # %% ../../nbs/data/90_cards.ipynb #f3d9a7b2
 def card_markdown(
@@ -76,7 +76,12 @@ def card_markdown(
     parts = ["| modality | size of a step | kind | steps: shortest, median, longest | sequences without |", "|---|---|---|---|---|"]
     for m, v in c["modalities"].items(): parts.append(f"| {m} | {v['dim']} | {v['kind']} | {v['shortest']}, {v['median']}, {v['longest']} | {v['missing']:,} |")
     repaired = {m: {k: v for k, v in n.items() if k in ("nan", "plus_infinity", "minus_infinity", "too_large", "constant_columns")} for m, n in c["notes"].items() if isinstance(n, dict)}
-    tail = [f"**Leaks**: {c['leak']}." if c["leak"] else "", f"**Repaired**: {json.dumps({m: n for m, n in repaired.items() if n})}." if any(repaired.values()) else "", f"**Terms**: {c['terms']}" if c["terms"] else ""]
+    without = {s: v.get("unlabelled", 0) for s, v in c["splits"].items() if v.get("unlabelled")}
+    others = c["notes"].get("no_class_of_the_task") or {}
+    unlabelled = ", ".join(f"{n:,} of {s}" for s, n in without.items())
+    words = ", ".join(f"{w} {n:,}" for w, n in sorted(others.items(), key=lambda p: -p[1]))
+    missing = [f"**Without a label of this task**: {unlabelled}." if without else "", f"**Words of the annotation that are no class of this task**: {words}." if others else ""]
+    tail = missing + [f"**Leaks**: {c['leak']}." if c["leak"] else "", f"**Repaired**: {json.dumps({m: n for m, n in repaired.items() if n})}." if any(repaired.values()) else "", f"**Terms**: {c['terms']}" if c["terms"] else ""]
     return head + what + "\n".join(rows) + "\n\n" + "\n".join(parts) + "\n\n" + "\n\n".join(t for t in tail if t) + "\n"
 
 # %% ../../nbs/data/90_cards.ipynb #39fb824f

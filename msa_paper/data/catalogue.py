@@ -6,7 +6,6 @@
 __all__ = ['CONVERSATIONS', 'READERS', 'transcript_corpus', 'conversations', 'sources', 'load_corpus', 'usual_task', 'convert']
 
 # %% ../../nbs/data/80_catalogue.ipynb #fbdbec2c
-import inspect
 from functools import partial
 from pathlib import Path
 from ..core import MsaPaperError, known, project_folder
@@ -15,6 +14,7 @@ from .features import feature_corpus, feature_file
 from .mapped import store_corpus
 from .mfn import mfn_corpus
 from .mosi import mosi_corpus
+from .options import accepted
 from .planted import planted_corpus
 from .schema import TASKS, Corpus
 from .sequences import mosi_words_corpus
@@ -78,10 +78,7 @@ def load_corpus(
     known(task, TASKS, "task")
     source = source or ("features" if "file" in options and "features" in readers else next(iter(readers)))
     reader = readers[known(source, readers, f"source of {dataset}-{protocol}")]
-    takes = inspect.signature(reader).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        for name in options: known(name, list(takes)[2:], f"option of '{dataset}'")
-    corpus = reader(protocol, task, **options)
+    corpus = reader(protocol, task, **accepted(reader, options, f"'{dataset}'"))
     if corpus.protocol != protocol: raise MsaPaperError(f"{dataset} was read as '{corpus.protocol}', not '{protocol}'")
     return corpus
 

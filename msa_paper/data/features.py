@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IEMOCAP_ORDER', 'TRAIN_POSITIVES', 'FORMATS', 'Split', 'numbers', 'texts', 'member', 'spans', 'padded_corpus',
-           'mmsa_split', 'mmsa_corpus', 'emotion_labels', 'emotion_target', 'mult_split', 'mult_corpus', 'lmf_split',
-           'lmf_corpus', 'feature_file', 'feature_corpus']
+           'mmsa_split', 'mmsa_corpus', 'emotion_labels', 'emotion_target', 'mult_ids', 'mult_split', 'mult_corpus',
+           'lmf_split', 'lmf_corpus', 'feature_file', 'feature_corpus']
 
 # %% ../../nbs/data/25_features.ipynb #cdb25932
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from .editions import NAMES, check_sizes, chosen_columns
 from .mapped import open_corpus
+from .options import accepted
 from .pickles import read_pickle
 from .ragged import Rows, extents, present_steps, sanitised, valid_rows
 from .schema import MOSI_TASKS, SIMS_TASKS, TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
@@ -38,7 +39,9 @@ def numbers(
     if isinstance(x, list) and len(shape) == 1 and all(isinstance(v, (int, float)) for v in x): x = np.array(x, np.float64)
     if isinstance(x, np.ndarray) and x.dtype.kind == "O" and x.ndim == 1 and all(isinstance(v, (int, float)) for v in x): x = x.astype(np.float64)
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf": raise MsaPaperError(f"no array of numbers but {type(x).__name__}" + (f" of {x.dtype}" if isinstance(x, np.ndarray) else ""), where, "this is not the kind of file that was named")
-    if x.ndim != len(shape) or any(n is not None and n != k for n, k in zip(shape, x.shape)) or x.ndim > 1 and x.shape[-1] == 0: raise MsaPaperError(f"an array of shape {x.shape}, expected {tuple('any' if n is None else n for n in shape)}", where, "this is not the kind of file that was named")
+    if x.ndim != len(shape) or any(n is not None and n != k for n, k in zip(shape, x.shape)): raise MsaPaperError(f"an array of shape {x.shape}, expected {tuple('any' if n is None else n for n in shape)}", where, "this is not the kind of file that was named")
+    if 0 in x.shape[1:]:
+        raise MsaPaperError(f"an array of shape {x.shape}: no sample has a {'step' if x.shape[-1] else 'number'}", where, "the extraction failed, or this modality was left out: extract it again")
     return x
 
 def texts(
@@ -98,6 +101,8 @@ def padded_corpus(
         rows = Rows([valid_rows(part.features[m], *where[s][0][m][:2]) for s, part in splits.items()], chosen)
         train = np.repeat(np.repeat([s == "train" for s in splits], [len(p.ids) for p in splits.values()]), np.diff(cuts))
         features[m], census = sanitised(rows, train); offsets[m] = cuts
+        lost = census.nan + census.plus_infinity + census.minus_infinity + census.too_large
+        if lost and lost == rows.shape[0] * rows.shape[1]: raise MsaPaperError(f"none of the {lost} values is a number", f"{source}, '{m}'", "the extraction failed: extract this modality again")
         notes[m] = census.found() | dict(padding=where["train"][0][m][2], without=int((np.diff(cuts) == 0).sum()))
     first = np.diff(offsets[next(iter(kinds))]).mean()
     modalities = {m: Modality(features[m].shape[1], kind, max(round(float(np.diff(offsets[m]).mean() / max(first, 1e-9)), 2), .01) if not aligned else 1.) for m, kind in kinds.items()}
@@ -112,7 +117,6 @@ def mmsa_split(
     part:dict,        # one split of the file
     where:str,
     text:str,         # 'text' or 'text_bert'
-    limit:float,      # largest intensity
 )->Split:
     "One split of an MMSA file."
     get = lambda name: member(part, (name,), where)
@@ -126,7 +130,6 @@ def mmsa_split(
     elif text == "text_bert": get("text_bert")
     intensity = lambda name: numbers(get(name), (n,), f"{where}, '{name}'").astype(np.float32)
     labels = intensity("regression_labels")
-    if not (np.isnan(labels) | (np.abs(labels) <= limit + 1e-3)).all(): raise MsaPaperError(f"labels outside [−{limit:g}, {limit:g}]", f"{where}, 'regression_labels'", "is it another data set?")
     ids = texts(get("id"), n, f"{where}, 'id'")
     truth = {f"label_{m}": intensity(f"regression_labels_{c}") for m, c in (("text", "T"), ("audio", "A"), ("vision", "V")) if f"regression_labels_{c}" in part}
     return Split(features, labels, ids, np.array([i.split("$_$")[0] for i in ids.tolist()], dtype=str), lengths, truth)
@@ -140,12 +143,11 @@ def mmsa_corpus(
     any_size:bool=False,
 )->Corpus:
     "An MMSA feature file (baselines §4.1)."
-    family, limit = (SIMS_TASKS, 1.) if dataset.startswith("sims") else (MOSI_TASKS, 3.)
-    known(task, family, f"task of {dataset}"); known(text, ("text", "text_bert"), "text of an MMSA file")
+    known(task, SIMS_TASKS if dataset.startswith("sims") else MOSI_TASKS, f"task of {dataset}"); known(text, ("text", "text_bert"), "text of an MMSA file")
     tree = read_pickle(file)
-    splits = {s: mmsa_split(member(tree, names, file), f"{file}, {s}", text, limit) for s, names in NAMES.items()}
+    splits = {s: mmsa_split(member(tree, names, file), f"{file}, {s}", text) for s, names in NAMES.items()}
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
-    for p in splits.values(): p.labels = targets_from_intensity(p.labels, task)
+    for s, p in splits.items(): p.labels = targets_from_intensity(p.labels, task, p.ids, f"{file}, {s}, 'regression_labels'")
     return padded_corpus(dataset, protocol, task, splits, {"text": "ids" if text == "text_bert" else "tokens", "vision": "frames", "audio": "frames"}, Path(file), lengths)
 
 # %% ../../nbs/data/25_features.ipynb #a44be2d8
@@ -170,22 +172,28 @@ def emotion_target(
     order = [TASKS["moods"].classes.index(e) for e in IEMOCAP_ORDER]
     return np.where(marked.sum(1) == 1, np.array(order, np.float32)[marked.argmax(1)], np.nan).astype(np.float32)
 
+def mult_ids(ids, n:int, where)->tuple[np.ndarray, np.ndarray]:
+    "The ids of a MulT split and the videos they belong to; the split's name and a number, where the file has none."
+    if ids is None:
+        names = np.array([f"{where.rsplit(' ', 1)[-1]}_{i}" for i in range(n)], dtype=str)
+        return names, names
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    rows = [list(np.asarray(r).ravel()) if isinstance(r, np.ndarray) else r if isinstance(r, list) else [r] for r in (ids if isinstance(ids, list) else [])]
+    if len(rows) != n or not all(rows): raise MsaPaperError(f"no {n} ids", where)
+    parts = [[v.decode() if isinstance(v, bytes) else str(v) for v in r] for r in rows]
+    return np.array(["_".join(r) for r in parts], dtype=str), np.array([r[0] for r in parts], dtype=str)
+
 def mult_split(part, where, dataset, task):
     "One split of a MulT file."
     get = lambda name: member(part, (name,), where)
     text = numbers(get("text"), (None, None, None), f"{where}, 'text'"); n = len(text)
     features = {"text": text} | {m: numbers(get(m), (n, None, None), f"{where}, '{m}'") for m in ("vision", "audio")}
+    ids, groups = mult_ids(part.get("id", part.get(b"id")), n, where)
     if dataset == "iemocap": labels = emotion_target(emotion_labels(numbers(get("labels"), (n, 4, 2), f"{where}, 'labels'"), f"{where}, 'labels'"), task)
     else:
         y = numbers(get("labels"), (n, 1, 1), f"{where}, 'labels'").reshape(n)
-        if not (np.abs(y[np.isfinite(y)]) <= 3).all(): raise MsaPaperError("labels outside [−3, 3]", f"{where}, 'labels'")
-        labels = targets_from_intensity(y, task)
-    ids = part.get("id", part.get(b"id"))
-    if ids is None: names = np.array([f"{where.rsplit(' ', 1)[-1]}_{i}" for i in range(n)], dtype=str); return Split(features, labels, names, names)
-    rows = [list(np.asarray(r).ravel()) if isinstance(r, np.ndarray) else r if isinstance(r, list) else [r] for r in (ids.tolist() if isinstance(ids, np.ndarray) else ids if isinstance(ids, list) else [])]
-    if len(rows) != n: raise MsaPaperError(f"no {n} ids", where)
-    parts = [[v.decode() if isinstance(v, bytes) else str(v) for v in r] for r in rows]
-    return Split(features, labels, np.array(["_".join(r) for r in parts], dtype=str), np.array([r[0] for r in parts], dtype=str))
+        labels = targets_from_intensity(y, task, ids, f"{where}, 'labels'")
+    return Split(features, labels, ids, groups)
 
 def mult_corpus(
     dataset:str,              # 'mosi', 'mosei' or 'iemocap'
@@ -233,7 +241,7 @@ def lmf_corpus(
             splits[s] = lmf_split(each[0], where, emotion_target(emotion_labels(np.stack(pairs, 1), where), task))
         else:
             splits[s] = lmf_split(member(tree, names, file), where)
-            splits[s].labels = targets_from_intensity(splits[s].labels, task)
+            splits[s].labels = targets_from_intensity(splits[s].labels, task, splits[s].ids, f"{where}, 'label'")
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
     return padded_corpus(dataset, protocol, task, splits, {"text": "tokens", "vision": "vector", "audio": "vector"}, Path(file))
 
@@ -258,7 +266,10 @@ def feature_corpus(
     "A data set from a feature file of the field, or from what it was converted to."
     path = feature_file(file, folder)
     if path.suffix == ".safetensors":
+        decided = [n for n in options if n != "any_size"]
+        if decided: raise MsaPaperError(f"option '{decided[0]}' was decided when the store was converted", path, "leave it out, or convert the data set again with it")
         corpus = open_corpus(path, task)
         if (corpus.name, corpus.protocol) != (dataset, protocol): raise MsaPaperError(f"it holds {corpus.name}-{corpus.protocol}, not {dataset}-{protocol}", path)
         return corpus
-    return FORMATS[known(format, FORMATS, "format of a feature file")](dataset, protocol, task, path, **options)
+    read = FORMATS[known(format, FORMATS, "format of a feature file")]
+    return read(dataset, protocol, task, **accepted(read, options | dict(file=path), f"'{dataset}'", given=3))

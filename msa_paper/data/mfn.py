@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from .hdf5 import REMEDY, Hdf5, write_hdf5
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
+from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names, targets_from_intensity
 from .editions import SPLITS, check_sizes
 from .sequences import MOSI_SIZES, finite32
 
@@ -51,14 +51,14 @@ def read_mfn_part(
     x, y = read_array(paths[0], 3), read_array(paths[1], 1).astype(np.float64)
     if x.shape[2] != sum(cuts.values()): raise MsaPaperError(f"{x.shape[2]} numbers a step, expected {' + '.join(map(str, cuts.values()))}", paths[0], "give the cuts of this file: {modality: numbers}")
     if len(x) != len(y): raise MsaPaperError(f"{len(y)} labels for {len(x)} segments", paths[1], REMEDY)
-    wild = np.flatnonzero(~np.isnan(y) & ~(np.abs(y) <= 3))
-    if len(wild): raise MsaPaperError(f"{len(wild)} labels outside [-3, 3], the first is row {wild[0]}", paths[1], REMEDY)
+    check_labels(y, TASKS["regression"], None, paths[1])
     first, last = inside(x)
     notes["padded steps on the left"] += int(first.sum()); notes["padded steps on the right"] += int((x.shape[1] - last).sum())
     notes["segments of zeros alone"] += int((~(x != 0).any((1, 2))).sum())
     step = np.arange(x.shape[1])
     x, lost = finite32(x[(first[:, None] <= step) & (step < last[:, None])])
     notes["values that were no number"] += lost
+    if lost and lost == x.size: raise MsaPaperError(f"none of the {lost} values is a number", paths[0], REMEDY)
     return x, last - first, y
 
 # %% ../../nbs/data/60_mfn.ipynb #da5d9e69
@@ -71,6 +71,12 @@ def mfn_corpus(
 )->Corpus:                     # one sequence a segment, modalities in step
     "CMU-MOSI as the MFN repository has it."
     known(protocol, ["official"], "protocol of mosi (mfn)"); known(task, TASKS, "task")
+    check_names(cuts)
+    for what, counts in (("cuts", cuts), ("sizes", sizes or {})):
+        wrong = [k for k, n in counts.items() if not isinstance(n, int) or isinstance(n, bool) or n < (what == "cuts")]
+        if wrong: raise MsaPaperError(f"{what}: '{wrong[0]}' is {counts[wrong[0]]!r}, no whole number from {int(what == 'cuts')}", "mosi (mfn)", f"give {what} as {{name: number}}")
+    for k in SPLITS if sizes is not None else ():
+        if k not in sizes: raise MsaPaperError(f"sizes: no '{k}'", "mosi (mfn)", "give {'train': …, 'validation': …, 'test': …}, or None")
     folder, notes = Path(folder or data_folder()/"mosi"/"mfn"), Counter()
     parts = {split: read_mfn_part(folder, split, cuts, notes) for split in FILES}
     counts = [len(y) for *_, y in parts.values()]

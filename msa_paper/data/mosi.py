@@ -12,6 +12,7 @@ import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
 from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, held_out, targets_from_intensity
 from .sequences import Csd, read_labels, write_csd
+from .transcripts import mosi_transcripts
 
 # %% ../../nbs/data/20_mosi.ipynb #0fa28422
 SIZES = {"text": 100, "vision": 100, "audio": 73}     # features a segment
@@ -51,12 +52,15 @@ def read_part(
     "One published part of the features, joined to the labels by id and checked against their sign."
     script = folder/"transcripts.csv"
     if not script.is_file(): raise MsaPaperError("missing file", script, REMEDY)
-    ids = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")[0].to_numpy()
+    try: ids = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")[0].to_numpy()
+    except (ValueError, pd.errors.ParserError) as error: raise MsaPaperError(f"not a table: {str(error).splitlines()[0]}", script, "fetch the file again") from error
     paths = {"text": folder/f"text_{part}.csv", "vision": folder/f"video_{part}0.csv", "audio": folder/f"audio_{part}0.csv"}
     tables = {m: read_numbers(path, SIZES[m] + 1) for m, path in paths.items()}
     for m, table in tables.items():
         if len(table) != SEGMENTS[part]: raise MsaPaperError(f"{len(table)} segments, expected {SEGMENTS[part]}", paths[m], "this reader knows the 1447/752 features of bc-LSTM only")
-    rows = tables["text"][:, 0].astype(int)
+    rows = tables["text"][:, 0]
+    if not (rows == rows.round()).all() or np.abs(rows).max() > len(ids): raise MsaPaperError(f"row numbers that are none of the {len(ids)} transcripts", paths["text"], "fetch the file again")
+    rows = rows.astype(int)
     if not ((rows >= 0) & (rows < len(ids))).all() or len(set(rows)) != len(rows): raise MsaPaperError(f"row numbers that repeat or lie outside the {len(ids)} transcripts", paths["text"])
     table = pd.DataFrame({"id": ids[rows]})
     unknown = [i for i in table.id if i not in labels]
@@ -76,9 +80,12 @@ def leaking_corpus(
     folder:Path,          # mosi/
 )->Corpus:                # segments one by one in the official split
     "The same features under the official split, where the extractors have seen labels of the test. For demonstration only."
-    split = pd.read_csv(folder/"label.csv", dtype=str).assign(id=lambda t: t.video_id + "_" + t.clip_id).set_index("id")["mode"].reindex(parts.id).replace({"valid": "validation"}).to_numpy()
+    official = mosi_transcripts(folder.parent).set_index("id").split
+    lost = [i for i in parts.id if i not in official.index]
+    if lost: raise MsaPaperError(f"{len(lost)} segments are in no official split, the first is {lost[0]}", folder/"label.csv", "fetch the file again")
+    split = official.reindex(parts.id).to_numpy()
     return check_corpus(Corpus("mosi", "official-leaking", DataSpec({m: Modality(n, "vector") for m, n in SIZES.items()}, TASKS[task]), {m: np.stack(parts[m]).astype(np.float32) for m in SIZES},
-        dict.fromkeys(SIZES, np.arange(len(parts) + 1)), targets_from_intensity(parts.intensity, task), parts.id.to_numpy(str), {s: np.flatnonzero(split == s) for s in ("train", "validation", "test")}, parts.video.to_numpy(str),
+        dict.fromkeys(SIZES, np.arange(len(parts) + 1)), targets_from_intensity(parts.intensity, task, parts.id.to_numpy(), folder), parts.id.to_numpy(str), {s: np.flatnonzero(split == s) for s in ("train", "validation", "test")}, parts.video.to_numpy(str),
         notes=dict(leak=int(((split == "test") & (parts.part == "train")).sum()))))
 
 # %% ../../nbs/data/20_mosi.ipynb #7def8cba
@@ -104,7 +111,7 @@ def mosi_corpus(
     offsets = np.r_[0, videos.steps.cumsum()]
     if protocol == "official-leaking": return leaking_corpus(parts, task, folder)
     return check_corpus(Corpus("mosi", protocol, DataSpec({m: Modality(n, "vector") for m, n in SIZES.items()}, TASKS[task], per_step=True),
-        {m: np.stack(parts[m]).astype(np.float32) for m in SIZES}, dict.fromkeys(SIZES, offsets), targets_from_intensity(parts.intensity, task),
+        {m: np.stack(parts[m]).astype(np.float32) for m in SIZES}, dict.fromkeys(SIZES, offsets), targets_from_intensity(parts.intensity, task, parts.id.to_numpy(), folder),
         videos.index.to_numpy(), {"train": np.setdiff1d(train, validation), "validation": validation, "test": np.flatnonzero(videos.part == "test")},
         videos.index.to_numpy(), parts.id.to_numpy(), sources=(csd, *sorted((folder/"bclstm").glob("*_t*.csv")), folder/"bclstm"/"transcripts.csv")))
 

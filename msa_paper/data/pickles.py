@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'COUNTED', 'KEYS', 'CORES', 'ALLOWED', 'MARK', 'CONSTANTS', 'VALUES', 'EMPTY', 'GATHER', 'TUPLES', 'DEEPEST',
-           'ANOTHER_FORM', 'LARGEST', 'Refused', 'MappedFile', 'instructions', 'as_bytes', 'plain_dtype', 'shaped',
-           'Pending', 'reconstruct', 'scalar', 'from_buffer', 'encoded', 'empty_bytes', 'plain_keys', 'ordered',
-           'collection', 'settled', 'fill', 'Machine', 'step', 'finished_value', 'plain_value', 'read_pickle',
-           'read_member', 'read_npz']
+           'COPIES', 'ANOTHER_FORM', 'LARGEST', 'Refused', 'MappedFile', 'instructions', 'as_bytes', 'plain_dtype',
+           'shaped', 'Pending', 'reconstruct', 'scalar', 'from_buffer', 'encoded', 'empty_bytes', 'plain_keys',
+           'ordered', 'collection', 'settled', 'fill', 'Machine', 'step', 'finished_value', 'plain_value',
+           'read_pickle', 'read_member', 'read_npz']
 
 # %% ../../nbs/data/05_pickles.ipynb #16f16177
 import io, mmap, pickletools, zipfile, zlib
@@ -130,7 +130,15 @@ MARK = object()
 
 class Machine:
     "Carries out the instructions of a pickle that build plain values."
-    def __init__(self): self.stack, self.memo = [], {}
+    def __init__(self,
+        budget:float=float("inf"),   # items and bytes that may be copied
+    ):
+        self.stack, self.memo, self.budget = [], {}, budget
+
+    def spend(self, *copied):
+        "Count what is copied: a pickle names a value in two bytes, and every copy of it takes as much memory again."
+        self.budget -= sum(len(x) for x in copied if isinstance(x, (str, bytes, memoryview, list, tuple, dict, set, frozenset)))
+        if self.budget < 0: raise Refused("values that are copied again and again")
 
     def to_mark(self):
         for i in range(len(self.stack) - 1, -1, -1):
@@ -147,6 +155,7 @@ class Machine:
 
     def called(self, function, arguments):
         if not callable(function) or not isinstance(arguments, tuple): raise Refused("a call of something that is no function")
+        self.spend(*arguments)
         return function(*arguments)
 
     def named(self, module, name):
@@ -192,7 +201,10 @@ def step(
     elif name == "GLOBAL": s.append(m.named(*value.split(" ", 1)))
     elif name == "STACK_GLOBAL": module, attribute = s[-2:]; del s[-2:]; s.append(m.named(module, attribute))
     elif name in ("REDUCE", "NEWOBJ"): function, arguments = s[-2:]; del s[-2:]; s.append(m.called(function, arguments))
-    elif name == "BUILD": state = s.pop(); fill(s[-1], state)
+    elif name == "BUILD":
+        state = s.pop()
+        m.spend(*(state if isinstance(state, tuple) else ()))
+        fill(s[-1], state)
     else: raise Refused(f"the instruction {name}")
 
 # %% ../../nbs/data/05_pickles.ipynb #e21c4ede
@@ -205,7 +217,8 @@ def finished_value(
     box, lists, seen = [root], {}, {}
     todo = [(box, 0)]
     def place(x):
-        x = bytes(x) if isinstance(x, memoryview) else settled(x)
+        if isinstance(x, memoryview): return lists.setdefault(id(x), (x, bytes(x)))[1]    # once, however often it is named
+        x = settled(x)
         if callable(x) or x is MARK: raise Refused("a value that is no data")
         return lists.setdefault(id(x), (x, list(x)))[1] if isinstance(x, tuple) else x    # the tuple is kept, so that its id stays its own
     while todo:
@@ -220,6 +233,7 @@ def finished_value(
     return box[0]
 
 # %% ../../nbs/data/05_pickles.ipynb #b326c3f3
+COPIES = 4     # an honest pickle copies each of its bytes once or twice
 ANOTHER_FORM = "ask for the file in another form: only NumPy arrays and plain containers are read"
 
 def plain_value(
@@ -228,7 +242,7 @@ def plain_value(
     offset:int=0,      # where the pickle begins
 ):                     # dictionaries, lists, numbers, texts, arrays; tuples come as lists
     "The value that a pickle describes, or one clear error."
-    machine, at = Machine(), offset
+    machine, at = Machine(COPIES * len(content) + LARGE), offset
     try:
         for name, value, at in instructions(MappedFile(content, offset)):
             if name != "STOP": step(machine, name, value)

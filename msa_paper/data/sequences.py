@@ -20,7 +20,7 @@ import numpy as np
 from ..core import MsaPaperError, data_folder, known, write_whole
 from .editions import SPLIT_SIZES, SPLITS, check_sizes, select
 from .hdf5 import REMEDY, Hdf5, write_hdf5
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, targets_from_intensity
+from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names, targets_from_intensity
 
 # %% ../../nbs/data/50_sequences.ipynb #3b1883e9
 PAUSE = "sp"
@@ -460,8 +460,7 @@ def read_labels(
     where = f"{labels.path}, entry '{video}'"
     if steps.is_words or not 0 <= column < steps.features.shape[1]: raise MsaPaperError(f"no column {column} of numbers", where, "name the file of the labels, and the column of the intensity")
     y = steps.features[:, column].astype(np.float64)
-    wild = np.flatnonzero(~np.isnan(y) & ~(np.abs(y) <= 3))
-    if len(wild): raise MsaPaperError(f"{len(wild)} labels outside [-3, 3], the first is segment {wild[0] + 1}", where)
+    check_labels(y, TASKS["regression"], [f"{video}_{k + 1}" for k in range(len(y))], where)
     return y, steps.intervals
 
 # %% ../../nbs/data/50_sequences.ipynb #f8f246f0
@@ -489,6 +488,9 @@ def csd_corpus(
         if not isinstance(given, dict): raise MsaPaperError(f"{given!r} is no dictionary {{modality: {what}}}", name)
         for m in given: known(m, sequences, f"modality with a {what}")
     if not sequences: raise MsaPaperError("no sequence named", name, "name at least one: {modality: file}")
+    check_names(sequences)
+    wrong = [m for m, path in sequences.items() if not isinstance(path, (str, Path))]
+    if wrong: raise MsaPaperError(f"{sequences[wrong[0]]!r} is no file's name", f"{name}, modality '{wrong[0]}'", "name the file: {modality: file}")
     folder, notes, rows = Path(folder or data_folder()), Counter(), []
     table = read_vectors(folder/vectors) if vectors else None
     splits = read_folds(folds if isinstance(folds, dict) else folder/folds, fold_set)
@@ -516,6 +518,7 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
         if len(widths) != 1: raise MsaPaperError(f"{sorted(widths)} features a step in different videos", f"{name}, modality '{m}'", "leave videos out, or choose another file")
         nothing = np.zeros((0, *widths), np.float32)
         x[m] = np.concatenate([found[m][0] if m in found else nothing for *_, found in rows])
+        if not x[m].any(): raise MsaPaperError(f"no step of the {len(x[m])} has a value", f"{name}, modality '{m}'", "check that it names the same videos and times, and the words those of the vectors")
         offsets[m] = np.r_[0, np.concatenate([found[m][1] if m in found else np.zeros(n, int) for n, (*_, found) in zip(S, rows)]).cumsum()]
     split = np.repeat([s for s, *_ in rows], S)
     splits = {s: np.flatnonzero(split == s) for s in FOLD_NAMES}

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_bytes, save_file
 from ..analysis.metrics import task_metrics
 from ..analysis.statistics import replicates
 from ..core import MsaPaperError, json_text, plain, write_whole
-from ..data.schema import Corpus, batches
+from ..data.schema import Corpus, batches, named, need_finite, need_labels
 from .identity import data_digest
 from .provenance import provenance
 from .spec import EvaluationSpec, Question, RunSpec
@@ -46,6 +46,12 @@ def predict(
                 ids += steps; groups += [group[batch.ids[b]]] * len(steps)
                 rows.append(y[b, :len(steps)]); labels.append(batch.labels[b, :len(steps)])
     values = torch.cat(rows).numpy()
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        need_finite(corpus, split)
+        raise MsaPaperError(f"{len(bad)} predictions are no numbers, the first: {named(bad, ids)}",
+                            f"{corpus.name}-{corpus.protocol}, {split}",
+                            "the model's weights or the scale of these features are broken: look at these samples")
     table = pd.DataFrame({"split": split, "id": ids, "group": groups, **{c: values[:, k] for k, c in enumerate(prediction_columns(corpus.spec.task))}})
     return table, torch.cat(labels).numpy()
 
@@ -56,7 +62,7 @@ def evaluate(
     split:str,
 )->tuple[dict, pd.DataFrame, pd.DataFrame]: # metrics, predictions, metrics on resamples of the groups
     "The metrics of one split, the predictions behind them, and what intervals are made of."
-    table, labels = predict(module, corpus, split)
+    table, labels = predict(module, need_labels(corpus, split), split)
     task = corpus.spec.task; values = table[prediction_columns(task)].to_numpy()
     return task_metrics(task, values, labels), table, replicates(task, values, labels, table.group)
 
@@ -69,6 +75,8 @@ def run_seed(
 )->Run:
     "One finished run: from the store when it is there, otherwise computed and published."
     from msa_paper.experiment.probes import ask_all       # it loads finished runs, with this module
+    if not store.finished(spec, seed):
+        need_finite(need_labels(corpus, "train", "validation", "test"), "test")
     with store.claim(spec, seed) as work:
         if work is None:
             return Run(store.path(spec, seed))

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SHARD', 'TextSettings', 'TextEncoder', 'encoder_digest', 'looks_ahead', 'packaged_minilm', 'load_text_encoder',
-           'Tokens', 'tokenise', 'plan_batches', 'encode', 'lay_out', 'fill', 'extract_text', 'TextFeatures',
-           'read_text_features']
+           'Tokens', 'tokenise', 'plan_batches', 'encode', 'lay_out', 'fill', 'is_text', 'checked_texts',
+           'extract_text', 'TextFeatures', 'read_text_features']
 
 # %% ../../nbs/extract/10_text.ipynb #09332184
 import fcntl, hashlib, json, os, shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, validated, write_whole
 from ..data.mapped import header_bytes
@@ -187,6 +187,28 @@ def fill(
     return path
 
 # %% ../../nbs/extract/10_text.ipynb #c8d8a12a
+def is_text(t)->bool:
+    "A text that can be written as UTF-8."
+    try: t.encode()
+    except (AttributeError, UnicodeEncodeError): return False
+    return isinstance(t, str)
+
+def checked_texts(
+    ids, texts,              # N of each
+)->tuple[list[str], list[str]]: # ids, and texts: empty where there is none
+    "Names and transcripts that can be worked with, or one error."
+    ids = [str(i) for i in ids]
+    texts = ["" if t is None or pd.api.types.is_scalar(t) and pd.isna(t) else t for t in texts]
+    if len(ids) != len(texts) or len(set(ids)) != len(ids):
+        raise MsaPaperError(f"{len(ids)} ids, {len(set(ids))} of them different, for {len(texts)} texts", remedy="give every text an id of its own")
+    for all_of, what in ((ids, "ids"), (texts, "transcripts")):
+        odd = [i for i, t in zip(ids, all_of) if not is_text(t)]
+        if not odd: continue
+        name = odd[0].encode(errors="backslashreplace").decode()
+        remedy = "give strings, None where there is none; a file read with another encoding than its own leaves characters that are none"
+        raise MsaPaperError(f"{len(odd)} {what} are no text", f"the first is that of '{name}'", remedy)
+    return ids, texts
+
 def extract_text(
     ids,                     # (N,) unique names of the texts
     texts,                   # (N,) transcripts; None, NaN or blank: no transcript
@@ -197,10 +219,7 @@ def extract_text(
 )->Path:                     # a safetensors file: values (all steps, d), offsets (N+1), ids in its metadata
     "Features of transcripts, computed once, whole or absent."
     s = validated(TextSettings, settings, "text features")
-    ids, texts = [str(i) for i in ids], ["" if t is None or t != t else t for t in texts]
-    if len(ids) != len(texts) or len(set(ids)) != len(ids): raise MsaPaperError(f"{len(ids)} ids, {len(set(ids))} of them different, for {len(texts)} texts", remedy="give every text an id of its own")
-    odd = [i for i, t in zip(ids, texts) if not isinstance(t, str)]
-    if odd: raise MsaPaperError(f"{len(odd)} transcripts are no text", f"the first is that of '{odd[0]}'", "give strings, None where there is none")
+    ids, texts = checked_texts(ids, texts)
     encoder = load_text_encoder(s.model, device); limit = s.max_tokens or encoder.limit
     if limit > encoder.limit: raise MsaPaperError(f"max_tokens={limit}, but the encoder takes {encoder.limit}", s.model, "choose a smaller number")
     identity = [1, ids, texts, encoder.digest, s.pooled, s.dtype, limit, s.budget]
