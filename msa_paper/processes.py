@@ -7,16 +7,16 @@ __all__ = ['OURS', 'LONGEST', 'mine', 'INTERRUPTED', 'SIGNALS', 'at_interruption
            'forget_folder', 'temporary_folder', 'tidied_by', 'end_children', 'is_tracker', 'say_and_leave', 'interrupt',
            'interruptible', 'uninterrupted']
 
-# %% ../nbs/05_processes.ipynb #9546f63d
+# %% ../nbs/05_processes.ipynb #1cf01c5e
 import fcntl, os, shutil, signal, sys, tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import psutil
 from .core import MsaPaperError, room_on_disk
 
-# %% ../nbs/05_processes.ipynb #4f6f61f7
+# %% ../nbs/05_processes.ipynb #319466c2
 OURS = "MSA_PAPER_TMP"   # tells what a command starts that it has a temporary folder
-LONGEST = 70             # characters of a temporary folder's path: addresses of sockets in it have to stay below 104
+LONGEST = 70             # characters of a temporary folder's path: addresses of sockets in it stay below 104
 
 def common_folder()->Path:
     "Where the temporary folders of all commands of this user are; nobody else may write there."
@@ -40,7 +40,7 @@ def alone(folder:Path):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/05_processes.ipynb #154c9e17
+# %% ../nbs/05_processes.ipynb #fbeed478
 def unlocked(folder:Path)->bool:
     "Whether the command is gone that a temporary folder belonged to."
     try:
@@ -61,7 +61,7 @@ def sweep()->int:   # folders that were swept
             shutil.rmtree(folder, ignore_errors=True)
     return len(dead)
 
-# %% ../nbs/05_processes.ipynb #3b4c55c5
+# %% ../nbs/05_processes.ipynb #288b1c6e
 mine = []   # the temporary folder of this command, while it has one, and the lock on it
 
 def forget_folder():
@@ -78,7 +78,7 @@ def forget_folder():
 
 @contextmanager
 def temporary_folder():
-    "What is temporary goes into a folder of this command: here, and in all that it starts; removed at the end."
+    "What is temporary goes into one folder, here and in all that is started; it is removed at the end."
     if Path(os.environ.get(OURS, "/dev/null")).is_dir():                # the command has one already
         yield
         return
@@ -96,7 +96,7 @@ def temporary_folder():
     finally:
         forget_folder()
 
-# %% ../nbs/05_processes.ipynb #d098b417
+# %% ../nbs/05_processes.ipynb #3abb3eee
 INTERRUPTED = "interrupted: run the same command again, it goes on"
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 at_interruption = []   # what tidies up after what is at work now; the last one first
@@ -111,7 +111,7 @@ def tidied_by(what):   # a function without arguments
         at_interruption.remove(what)
 
 def end_children():
-    "End every process that this one started, and theirs; Python's own tracker clears up after them, and goes."
+    "End every process that this one started, and theirs; Python's own tracker clears up and goes by itself."
     for _ in range(10):
         some = [p for p in psutil.Process().children(recursive=True) if not is_tracker(p)]
         if not some:
@@ -128,7 +128,7 @@ def is_tracker(process:psutil.Process)->bool:
     except psutil.Error:
         return True
 
-# %% ../nbs/05_processes.ipynb #978da8fa
+# %% ../nbs/05_processes.ipynb #a29b0ae5
 def say_and_leave(*_):
     "The one line, and the end."
     clear = b"\r\x1b[K" if os.isatty(2) else b""                        # a progress bar's line
@@ -159,7 +159,7 @@ def interruptible():
         for number, handler in before.items():
             signal.signal(number, handler)
 
-# %% ../nbs/05_processes.ipynb #dc993ed1
+# %% ../nbs/05_processes.ipynb #6e1c1933
 @contextmanager
 def uninterrupted():
     "What is started in here does not hear Ctrl-C; here it is heard afterwards."
