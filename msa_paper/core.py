@@ -75,7 +75,7 @@ def figures_folder()->Path:
     "Where committed figures and tables are."
     return project_folder()/"figures"
 
-# %% ../nbs/00_core.ipynb #2d5832f2
+# %% ../nbs/00_core.ipynb #1b9b8ea6
 def in_use(file):
     "Mark an open file as being written, for as long as it is open; the mark goes with its process, however that ends."
     with contextlib.suppress(OSError):              # a file system without locks does without the mark
@@ -93,7 +93,7 @@ def abandoned(
     except OSError:
         return False
 
-# %% ../nbs/00_core.ipynb #47656e4f
+# %% ../nbs/00_core.ipynb #9cb5bd29
 FULL = "the disk is full"
 NO_SPACE = re.compile(rf"No space left on device|[Qq]uota exceeded|{FULL}"
                       rf"|\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]|os error ({errno.ENOSPC}|{errno.EDQUOT})\b")
@@ -128,6 +128,7 @@ def room_on_disk(where:object):
 def write_whole(
     path,                # where the content shall stand
     content:str|bytes,   # text is written as UTF-8
+    force:bool=True,     # onto the disk, before the name changes
 )->Path:                 # the path written
     "Write a file under a temporary name and rename it: it is whole or absent at every moment."
     path = Path(path)
@@ -138,7 +139,8 @@ def write_whole(
                 in_use(file)
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
-                os.fsync(file.fileno())
+                if force:
+                    os.fsync(file.fileno())
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)
             except BaseException:

@@ -7,7 +7,7 @@ __all__ = ['Run', 'signature', 'hold', 'holder', 'Shelf', 'Publisher', 'Store', 
 
 # %% ../../nbs/experiment/20_store.ipynb #8c50637d
 import fcntl, io, json, os, platform, shutil, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -50,9 +50,14 @@ def hold(
     wait:bool=True,    # for whoever has it
 ):                     # the open file: closing it releases the lock; None when another process has it
     "Lock a file, and write into it by whom."
-    path.parent.mkdir(parents=True, exist_ok=True); file = open(path, "a+")
-    try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError: file.close(); return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = open(path, "a+")
+        try: fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError: file.close(); return None
+        with suppress(FileNotFoundError):                  # whoever had it may have removed it: then it locks nothing
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())): break
+        file.close()
     file.truncate(0); json.dump(signature(), file); file.flush()
     return file
 
