@@ -43,6 +43,8 @@ def reproduce(
     results:str="",           # the store; empty: results/ of the project
     figures:str="",           # tables and figures go to its <data>/; empty: figures/ of the project
     weights:bool=True,        # whether a cluster sends weights back
+    insecure_network:bool=False,               # whether a cluster's addresses may be open to its network
+    tls_ca:str="", tls_cert:str="", tls_key:str="",   # certificate files for a tls:// scheduler; empty: Dask's configuration
 )->list[str]:                 # what failed
     "Tune and run what is missing, then draw tables and figures."
     from msa_paper.experiment.execution import run_matrix
@@ -52,8 +54,9 @@ def reproduce(
     if dry_run: return foretell(some, workers)
     if scheduler == "local": failures = run_matrix(some, workers)
     else:
-        from msa_paper.experiment.cluster import run_on_cluster
-        failures = run_on_cluster(some, scheduler, weights)
+        from msa_paper.experiment.cluster import run_on_cluster, tls_security
+        security = tls_security(tls_ca, tls_cert, tls_key) if scheduler.startswith("tls://") else None
+        failures = run_on_cluster(some, scheduler, weights, insecure_network, security)
     if only: return failures
     if data == "probes":
         from msa_paper.experiment.execution import execute_notebook
@@ -188,7 +191,9 @@ def main(arguments:list[str]|None=None)->int: # exit status
     r.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="rows with TEXT in '<dataset>-<protocol>-<task>/<model>'; no figures are drawn then")
     r.add_argument("--seeds", type=int, help="only the first so many seeds of each row")
     r.add_argument("--workers", type=int, help="processes; by default one a core")
-    r.add_argument("--scheduler", default="local", help="'local' (default), or the address of a Dask scheduler: tcp://…:8786")
+    r.add_argument("--scheduler", default="local", help="'local' (default), or the address of a Dask scheduler: tcp://127.0.0.1:8786, tls://…:8786")
+    for name, what in {"ca": "the certificate authority's file", "cert": "your certificate", "key": "its key"}.items(): r.add_argument(f"--tls-{name}", default="", metavar="FILE", help=f"for a tls:// scheduler: {what}")
+    r.add_argument("--insecure-network", action="store_true", help="accept a cluster that is open to its network: nobody else is on it")
     r.add_argument("--no-weights", dest="weights", action="store_false", help="a cluster keeps the weights to itself")
     r.add_argument("--dry-run", action="store_true", help="only say what would be tuned and run, and how long it may take")
     r.add_argument("--results", default="", help="another store than results/")

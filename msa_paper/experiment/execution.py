@@ -88,7 +88,7 @@ def kernel_manager(
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #aa2c6456
+# %% ../../nbs/experiment/55_execution.ipynb #87c695a9
 @cache
 def write_copies_whole():
     "Have papermill write whole files."
@@ -106,7 +106,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #a338c976
+# %% ../../nbs/experiment/55_execution.ipynb #cc25c4cc
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -137,7 +137,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #0898e58b
+# %% ../../nbs/experiment/55_execution.ipynb #706df29c
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -209,7 +209,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #a54d37c7
+# %% ../../nbs/experiment/55_execution.ipynb #f12ccb40
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -240,7 +240,7 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     except MsaPaperError as error: return str(error)
     except Exception as error: return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #21f0b879
+# %% ../../nbs/experiment/55_execution.ipynb #6482e269
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -343,12 +343,14 @@ class Plan:
     def tidy(self):
         "Remove what commands left that were killed at these entries."
         for spec in {s.model_dump_json(): s for e in self.entries for s in (e.row, e.search) if s}.values():
-            sweep_entry(spec)
+            with suppress(OSError, MsaPaperError):              # a disk that cannot be written to is not swept
+                sweep_entry(spec)
 
     def leave(self):
         "Remove what was being written when this command is broken off: nobody is at it any more."
         for _, spec in self.running.values():
-            sweep_entry(spec, 0)
+            with suppress(OSError, MsaPaperError):
+                sweep_entry(spec, 0)
         self.running.clear()
 
     def free(self, row:RunSpec)->tuple[list[int], bool]:
@@ -492,8 +494,11 @@ def work_off(plan:Plan, pool):
             if not waits: print(f"{plan.missing()} runs are left, at which others are: waiting" if pool.size else "no worker is there: waiting", flush=True)
             ended, waits = (), True; time.sleep(1)
         for future in ended:
+            job = plan.running[future]
             e, spec, failure = plan.settle(future)
-            if failure and is_full(failure): raise MsaPaperError(failure)
+            if failure and is_full(failure):
+                plan.running[future] = job                              # what it left is removed with the rest
+                raise MsaPaperError(failure)
             progress.tell(f"{e.name}: {'failed' if failure else 'tuned' if isinstance(spec, TuneSpec) else f'{len(Store(spec.results).row(spec))} seeds'}")
         progress.tell()
 

@@ -9,7 +9,7 @@ __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'l
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
 import hashlib, json, tempfile, time, warnings
 from pathlib import Path
-from ..core import MsaPaperError, known, results_folder, write_whole
+from ..core import MsaPaperError, is_full, known, results_folder, write_whole
 from .spec import Machine, RunSpec, TuneSpec
 from .store import hold
 
@@ -115,7 +115,9 @@ def run_trial(
     start = time.time(); column = {"loss": "validation_loss", "accuracy": "validation_accuracy"}[run.select]
     with tempfile.TemporaryDirectory() as work:
         try: history, _ = fit(Training(run, corpus.spec, spec.seed), corpus, Path(work))
-        except MsaPaperError as error: return dict(score=None, loss=None, select=run.select, error=str(error))
+        except MsaPaperError as error:
+            if is_full(error): raise                                # no fault of the trial: it is run again
+            return dict(score=None, loss=None, select=run.select, error=str(error))
     kept = history.loc[history[column].idxmax() if run.select == "accuracy" else history[column].idxmin()]
     return dict(score=float(kept[column]), loss=float(kept.validation_loss), select=run.select, epoch=int(kept.epoch), epochs=len(history), seconds=round(time.time() - start, 1))
 
