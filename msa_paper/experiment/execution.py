@@ -88,7 +88,7 @@ def kernel_manager(
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #87c695a9
+# %% ../../nbs/experiment/55_execution.ipynb #6605fcdc
 @cache
 def write_copies_whole():
     "Have papermill write whole files."
@@ -106,7 +106,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #cc25c4cc
+# %% ../../nbs/experiment/55_execution.ipynb #0480e6bb
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -137,7 +137,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #706df29c
+# %% ../../nbs/experiment/55_execution.ipynb #b340f4a4
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -160,6 +160,7 @@ def mark_of(output:Path)->Path:
 def marked(output:Path):
     "Say that an executed copy is being written, for as long as this process lives."
     mark = mark_of(output)
+    mark.parent.mkdir(parents=True, exist_ok=True)
     with open(mark, "w") as file:
         in_use(file)
         try:
@@ -209,7 +210,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #f12ccb40
+# %% ../../nbs/experiment/55_execution.ipynb #bb441b1d
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -240,7 +241,7 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     except MsaPaperError as error: return str(error)
     except Exception as error: return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #6482e269
+# %% ../../nbs/experiment/55_execution.ipynb #01909cd4
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'Standardiser', 'labelled', 'loss_of', 'Training', 'dismantle', 'assemble', 'checkpoint_digest',
-           'SafetensorsIO', 'History', 'hush', 'accelerator', 'solve', 'resumable', 'fit']
+           'SafetensorsIO', 'Kept', 'History', 'hush', 'accelerator', 'solve', 'resumable', 'fit']
 
 # %% ../../nbs/experiment/30_training.ipynb #f1bc9bc6
 import hashlib, json, logging, os, warnings
@@ -145,7 +145,7 @@ def checkpoint_digest(
         digest.update(t.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/experiment/30_training.ipynb #74cfe36c
+# %% ../../nbs/experiment/30_training.ipynb #89b0d845
 class SafetensorsIO(CheckpointIO):
     "Lightning checkpoints as safetensors: no pickle, whole or absent, under a digest."
     def save_checkpoint(self, checkpoint, path, storage_options=None):
@@ -171,12 +171,27 @@ class SafetensorsIO(CheckpointIO):
                 raise ValueError("its digest is another")
             return assemble(json.loads(tree), tensors)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise MsaPaperError(f"{Path(path).name} is no whole checkpoint: {error}", path,
+            why = "it is not there" if isinstance(error, FileNotFoundError) else error
+            raise MsaPaperError(f"{Path(path).name} is no whole checkpoint: {why}", path,
                                 "remove it: training starts anew") from error
 
     def remove_checkpoint(self, path):
         "Lightning's word for: no longer needed."
         Path(path).unlink(missing_ok=True)
+
+# %% ../../nbs/experiment/30_training.ipynb #5827b79b
+class Kept(ModelCheckpoint):
+    "Lightning's keeper of checkpoints, in a folder that may have been moved."
+    def here(self, path:str)->str:
+        "Where a checkpoint is now."
+        return str(Path(self.dirpath)/Path(path).name) if path else path
+
+    def load_state_dict(self, state):
+        "Take a state up as if it had been written here."
+        paths = "best_model_path", "kth_best_model_path", "last_model_path"
+        moved = {name: self.here(state[name]) for name in paths}
+        best = {self.here(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state | moved | dict(dirpath=self.dirpath, best_k_models=best))
 
 # %% ../../nbs/experiment/30_training.ipynb #4cd13566
 class History(Callback):
@@ -244,7 +259,7 @@ def resumable(
         return None
     return states[0]["epoch"]
 
-# %% ../../nbs/experiment/30_training.ipynb #aa47f2d5
+# %% ../../nbs/experiment/30_training.ipynb #010fcce6
 def fit(
     module:Training,
     corpus:Corpus,      # its test split is not used
@@ -257,7 +272,7 @@ def fit(
     if hasattr(module.model, "solve"): return solve(module, corpus), None
     monitor, mode = {"loss": ("validation_loss", "min"), "accuracy": ("validation_accuracy", "max")}[spec.select]
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
-    keep = lambda name, **which: ModelCheckpoint(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
+    keep = lambda name, **which: Kept(work, name, save_on_train_epoch_end=True, enable_version_counter=False, **which)
     ModelCheckpoint.FILE_EXTENSION = ".safetensors"
     trainer = L.Trainer(
         accelerator=accelerator(spec.device), devices=spec.devices, strategy="ddp_fork" if spec.devices > 1 else "auto", precision=spec.precision,
