@@ -129,10 +129,12 @@ def test_kills_with_local_processes(undisturbed, tmp_path):
 class Dask:
     "A scheduler, and workers as they are added."
 
-    def __init__(self, folder):
+    worker_options = "--host", "127.0.0.1"
+
+    def __init__(self, folder, *options):
         self.folder, self.processes = folder, []
         self.file = folder / "scheduler.json"
-        self.begin("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file)
+        self.begin("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", self.file, *(options or ("--host", "127.0.0.1")))
         deadline = time.time() + 120
         while not self.file.is_file():
             assert time.time() < deadline, "no scheduler"
@@ -148,7 +150,7 @@ class Dask:
         return self.processes[-1]
 
     def worker(self, **environment):
-        return self.begin("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self.folder / "work", **environment)
+        return self.begin("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self.folder / "work", *self.worker_options, **environment)
 
     def close(self):
         for p in reversed(self.processes):

@@ -9,13 +9,14 @@ __all__ = ['MANIFEST', 'checked', 'FILES', 'Damaged', 'manifest_of', 'read_manif
 
 # %% ../../nbs/experiment/20_store.ipynb #8c50637d
 import fcntl, io, json, os, platform, shutil, sys, tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import sha256 as hash_of
 from pathlib import Path
 import pandas as pd
-from ..core import MsaPaperError, json_text, runs_folder, sha256, strict_json, validated, write_whole
+from ..core import MsaPaperError, disk_full, is_full, json_text, runs_folder, sha256, strict_json
+from ..core import validated, write_whole
 from .identity import data_digest, stamp
 from .spec import RunSpec, run_id
 
@@ -158,17 +159,22 @@ def hold(
     wait:bool=True,    # for whoever has it
 ):                     # the open file: closing it releases the lock; None when another process has it
     "Lock a file, and write into it by whom."
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")
-    except OSError as error:
-        raise MsaPaperError(f"the store cannot be written to: {error.strerror}", path.parent,
-                            "give a folder that can be written to") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+")
+        except OSError as error:
+            raise disk_full(path) if is_full(error) else MsaPaperError(
+                f"the store cannot be written to: {error.strerror}", path.parent, "give a folder that can be written to") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        with suppress(FileNotFoundError):                  # whoever had it may have removed it: then it locks nothing
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                break
         file.close()
-        return None
     file.truncate(0)
     json.dump(signature(), file)
     file.flush()

@@ -11,7 +11,8 @@ __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'l
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
 import hashlib, json, os, sys, tempfile, time, warnings
 from pathlib import Path
-from ..core import MsaPaperError, json_text, known, plain, read_json, results_folder, runs_folder, write_json
+from ..core import MsaPaperError, is_full, json_text, known, plain, read_json, results_folder, runs_folder
+from ..core import write_json
 from .identity import data_digest
 from .spec import Machine, RunSpec, TuneSpec
 from .store import Damaged, hold
@@ -206,6 +207,8 @@ def run_trial(
             history, _ = fit(Training(run, corpus.spec, spec.seed), corpus, Path(work))
             failure = None
         except MsaPaperError as error:
+            if is_full(error):
+                raise                                      # no fault of the trial: it is run again
             failure = str(error)
     told = dict(select=run.select, seconds=round(time.time() - start, 1))
     if failure:

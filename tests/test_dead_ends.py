@@ -1,0 +1,316 @@
+"""No dead ends: a killed kernel, damaged checkpoints, a full disk, Ctrl-C, and what a kill leaves lying about."""
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import PROJECT
+from msa_paper.core import FULL, MsaPaperError
+from msa_paper.data.catalogue import load_corpus
+from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.execution import notebooks_of, run_matrix, run_row
+from msa_paper.experiment.spec import RunSpec
+from msa_paper.experiment.store import Store
+from msa_paper.experiment.training import Training
+from msa_paper.processes import INTERRUPTED, common_folder, sweep
+from test_runs import alive, contents
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process trees, /dev/full and tmpfs: Linux only")
+TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=4, progress=False)
+COMMAND = """
+import sys
+from msa_paper.experiment.execution import run_matrix
+from msa_paper.experiment.spec import RunSpec
+from msa_paper.processes import interruptible
+if __name__ == "__main__":
+    with interruptible():
+        print(*run_matrix([RunSpec(**{spec!r})], 2), file=sys.stderr)
+"""
+
+
+def tiny(folder, **changes):
+    return RunSpec(**TINY | changes, results=str(folder))
+
+
+def corpus_of(spec):
+    return load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "One seed in this process, undisturbed."
+    spec = tiny(tmp_path_factory.mktemp("undisturbed"))
+    run_seed(spec, 1, corpus_of(spec), Store(spec.results))
+    return contents(Store(spec.results))
+
+
+def litter(folder):
+    "What no command should leave: locks, half-written and empty files, marks."
+    files = [p for p in Path(folder).rglob("*") if p.is_file() and p.name != ".cluster-key"]
+    return [p for p in files if p.suffix in (".lock", ".part", ".mark") or p.name.startswith(".") or not p.stat().st_size]
+
+
+def temporary():
+    return {p.name for p in common_folder().iterdir() if p.is_dir()}
+
+
+def kernels(pid):
+    "The processes that a fork server below a process has forked."
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "multiprocessing.forkserver" in " ".join(process.parent().cmdline()):
+                    found.append(process.pid)
+    return found
+
+
+class Command:
+    "run_matrix as a command in a session of its own, as a terminal starts it."
+
+    def __init__(self, folder, spec):
+        self.script, self.store = folder / "command.py", Path(spec.results)
+        self.script.write_text(COMMAND.format(spec=spec.model_dump(mode="json")))
+        self.process = subprocess.Popen(
+            [sys.executable, self.script], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def until(self, condition):
+        deadline = time.time() + 300
+        while not condition():
+            assert time.time() < deadline and self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+
+    def until_training(self):
+        self.until(lambda: list(self.store.rglob("last.safetensors")))
+
+    def family(self):
+        return [p.pid for p in psutil.Process(self.process.pid).children(recursive=True)]
+
+
+def gone(family, seconds=10):
+    deadline = time.time() + seconds
+    while any(map(alive, family)):
+        assert time.time() < deadline, "processes are left running"
+        time.sleep(0.02)
+
+
+def test_a_killed_kernel_counts_as_a_killed_worker(undisturbed, tmp_path):
+    command = Command(tmp_path, tiny(tmp_path / "store"))
+    command.until_training()
+    os.kill(kernels(command.process.pid)[0], signal.SIGKILL)
+    told, error = command.process.communicate(timeout=300)
+    assert command.process.returncode == 0 and not error.strip() and "failed" not in told
+    assert contents(Store(tmp_path / "store")) == undisturbed
+    assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.failed.ipynb")) and len(list(tmp_path.rglob("*.ipynb"))) == 1
+
+
+def test_a_kernel_that_is_always_killed_is_a_clear_failure(tmp_path):
+    command, killed = Command(tmp_path, tiny(tmp_path / "store")), set()
+    while command.process.poll() is None:
+        for pid in kernels(command.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        time.sleep(0.05)
+    _, error = command.process.communicate()
+    assert len(killed) == 3 and error.count("killed three times") == 1 and "what to do" in error and "Traceback" not in error
+    assert not list(tmp_path.rglob("*.ipynb")) and not litter(tmp_path)
+
+
+class Interrupt(BaseException):
+    "Breaks a training off."
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    "What a run leaves that is broken off in its third epoch."
+    spec = tiny(tmp_path_factory.mktemp("interrupted"))
+    begin = Training.on_train_batch_start
+
+    def interrupt(self, *arguments):
+        if self.current_epoch == 2:
+            raise Interrupt
+        begin(self, *arguments)
+
+    Training.on_train_batch_start = interrupt
+    with pytest.raises(Interrupt):
+        run_seed(spec, 1, corpus_of(spec), Store(spec.results))
+    Training.on_train_batch_start = begin
+    return Path(spec.results)
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4] ^= 16
+    return bytes(content)
+
+
+DAMAGE = {
+    "whole": lambda last, best: None,
+    "truncated": lambda last, best: last.write_bytes(last.read_bytes()[:-100]),
+    "flipped": lambda last, best: last.write_bytes(flipped(last)),
+    "best flipped": lambda last, best: best.write_bytes(flipped(best)),
+    "empty": lambda last, best: last.write_bytes(b""),
+    "text": lambda last, best: last.write_text("something else"),
+    "no best": lambda last, best: best.unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_discarded(kind, interrupted, undisturbed, tmp_path, capfd):
+    shutil.copytree(interrupted, tmp_path / "store")
+    work = next((tmp_path / "store").rglob("*.partial"))
+    DAMAGE[kind](work / "last.safetensors", work / "best.safetensors")
+    spec = tiny(tmp_path / "store")
+    run = run_seed(spec, 1, corpus_of(spec), Store(spec.results))
+    assert contents(Store(spec.results)) == undisturbed
+    told = capfd.readouterr().out
+    assert told.count("training starts anew") == (kind != "whole") and str(tmp_path) not in told
+    assert (run.read("provenance.json")["resumed_after"] is None) == (kind != "whole")
+
+
+@pytest.mark.parametrize("kind", ["group", "one", "term"])
+def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
+    before = temporary()
+    command = Command(tmp_path, tiny(tmp_path / "store"))
+    if kind == "term":
+        command.until(lambda: len(command.family()) > 1)  # a worker is starting
+    else:
+        command.until_training()
+    family = command.family()
+    start = time.time()
+    {
+        "group": lambda: os.killpg(command.process.pid, signal.SIGINT),
+        "one": lambda: command.process.send_signal(signal.SIGINT),
+        "term": lambda: command.process.terminate(),
+    }[kind]()
+    told, error = command.process.communicate(timeout=20)
+    assert time.time() - start < 5 and command.process.returncode == 130
+    assert error == INTERRUPTED + "\n" and len(told.splitlines()) <= 2 and "Traceback" not in told
+    gone(family, 1)
+    assert temporary() <= before and not litter(tmp_path) and not list(tmp_path.rglob("*.ipynb"))
+    if kind == "one":
+        assert list((tmp_path / "store").rglob("last.safetensors"))
+        assert run_matrix([tiny(tmp_path / "store")], 1) == []
+        assert contents(Store(tmp_path / "store")) == undisturbed
+
+
+def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
+    command = Command(tmp_path, tiny(tmp_path / "store"))
+    command.until_training()
+    family, before = command.family(), temporary()
+    command.process.kill()
+    command.process.communicate()
+    gone(family)
+    assert litter(tmp_path / "store") and list(tmp_path.rglob("*.ipynb"))
+    time.sleep(0.2)
+    assert run_matrix([tiny(tmp_path / "store", seeds=(1,))], 1) == []
+    assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
+    assert len(list(tmp_path.rglob("*.ipynb"))) == 1 and not (temporary() & before) - temporary_of_others()
+
+
+def temporary_of_others():
+    "Temporary folders of commands that live: of this one too."
+    sweep()
+    return temporary()
+
+
+def test_a_living_command_keeps_its_files(tmp_path):
+    command = Command(tmp_path, tiny(tmp_path / "store", epochs=200))
+    command.until_training()
+    there, before = {p for p in tmp_path.rglob("*") if p.suffix in (".lock", ".ipynb", ".mark")}, temporary()
+    assert len(there) == 3
+    from msa_paper.experiment.execution import sweep_entry
+
+    sweep_entry(tiny(tmp_path / "store", epochs=200), 0)
+    sweep()
+    assert all(p.exists() for p in there) and temporary() == before
+    os.killpg(command.process.pid, signal.SIGINT)
+    command.process.communicate(timeout=20)
+
+
+def privileged(*arguments):
+    "Mount or unmount, where that is allowed."
+    for prefix in ([], ["sudo", "-n"]):
+        if shutil.which((prefix or list(arguments))[0]) and not subprocess.run([*prefix, *arguments], capture_output=True).returncode:
+            return True
+    return False
+
+
+@pytest.fixture
+def disk(tmp_path):
+    "A disk of its own, whose size can be changed."
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def size(kib):
+        assert privileged("mount", "-o", f"remount,size={kib}k", str(folder))
+
+    if not privileged("mount", "-t", "tmpfs", "-o", f"size=4k,uid={os.getuid()}", "tmpfs", str(folder)):
+        pytest.skip("mounting is not allowed here")
+    yield folder, size
+    privileged("umount", str(folder))
+
+
+@pytest.mark.parametrize("kib", [8, 64, 180, 280])
+def test_a_full_disk_is_one_sentence_and_goes_on_later(kib, disk, undisturbed):
+    "Too little for the notebook; for the first checkpoint; for the second; for what is published."
+    folder, size = disk
+    size(kib)
+    with pytest.raises(MsaPaperError, match=FULL) as error:
+        run_row(tiny(folder / "store"))
+    assert str(error.value).count(FULL) == 1 and "goes on" in error.value.remedy and "Traceback" not in str(error.value)
+    assert not Store(folder / "store").runs() and not [p for p in litter(folder) if p.suffix != ".lock"] and not list(folder.rglob("*.ipynb"))
+    size(50_000)
+    run_row(tiny(folder / "store"))
+    assert contents(Store(folder / "store")) == undisturbed and len(list(folder.rglob("*.ipynb"))) == 1
+
+
+def test_a_full_disk_ends_the_command(disk, undisturbed):
+    folder, size = disk
+    size(64)
+    with pytest.raises(MsaPaperError, match=FULL) as error:
+        run_matrix([tiny(folder / "store", seeds=(1, 2))], 1)
+    assert str(error.value).count(FULL) == 1 and not litter(folder)
+    size(50_000)
+    assert run_matrix([tiny(folder / "store")], 1) == [] and contents(Store(folder / "store")) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["last.safetensors.part", "best.safetensors.part"])
+def test_a_disk_that_is_full_for_a_checkpoint(name, tmp_path, undisturbed):
+    "Needs no right to mount: /dev/full takes nothing."
+    spec = tiny(tmp_path / "store")
+    with Store(spec.results).claim(spec, 1) as work:
+        (work / name).symlink_to("/dev/full")
+    with pytest.raises(MsaPaperError, match=FULL):
+        run_seed(spec, 1, corpus_of(spec), Store(spec.results))
+    assert not list(tmp_path.rglob("*.part"))
+    run_seed(spec, 1, corpus_of(spec), Store(spec.results))
+    assert contents(Store(spec.results)) == undisturbed
+
+
+def test_names_of_sockets_stay_short():
+    long = Path(tempfile.gettempdir()) / ("x" * 90)
+    asked = "from msa_paper.processes import temporary_folder; print(len(str(temporary_folder())))"
+    try:
+        long.mkdir(exist_ok=True)
+        told = subprocess.run([sys.executable, "-c", asked], env=os.environ | dict(TMPDIR=str(long)), capture_output=True, text=True, check=True)
+        assert int(told.stdout) <= 70
+    finally:
+        shutil.rmtree(long)
+
+
+def test_a_notebook_is_only_kept_when_a_run_came_of_it(tmp_path):
+    spec = tiny(tmp_path / "store", epochs=1)
+    run_row(spec)
+    copies = list(notebooks_of(spec)[0].iterdir())
+    assert len(copies) == 1 and Store(spec.results).runs()[0].read("provenance.json")["notebook"] == str(copies[0].relative_to(spec.results))
