@@ -7,12 +7,13 @@ __all__ = ['PRELOADED', 'RETRY', 'newest_source', 'fork_server', 'can_fork', 'fo
            'write_copies_whole', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
            'read_notebook', 'notebooks_of', 'run_search', 'run_row', 'run_notebook', 'is_named', 'forget_failures',
            'worker_failure', 'is_litter', 'sweep_run', 'sweep_entry', 'run_seconds', 'mean', 'known_seconds',
-           'seconds_left', 'spoken', 'Plan', 'begin_worker', 'Local', 'Progress', 'run_matrix', 'work_off', 'overhead',
-           'standing', 'at_work', 'failed_notebooks']
+           'seconds_left', 'spoken', 'published_seeds', 'without_published', 'Plan', 'begin_worker', 'Local',
+           'Progress', 'run_matrix', 'work_off', 'overhead', 'standing', 'settled', 'at_work', 'failed_notebooks']
 
 # %% ../../nbs/experiment/55_execution.ipynb #0efdac00
 import json, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
 from collections import Counter
+from dataclasses import replace
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -25,8 +26,10 @@ from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use,
 from ..core import room_on_disk, write_whole
 from .matrix import BLOCKS, Entry, entries, entry
 from .spec import RunSpec, TuneSpec, spec_hash
-from .store import Store, hold, holder
-from .tuning import chosen, read_trials, tuning_file
+from .published import open_results
+from .store import Run, Store, hold, holder
+from .identity import data_digest
+from .tuning import anew, chosen, read_trials, tuning_file
 from ..processes import move_in, quiet_tracker, sweep, temporary_folder, tidied_by, uninterrupted
 from ..processes import with_temporary_folder
 
@@ -295,7 +298,9 @@ def sweep_entry(
 
 # %% ../../nbs/experiment/55_execution.ipynb #e0eda1b9
 @cache
-def run_seconds(folder:Path)->float: "How long a finished run took."; return json.loads((folder/"provenance.json").read_text())["seconds"]
+def run_seconds(folder:Path)->float:
+    "How long a finished run took."
+    return Run(folder).read("provenance.json")["seconds"]
 
 def mean(values): "Their mean, None when there are none."; values = list(values); return sum(values) / len(values) if values else None
 
@@ -330,6 +335,28 @@ def spoken(
     "A time as one says it."
     if seconds is None: return "unknown, nothing like it was run yet"
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+# %% ../../nbs/experiment/55_execution.ipynb #789fbda5
+def published_seeds(
+    row:RunSpec,
+)->list[int]:
+    "The seeds of a row that are published of the data that are here; none of a planted corpus of the main study."
+    if anew() or (row.dataset, row.protocol) == ("planted", "mixed"):
+        return []
+    data = data_digest(row, read=False)
+    return [r.seed for r in open_results().row(row) if data in (None, r.row["data"])]
+
+def without_published(
+    some:list[Entry],
+)->list[Entry]:
+    "Entries without what is published of them; those of which nothing is left are gone."
+    left = []
+    for e in some:
+        done = published_seeds(e.row) if e.row else []
+        seeds = tuple(s for s in e.seeds if s not in done)
+        if seeds:
+            left.append(replace(e, seeds=seeds))
+    return left
 
 # %% ../../nbs/experiment/55_execution.ipynb #e4dee18e
 class Plan:
@@ -524,14 +551,29 @@ def overhead(
 def standing(
     results:str="",   # the store
     data:tuple[str, ...]=tuple(BLOCKS),   # names of matrices
-)->list[dict]:        # one row a block: searches and runs, finished and needed
+)->list[dict]:        # one row a block: searches and runs, finished (stored or published) and needed
     "How far each block is."
     found = {}
-    for e in (e for d in data for e in entries(d, results)):
-        at = found.setdefault(e.name.rsplit("/", 1)[0], dict(searches=set(), tuned=set(), runs=0, needed=0))
-        if s := e.search: at["searches"].add(tuning_file(s)); at["tuned"] |= {tuning_file(s)} if chosen(s) is not None else set()
-        at["needed"] += len(e.seeds); at["runs"] += len(Store(results).row(row)) if (row := e.row) else 0
-    return [dict(block=name, searches=len(at["tuned"]), searches_needed=len(at["searches"]), runs=at["runs"], runs_needed=at["needed"]) for name, at in found.items()]
+    for name, e in ((d, e) for d in data for e in entries(d, results)):
+        at = found.setdefault((name, e.name.rsplit("/", 1)[0]), dict(searches={}, runs=0, published=0, needed=0))
+        if e.search:
+            at["searches"][tuning_file(e.search)] = settled(e.search)
+        at["needed"] += len(e.seeds)
+        if row := e.row:
+            missing = Store(results).missing(row)
+            published = [s for s in published_seeds(row) if s in missing]
+            at["runs"] += len(row.seeds) - len(missing) + len(published)
+            at["published"] += len(published)
+    return [dict(study=name, block=block, searches=sum(at["searches"].values()), searches_needed=len(at["searches"]),
+                 runs=at["runs"], published=at["published"], runs_needed=at["needed"])
+            for (name, block), at in found.items()]
+
+def settled(search:TuneSpec)->bool:
+    "Whether a search has chosen."
+    try:
+        return chosen(search) is not None
+    except MsaPaperError:          # every trial failed: its notebook says why
+        return False
 
 def at_work(results:str="")->list[dict]: # run or search, host, pid, since
     "Who holds which run or search now."

@@ -6,14 +6,14 @@
 __all__ = ['noted', 'Watch', 'features_folder', 'place', 'here', 'digest_of', 'stamp', 'question_key', 'note_path', 'unchanged',
            'read_corpus', 'files_of', 'data_digest']
 
-# %% ../../nbs/experiment/12_identity.ipynb #f3f9670d
+# %% ../../nbs/experiment/12_identity.ipynb #c96f6560
 import hashlib, json, os, sys
 from pathlib import Path
 from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
 from ..core import sha256, write_json
 from .spec import Question
 
-# %% ../../nbs/experiment/12_identity.ipynb #ebe2876f
+# %% ../../nbs/experiment/12_identity.ipynb #752ac510
 class Watch:
     "While it is held, it notes which files are opened to be read."
     active, hooked = None, False
@@ -36,7 +36,7 @@ class Watch:
         if not set(str(arguments[1] or "r")) & set("wax+"):
             Watch.active.files.add(Path(os.path.abspath(arguments[0])))
 
-# %% ../../nbs/experiment/12_identity.ipynb #86b8954e
+# %% ../../nbs/experiment/12_identity.ipynb #2e308259
 def features_folder()->Path:
     "Where extracted features are kept."
     return project_folder()/"data"/"features"
@@ -60,7 +60,7 @@ def here(
                             "put it below MSA_PAPER_DATA and name it from there")
     return (data_folder() if kind == "data" else features_folder())/rest
 
-# %% ../../nbs/experiment/12_identity.ipynb #2222de84
+# %% ../../nbs/experiment/12_identity.ipynb #2689595b
 def digest_of(
     files:dict[str, str],   # {place: SHA-256}
 )->str:                     # 8 hexadecimal digits; 'made' where nothing was read
@@ -71,15 +71,15 @@ def digest_of(
     text = json.dumps([NUMERICS, sorted(known_by_name.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../../nbs/experiment/12_identity.ipynb #38723cd5
+# %% ../../nbs/experiment/12_identity.ipynb #c8b2fe96
 def stamp(path:Path)->list[int]:
     "Size, times (ns) and inode of a file: another content has another stamp."
     s = path.stat()
     return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
 def question_key(spec:Question)->str: # one line of JSON
-    "What is read, and how."
-    return json.dumps([spec.dataset, spec.protocol, spec.task, spec.data], sort_keys=True)
+    "What is read, how, and from which folder."
+    return json.dumps([str(data_folder()), spec.dataset, spec.protocol, spec.task, spec.data], sort_keys=True)
 
 def note_path(spec:Question)->Path:
     "Where it is noted what a question reads."
@@ -94,7 +94,7 @@ def unchanged(files:dict)->bool:
     except OSError:
         return False
 
-# %% ../../nbs/experiment/12_identity.ipynb #96ad7010
+# %% ../../nbs/experiment/12_identity.ipynb #9f2f7856
 def read_corpus(
     spec:Question,
 )->"Corpus":
@@ -114,7 +114,7 @@ def read_corpus(
             pass                                    # a disk that cannot be written to costs a second reading
     return corpus
 
-# %% ../../nbs/experiment/12_identity.ipynb #3347dd43
+# %% ../../nbs/experiment/12_identity.ipynb #8e0c5a86
 def files_of(
     spec:Question,
     read:bool=True,   # read the data when it is not known; else None
@@ -136,7 +136,7 @@ def files_of(
         read_corpus(spec)
     return noted[key]
 
-# %% ../../nbs/experiment/12_identity.ipynb #d687b420
+# %% ../../nbs/experiment/12_identity.ipynb #79894c85
 def data_digest(
     spec:Question,
     read:bool=True,   # read the data when they are not known yet

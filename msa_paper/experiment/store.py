@@ -351,7 +351,7 @@ def check_files(
         for name, content in files.items():
             (Path(folder)/name).write_bytes(content)
         try:
-            listed = set(verify_folder(Path(folder), run)["files"])
+            listed = set(verify_folder(Path(folder), run, weights="checkpoint.safetensors" in files)["files"])
         except Damaged as error:
             raise Damaged(error.what, run) from error
     if extra := sorted(set(files) - listed - {MANIFEST}):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'layers', 'nested', 'merged', 'points',
-           'tuning_key', 'store_of', 'short_hash', 'tuning_file', 'sealed', 'unsealed', 'check_trials',
+           'tuning_key', 'store_of', 'short_hash', 'tuning_file', 'sealed', 'unsealed', 'check_trials', 'anew',
            'published_settings', 'set_search_aside', 'read_search', 'read_trials', 'best_trial', 'next_choice',
            'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file', 'decide', 'decision', 'chosen']
 
@@ -124,9 +124,15 @@ def check_trials(
     return trials
 
 # %% ../../nbs/experiment/45_tuning.ipynb #70a14fb3
+def anew()->bool:
+    "Whether everything is to be made anew, whatever is published (`MSA_PAPER_ANEW`, `--anew`)."
+    return bool(os.environ.get("MSA_PAPER_ANEW"))
+
 def published_settings()->list[dict]:
     "The searches and decisions of all published studies; a damaged file says so and gives nothing."
     found = []
+    if anew():
+        return found
     for path in sorted(results_folder().glob("*/settings.json")):
         try:
             found.append(unsealed(read_json(path), path.parent.name + "/settings.json"))
