@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'layers', 'nested', 'merged', 'points',
            'tuning_key', 'store_of', 'short_hash', 'tuning_file', 'sealed', 'unsealed', 'check_trials', 'anew',
-           'published_settings', 'set_search_aside', 'read_search', 'read_trials', 'best_trial', 'next_choice',
-           'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file', 'decide', 'decision', 'chosen']
+           'made_anew', 'published_settings', 'set_search_aside', 'read_search', 'read_trials', 'best_trial',
+           'next_choice', 'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file', 'decide', 'decision',
+           'chosen', 'merge_searches']
 
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
 import hashlib, json, os, sys, tempfile, time, warnings
+from contextlib import contextmanager
 from pathlib import Path
 from ..core import MsaPaperError, is_full, json_text, known, plain, read_json, results_folder, runs_folder
 from ..core import write_json
@@ -127,6 +129,19 @@ def check_trials(
 def anew()->bool:
     "Whether everything is to be made anew, whatever is published (`MSA_PAPER_ANEW`, `--anew`)."
     return bool(os.environ.get("MSA_PAPER_ANEW"))
+
+@contextmanager
+def made_anew(yes:bool=True):
+    "In here, and in processes that are started here, nothing counts as published."
+    before = os.environ.get("MSA_PAPER_ANEW")
+    if yes:
+        os.environ["MSA_PAPER_ANEW"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("MSA_PAPER_ANEW", None)
+        if before:
+            os.environ["MSA_PAPER_ANEW"] = before
 
 def published_settings()->list[dict]:
     "The searches and decisions of all published studies; a damaged file says so and gives nothing."
@@ -299,3 +314,22 @@ def chosen(
         return nested(best["choice"])
     raise MsaPaperError(f"all {len(trials)} trials failed: {trials[0]['error']}", tuning_file(spec).name,
                         "mend the cause and remove that file")
+
+# %% ../../nbs/experiment/45_tuning.ipynb #457b58aa
+def merge_searches(
+    other:Path, here:Path,   # stores
+)->tuple[int, list[str]]:    # how many came in; what was refused
+    "Take in searches and decisions of another store, where they are whole and say more than what is here."
+    new, refused = 0, []
+    for path in sorted(p for kind in ("tuning", "decisions") for p in (other/kind).rglob("*.json")):
+        to = here/path.relative_to(other)
+        try:
+            content = unsealed(read_json(path), path.name)
+            there = unsealed(read_json(to), to.name) if to.is_file() else {}
+            trials = check_trials(content["trials"], path.name) if path.relative_to(other).parts[0] == "tuning" else []
+            if not there or len(trials) > len(there.get("trials", []) if trials else []):
+                write_json(to, content)
+                new += path.relative_to(other).parts[0] == "tuning"
+        except MsaPaperError as error:
+            refused.append(f"search {path.stem}: {error.what}")
+    return new, refused
