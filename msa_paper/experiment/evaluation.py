@@ -46,7 +46,11 @@ def predict(
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
         need_finite(corpus, split)
-        raise MsaPaperError(f"{len(bad)} predictions are no numbers, the first: {named(bad, ids)}", f"{corpus.name}-{corpus.protocol}, {split}", "the model's weights or the scale of these features are broken: train it again, or look at these samples")
+        raise MsaPaperError(
+            f"{len(bad)} predictions are no numbers, the first: {named(bad, ids)}",
+            f"{corpus.name}-{corpus.protocol}, {split}",
+            "the model's weights or the scale of these features are broken: train it again, or look at these samples",
+        )
     table = pd.DataFrame({"split": split, "id": ids, "group": groups, **{c: values[:, k] for k, c in enumerate(prediction_columns(corpus.spec.task))}})
     return table, torch.cat(labels).numpy()
 
@@ -69,7 +73,8 @@ def run_seed(
     store:Store,
 )->Run:
     "One finished run: from the store when it is there, otherwise computed and published."
-    if not store.finished(spec, seed): need_finite(need_labels(corpus, "train", "validation", "test"), "test")
+    if not store.finished(spec, seed):
+        need_finite(need_labels(corpus, "train", "validation", "test"), "test")
     with store.claim(spec, seed) as work:
         if work is None: return Run(store.path(spec, seed))
         started, module = time.time(), Training(spec, corpus.spec, seed)
