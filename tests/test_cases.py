@@ -68,13 +68,17 @@ def of_mmsa(folder, wrong, task):
 def of_mult(folder, wrong, task):
     tree = generated_mult("mosi", True, SIZES, ((7, 6), (7, 4), (7, 3)))
     tree["train"]["labels"][[2, 5]] = wrong
-    return feature_corpus("mosi", "official", task, write_pickle(tree, folder / "m.pkl"), "mult", any_size=True)
+    return feature_corpus(
+        "mosi", "official", task, write_pickle(tree, folder / "m.pkl"), "mult", any_size=True
+    )
 
 
 def of_lmf(folder, wrong, task):
     tree = generated_lmf("mosi", SIZES)
     tree[b"train"][b"label"][[2, 5]] = wrong
-    return feature_corpus("mosi", "official", task, write_pickle(tree, folder / "l.pkl"), "lmf", any_size=True)
+    return feature_corpus(
+        "mosi", "official", task, write_pickle(tree, folder / "l.pkl"), "lmf", any_size=True
+    )
 
 
 def of_mfn(folder, wrong, task):
@@ -95,14 +99,24 @@ def of_csd(folder, wrong, task):
     write_csd(path, "labels", labels | rest)
     words = "csd/CMU_MOSI_ModifiedTimestampedWords.csd"
     where = "csd/CMU_MOSI_Opinion_Labels.csd"
-    return csd_corpus("official", task, folder, labels=where, sequences={"text": words}, fold_set="generated", vectors="vectors.npz")
+    return csd_corpus(
+        "official",
+        task,
+        folder,
+        labels=where,
+        sequences={"text": words},
+        fold_set="generated",
+        vectors="vectors.npz",
+    )
 
 
 def of_videos(folder, wrong, task):
     rng = np.random.default_rng(0)
     y = rng.uniform(-3, 3, 20)
     y[[2, 5]] = wrong
-    features = dict(language=rng.normal(size=(20, 5)), acoustic=rng.normal(size=(20, 4)), visual=rng.normal(size=(20, 3)))
+    features = dict(
+        language=rng.normal(size=(20, 5)), acoustic=rng.normal(size=(20, 4)), visual=rng.normal(size=(20, 3))
+    )
     place = folder / "mosei" / "video_level"
     place.mkdir(parents=True, exist_ok=True)
     ids, split = np.array([f"v{i}" for i in range(20)]), np.array(["train", "valid", "test", "none"] * 5)
@@ -138,7 +152,9 @@ READERS = [of_mmsa, of_mult, of_lmf, of_mfn, of_csd, of_videos, of_transcripts, 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda r: r.__name__)
 def test_labels_outside_their_scale_are_counted_and_named(reader, tmp_path):
-    error = refused(lambda: reader(tmp_path, 1e6, "regression"), "labels outside [−3, 3], the first: ", "1e+06")
+    error = refused(
+        lambda: reader(tmp_path, 1e6, "regression"), "labels outside [−3, 3], the first: ", "1e+06"
+    )
     assert error.what[0] in "24" and error.where is not None and error.remedy
     if reader is not of_transcripts:  # the table of transcripts has no task yet
         for task in MOSI_TASKS:  # classes are made of intensities: infinity is none of them
@@ -152,7 +168,9 @@ def test_labels_outside_their_scale_are_counted_and_named(reader, tmp_path):
 def test_labels_of_ch_sims_have_their_own_scale(tmp_path):
     path = mmsa(tmp_path, lambda t: t["valid"]["regression_labels"].__setitem__(1, 1.5), dataset="sims")
     for task in SIMS_TASKS:
-        refused(lambda: read(path, "sims", task), "1 labels outside [−1, 1], the first: validvideo0000$_$1 (1.5)")
+        refused(
+            lambda: read(path, "sims", task), "1 labels outside [−1, 1], the first: validvideo0000$_$1 (1.5)"
+        )
     write_generated_transcripts(tmp_path, "sims", SIZES)
     labels = dict(np.load(tmp_path / "sims" / "sims_label.npz", allow_pickle=True))
     first = next(iter(labels["train_corpus"].item()))
@@ -177,8 +195,12 @@ def test_a_corpus_with_other_classes_is_not_trained(label, what, tmp_path):
     "Whoever made it: a corpus in memory has passed no reader."
     corpus = planted_corpus("tone", "moods", segments=40)
     corpus.labels[[0, 3]] = label
-    spec = RunSpec(protocol="tone", task="moods", model="lmf", epochs=1, progress=False, results=str(tmp_path / "store"))
-    refused(lambda: run_seed(spec, 1, corpus, Store(spec.results)), f"2 {what}, the first: planted_0", "planted_3")
+    spec = RunSpec(
+        protocol="tone", task="moods", model="lmf", epochs=1, progress=False, results=str(tmp_path / "store")
+    )
+    refused(
+        lambda: run_seed(spec, 1, corpus, Store(spec.results)), f"2 {what}, the first: planted_0", "planted_3"
+    )
     assert not (tmp_path / "store").exists()
 
 
@@ -196,7 +218,12 @@ def test_words_that_are_no_class_are_named_with_counts(task, protocol, words, ar
     np.savez(tmp_path / "c.npz", **arrays | dict(emotion=emotion))
     read = lambda: conversation_corpus("iemocap", protocol, task, tmp_path / "c.npz", any_size=True)
     counts = [f"'{w}' ({(emotion == w).sum()})" for w in words.values()] or [f"'happiness' ({(emotion == 'happiness').sum()})"]
-    refused(read, f"of {len(emotion)} labels are no word of task '{task}'", "leave the text empty where there is no label", *counts)
+    refused(
+        read,
+        f"of {len(emotion)} labels are no word of task '{task}'",
+        "leave the text empty where there is no label",
+        *counts,
+    )
 
 
 def test_words_beside_the_classes_are_counted_and_shown(arrays, tmp_path):
@@ -230,7 +257,11 @@ def row_of(path, model, folder):
 def test_a_split_without_labels_is_not_published(split, model, tmp_path):
     path = mmsa(tmp_path, without_labels(split))
     corpus, spec = read(path), row_of(path, model, tmp_path)
-    refused(lambda: run_seed(spec, 1, corpus, Store(spec.results)), "samples of split", "has a label of task 'regression'")
+    refused(
+        lambda: run_seed(spec, 1, corpus, Store(spec.results)),
+        "samples of split",
+        "has a label of task 'regression'",
+    )
     assert not (tmp_path / "store").exists()
 
 
@@ -274,7 +305,9 @@ def test_a_modality_without_a_number_is_refused(reader, tmp_path):
 
 def test_a_prediction_may_pass_the_scale():
     "Metrics bin predictions; only what was annotated is held to the scale."
-    found = task_metrics(TASKS["sims_regression"], np.array([[1.7], [-2.5], [0.3]]), np.array([1.0, -1.0, 0.2]))
+    found = task_metrics(
+        TASKS["sims_regression"], np.array([[1.7], [-2.5], [0.3]]), np.array([1.0, -1.0, 0.2])
+    )
     assert found["n"] == 3
 
 
@@ -295,7 +328,11 @@ def test_nan_features_end_a_run_before_it_begins(split, tmp_path):
         corpus.features["vision"][corpus.offsets["vision"][n]] = np.nan
     first = ", ".join(corpus.ids[corpus.splits[split][:2]])
     spec = RunSpec(protocol="tone", model="lmf", epochs=1, progress=False, results=str(tmp_path / "store"))
-    refused(lambda: run_seed(spec, 1, corpus, Store(spec.results)), f"32 NaN or infinite values in 2 sequences, the first: {first}", "modality 'vision'")
+    refused(
+        lambda: run_seed(spec, 1, corpus, Store(spec.results)),
+        f"32 NaN or infinite values in 2 sequences, the first: {first}",
+        "modality 'vision'",
+    )
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("metrics.json"))
 
 
@@ -304,7 +341,9 @@ def test_nan_features_end_a_run_before_it_begins(split, tmp_path):
 
 def test_the_json_of_a_run_is_json(tmp_path):
     "A constant predictor has no correlation: what is stored says null, not NaN."
-    spec = RunSpec(data=dict(segments=40), model="floor_mean", progress=False, results=str(tmp_path / "store"))
+    spec = RunSpec(
+        data=dict(segments=40), model="floor_mean", progress=False, results=str(tmp_path / "store")
+    )
     run = run_seed(spec, 1, load_corpus("planted", "mixed", "regression", segments=40), Store(spec.results))
     files = sorted(run.folder.glob("*.json"))
     assert len(files) >= 3
@@ -328,7 +367,11 @@ def test_no_parameter_is_infinite(kind, name):
 @pytest.mark.parametrize("kind, field", [(RunSpec, "data"), (RunSpec, "settings"), (TuneSpec, "fixed")])
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan"), "1e999", np.float32("nan")])
 def test_no_option_is_infinite(kind, field, wrong):
-    refused(lambda: validated(kind, {field: dict(deep=[dict(noise=wrong)])}, "a notebook"), f"{field}.deep[0].noise", "no finite number")
+    refused(
+        lambda: validated(kind, {field: dict(deep=[dict(noise=wrong)])}, "a notebook"),
+        f"{field}.deep[0].noise",
+        "no finite number",
+    )
 
 
 @pytest.mark.parametrize("seeds", [[-1], [1, 1], ["1", 1], [1.5], [True], [], [2**64], ["x"], 3])
@@ -369,7 +412,9 @@ def test_a_modality_without_steps_or_numbers(m, axis, tmp_path):
         for part in tree.values():
             part[m] = part[m][:, :0] if axis == 1 else part[m][:, :, :0]
 
-    refused(lambda: read(mmsa(tmp_path, change)), f"no sample has a {'step' if axis == 1 else 'number'}", f"'{m}'")
+    refused(
+        lambda: read(mmsa(tmp_path, change)), f"no sample has a {'step' if axis == 1 else 'number'}", f"'{m}'"
+    )
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "sims"])
@@ -388,13 +433,21 @@ def test_videos_that_stand_twice(tmp_path):
     arrays = dict(np.load(path))
     arrays["video_id"][:2] = "v7"
     np.savez(path, **arrays)
-    refused(lambda: mosei_videos(folder=tmp_path, any_size=True), "2 segments stand there twice, the first: v7")
+    refused(
+        lambda: mosei_videos(folder=tmp_path, any_size=True), "2 segments stand there twice, the first: v7"
+    )
 
 
 def test_texts_that_are_none(tmp_path):
     for wrong in ("caf\udce9", b"fine", 5, ["fine"], float):
-        refused(lambda: extract_text(["a", "b"], ["fine", wrong], tmp_path, progress=False), "1 transcripts are no text", "'b'")
-    refused(lambda: extract_text(["a", "\udce9"], ["fine", "bad"], tmp_path, progress=False), "1 ids are no text")
+        refused(
+            lambda: extract_text(["a", "b"], ["fine", wrong], tmp_path, progress=False),
+            "1 transcripts are no text",
+            "'b'",
+        )
+    refused(
+        lambda: extract_text(["a", "\udce9"], ["fine", "bad"], tmp_path, progress=False), "1 ids are no text"
+    )
     assert not list(tmp_path.iterdir())
 
 

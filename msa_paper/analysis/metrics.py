@@ -73,7 +73,8 @@ def sims_metrics(
     "All metrics of a regression on CH-SIMS (baselines §3)."
     p, y = scored(prediction, truth)
     p, y = np.clip(p, -1, 1), np.clip(y, -1, 1)
-    binned = {k: (binned_intensity(y, t), binned_intensity(p, t)) for k, t in ((2, "sims_two"), (3, "sims_three"), (5, "sims_five"))}
+    tasks = {2: "sims_two", 3: "sims_three", 5: "sims_five"}
+    binned = {k: (binned_intensity(y, t), binned_intensity(p, t)) for k, t in tasks.items()}
     return dict(n=len(y), mae=float(np.abs(p - y).mean()), corr=pearson(p, y), **{f"acc{k}": float((a == b).mean()) for k, (a, b) in binned.items()}, f1_weighted=weighted_f1(*binned[2]))
 
 # %% ../../nbs/analysis/00_metrics.ipynb #b81548cc

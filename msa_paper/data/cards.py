@@ -80,7 +80,8 @@ def card_markdown(
     others = c["notes"].get("no_class_of_the_task") or {}
     unlabelled = ", ".join(f"{n:,} of {s}" for s, n in without.items())
     words = ", ".join(f"{w} {n:,}" for w, n in sorted(others.items(), key=lambda p: -p[1]))
-    missing = [f"**Without a label of this task**: {unlabelled}." if without else "", f"**Words of the annotation that are no class of this task**: {words}." if others else ""]
+    missing = [f"**Without a label of this task**: {unlabelled}." if without else "",
+               f"**Words of the annotation that are no class of this task**: {words}." if others else ""]
     tail = missing + [f"**Leaks**: {c['leak']}." if c["leak"] else "", f"**Repaired**: {json.dumps({m: n for m, n in repaired.items() if n})}." if any(repaired.values()) else "", f"**Terms**: {c['terms']}" if c["terms"] else ""]
     return head + what + "\n".join(rows) + "\n\n" + "\n".join(parts) + "\n\n" + "\n\n".join(t for t in tail if t) + "\n"
 

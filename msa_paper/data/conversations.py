@@ -91,7 +91,11 @@ def class_names(table, ids, names, where):
     if wrong:
         utterances = [i for v in ids.values() for i in v]
         first = ", ".join(f"class {found[k]!s} of {utterances[k]}" for k in wrong[:3])
-        raise MsaPaperError(f"{len(wrong)} of {len(found)} labels are not one of 0 … {len(names) - 1}, the first: {first}", where, "look for the file of this data set's classes")
+        raise MsaPaperError(
+            f"{len(wrong)} of {len(found)} labels are not one of 0 … {len(names) - 1}, the first: {first}",
+            where,
+            "look for the file of this data set's classes",
+        )
     return np.array([names[int(x)] for x in found], dtype=str)
 
 # %% ../../nbs/data/35_conversations.ipynb #3c89b0d8
@@ -119,12 +123,16 @@ def test_dialogues(
 )->set[str]:
     "The dialogues of the test, none of which may be trained on."
     where = f"{path}, entry {entry}"
-    lists = [tree[k].tolist() if isinstance(tree[k], np.ndarray) else tree[k] for k in (entry - 1, entry) if len(tree) > entry]
-    if not lists or not all(isinstance(x, (list, set, frozenset)) for x in lists): raise MsaPaperError("no list of test dialogues", where)
+    lists = tree[entry - 1:entry + 1] if len(tree) > entry else []
+    lists = [x.tolist() if isinstance(x, np.ndarray) else x for x in lists]
+    if not lists or not all(isinstance(x, (list, set, frozenset)) for x in lists):
+        raise MsaPaperError("no list of test dialogues", where)
     train, held = ({name_of(x, where) for x in some} for some in lists)
     for bad, what in ((held - there, "has no utterances"), (held & train, "is in train and in test")):
-        if bad: raise MsaPaperError(f"test dialogue {sorted(bad)[0]} {what}", where)
-    if not held: raise MsaPaperError("no test dialogue is named", where, "look for the file with its split")
+        if bad:
+            raise MsaPaperError(f"test dialogue {sorted(bad)[0]} {what}", where)
+    if not held:
+        raise MsaPaperError("no test dialogue is named", where, "look for the file with its split")
     return held
 
 def read_conversation_tuple(
@@ -134,7 +142,12 @@ def read_conversation_tuple(
     "Conversations from the tuples of DialogueRNN, MMGCN and MELD."
     tree = read_pickle(path)
     if not isinstance(tree, list) or len(tree) < 8 or not isinstance(tree[0], dict): raise MsaPaperError("no tuple of dictionaries", path, "this is not an IEMOCAP_features or MELD_features file")
-    if len(tree) > 9: raise MsaPaperError(f"a tuple of {len(tree)} entries, where nine are known", path, "this is a newer layout, such as four RoBERTa layers: take the file of nine entries")
+    if len(tree) > 9:
+        raise MsaPaperError(
+            f"a tuple of {len(tree)} entries, where nine are known",
+            path,
+            "this is a newer layout, such as four RoBERTa layers: take the file of nine entries",
+        )
     where, ids = lambda k: f"{path}, entry {k}", {}
     for d, names in tree[0].items():
         if not isinstance(names, list): raise MsaPaperError(f"no list of utterances in dialogue {d!r}", where(0))
@@ -161,11 +174,14 @@ KNOWN_COUNTS = {   # protocol → {(labelled train, test): whose file}
     "B": {5531: "all sessions"}, "C": {(3600, 943): "the tuples of DialogueRNN", (3548, 942): "the official annotation"}, "context": {(4290, 1241): "the official annotation", (4342, 1242): "the tuples of DialogueRNN"},
 }
 DIALOGUE_FOLDS = 8     # of the training dialogues, each the validation set once
-OTHERS = {"moods": ("excited", "frustration", "surprise", "fear", "disgust", "other", "undecided")}   # task → words of the annotation besides its classes
+OTHERS = {   # task → words of the annotation besides its classes
+    "moods": ("excited", "frustration", "surprise", "fear", "disgust", "other", "undecided"),
+}
 
 def class_words(task:str, merged:bool)->dict[str, int]:
     "{word: class number} of a task; with `merged`, excited counts as happy."
-    names = FOUR | ({"excited": "happy"} if merged else {}) if task == "moods" else {c: c for c in TASKS[task].classes}
+    four = FOUR | ({"excited": "happy"} if merged else {})
+    names = four if task == "moods" else {c: c for c in TASKS[task].classes}
     return {word: TASKS[task].classes.index(c) for word, c in names.items()}
 
 def class_numbers(
@@ -190,10 +206,15 @@ def other_words(
     count = Counter(w for w in labels.tolist() if w not in classes)
     strange = {w: n for w, n in count.most_common() if w and w not in others}
     if strange:
-        told = ", ".join(f"'{w}' ({n})" for w, n in list(strange.items())[:5]) + (" …" if len(strange) > 5 else "")
+        told = ", ".join(f"'{w}' ({n})" for w, n in list(strange.items())[:5]) + " …" * (len(strange) > 5)
         first = ids[[w in strange for w in labels.tolist()]][:3].tolist()
-        what = f"{sum(strange.values())} of {len(labels)} labels are no word of task '{task}': {told}; the first: {', '.join(first)}"
-        raise MsaPaperError(what, where, f"the words are {', '.join(sorted({*classes, *others}))}; leave the text empty where there is no label")
+        count = f"{sum(strange.values())} of {len(labels)} labels are no word of task '{task}'"
+        what = f"{count}: {told}; the first: {', '.join(first)}"
+        raise MsaPaperError(
+            what,
+            where,
+            f"the words are {', '.join(sorted({*classes, *others}))}; leave the text empty where there is no label",
+        )
     return {w or "no label": n for w, n in sorted(count.items())}
 
 # %% ../../nbs/data/35_conversations.ipynb #2d5a0c1f
@@ -239,7 +260,9 @@ def conversation_corpus(
     found = sum(counts) if protocol == "B" else counts
     if expected and not any_size and found not in expected:
         raise MsaPaperError(f"{found} labelled utterances (train, test), expected " + " or ".join(f"{k} in {v}" for k, v in expected.items()), file, "look for the official edition, or say any_size=True and do not compare with published numbers")
-    return utterance_corpus(c, dataset, task, y, fold, others) if protocol == "B" else dialogue_corpus(c, dataset, protocol, task, y, fold, others)
+    if protocol == "B":
+        return utterance_corpus(c, dataset, task, y, fold, others)
+    return dialogue_corpus(c, dataset, protocol, task, y, fold, others)
 
 # %% ../../nbs/data/35_conversations.ipynb #f9c7da41
 def generated_conversations(

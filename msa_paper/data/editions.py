@@ -59,8 +59,13 @@ def chosen_columns(
     if isinstance(columns, str):
         names, chosen = SELECTIONS[known(columns, SELECTIONS, "selection of columns")]
         if len(names) != width: raise MsaPaperError(f"{width} columns, but '{columns}' chooses from {len(names)}", where, "choose another selection, or none")
-    right = isinstance(chosen, (list, tuple)) and chosen and all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c < width for c in chosen)
-    if not right: raise MsaPaperError(f"columns {columns} of {width}", where, "give the name of a selection, or a list of column numbers from 0")
+    right = isinstance(chosen, (list, tuple)) and chosen and all(type(c) is int and 0 <= c < width for c in chosen)
+    if not right:
+        raise MsaPaperError(
+            f"columns {columns} of {width}",
+            where,
+            "give the name of a selection, or a list of column numbers from 0",
+        )
     return list(chosen)
 
 def select(

@@ -39,9 +39,18 @@ def numbers(
     if isinstance(x, list) and len(shape) == 1 and all(isinstance(v, (int, float)) for v in x): x = np.array(x, np.float64)
     if isinstance(x, np.ndarray) and x.dtype.kind == "O" and x.ndim == 1 and all(isinstance(v, (int, float)) for v in x): x = x.astype(np.float64)
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf": raise MsaPaperError(f"no array of numbers but {type(x).__name__}" + (f" of {x.dtype}" if isinstance(x, np.ndarray) else ""), where, "this is not the kind of file that was named")
-    if x.ndim != len(shape) or any(n is not None and n != k for n, k in zip(shape, x.shape)): raise MsaPaperError(f"an array of shape {x.shape}, expected {tuple('any' if n is None else n for n in shape)}", where, "this is not the kind of file that was named")
+    if x.ndim != len(shape) or any(n is not None and n != k for n, k in zip(shape, x.shape)):
+        raise MsaPaperError(
+            f"an array of shape {x.shape}, expected {tuple('any' if n is None else n for n in shape)}",
+            where,
+            "this is not the kind of file that was named",
+        )
     if 0 in x.shape[1:]:
-        raise MsaPaperError(f"an array of shape {x.shape}: no sample has a {'step' if x.shape[-1] else 'number'}", where, "the extraction failed, or this modality was left out: extract it again")
+        raise MsaPaperError(
+            f"an array of shape {x.shape}: no sample has a {'step' if x.shape[-1] else 'number'}",
+            where,
+            "the extraction failed, or this modality was left out: extract it again",
+        )
     return x
 
 def texts(
@@ -102,7 +111,12 @@ def padded_corpus(
         train = np.repeat(np.repeat([s == "train" for s in splits], [len(p.ids) for p in splits.values()]), np.diff(cuts))
         features[m], census = sanitised(rows, train); offsets[m] = cuts
         lost = census.nan + census.plus_infinity + census.minus_infinity + census.too_large
-        if lost and lost == rows.shape[0] * rows.shape[1]: raise MsaPaperError(f"none of the {lost} values is a number", f"{source}, '{m}'", "the extraction failed: extract this modality again")
+        if lost and lost == rows.shape[0] * rows.shape[1]:
+            raise MsaPaperError(
+                f"none of the {lost} values is a number",
+                f"{source}, '{m}'",
+                "the extraction failed: extract this modality again",
+            )
         notes[m] = census.found() | dict(padding=where["train"][0][m][2], without=int((np.diff(cuts) == 0).sum()))
     first = np.diff(offsets[next(iter(kinds))]).mean()
     modalities = {m: Modality(features[m].shape[1], kind, max(round(float(np.diff(offsets[m]).mean() / max(first, 1e-9)), 2), .01) if not aligned else 1.) for m, kind in kinds.items()}
@@ -143,11 +157,13 @@ def mmsa_corpus(
     any_size:bool=False,
 )->Corpus:
     "An MMSA feature file (baselines §4.1)."
-    known(task, SIMS_TASKS if dataset.startswith("sims") else MOSI_TASKS, f"task of {dataset}"); known(text, ("text", "text_bert"), "text of an MMSA file")
+    known(task, SIMS_TASKS if dataset.startswith("sims") else MOSI_TASKS, f"task of {dataset}")
+    known(text, ("text", "text_bert"), "text of an MMSA file")
     tree = read_pickle(file)
     splits = {s: mmsa_split(member(tree, names, file), f"{file}, {s}", text) for s, names in NAMES.items()}
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
-    for s, p in splits.items(): p.labels = targets_from_intensity(p.labels, task, p.ids, f"{file}, {s}, 'regression_labels'")
+    for s, p in splits.items():
+        p.labels = targets_from_intensity(p.labels, task, p.ids, f"{file}, {s}, 'regression_labels'")
     return padded_corpus(dataset, protocol, task, splits, {"text": "ids" if text == "text_bert" else "tokens", "vision": "frames", "audio": "frames"}, Path(file), lengths)
 
 # %% ../../nbs/data/25_features.ipynb #a44be2d8
@@ -173,13 +189,15 @@ def emotion_target(
     return np.where(marked.sum(1) == 1, np.array(order, np.float32)[marked.argmax(1)], np.nan).astype(np.float32)
 
 def mult_ids(ids, n:int, where)->tuple[np.ndarray, np.ndarray]:
-    "The ids of a MulT split and the videos they belong to; the split's name and a number, where the file has none."
+    "The ids of a MulT split and the videos they belong to; split and number, where the file has none."
     if ids is None:
         names = np.array([f"{where.rsplit(' ', 1)[-1]}_{i}" for i in range(n)], dtype=str)
         return names, names
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
-    rows = [list(np.asarray(r).ravel()) if isinstance(r, np.ndarray) else r if isinstance(r, list) else [r] for r in (ids if isinstance(ids, list) else [])]
-    if len(rows) != n or not all(rows): raise MsaPaperError(f"no {n} ids", where)
+    def parts_of(r): return r.ravel().tolist() if isinstance(r, np.ndarray) else r if isinstance(r, list) else [r]
+    rows = [parts_of(r) for r in ids] if isinstance(ids, list) else []
+    if len(rows) != n or not all(rows):
+        raise MsaPaperError(f"no {n} ids", where)
     parts = [[v.decode() if isinstance(v, bytes) else str(v) for v in r] for r in rows]
     return np.array(["_".join(r) for r in parts], dtype=str), np.array([r[0] for r in parts], dtype=str)
 
@@ -241,7 +259,9 @@ def lmf_corpus(
             splits[s] = lmf_split(each[0], where, emotion_target(emotion_labels(np.stack(pairs, 1), where), task))
         else:
             splits[s] = lmf_split(member(tree, names, file), where)
-            splits[s].labels = targets_from_intensity(splits[s].labels, task, splits[s].ids, f"{where}, 'label'")
+            splits[s].labels = targets_from_intensity(
+                splits[s].labels, task, splits[s].ids, f"{where}, 'label'"
+            )
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
     return padded_corpus(dataset, protocol, task, splits, {"text": "tokens", "vision": "vector", "audio": "vector"}, Path(file))
 
@@ -267,7 +287,12 @@ def feature_corpus(
     path = feature_file(file, folder)
     if path.suffix == ".safetensors":
         decided = [n for n in options if n != "any_size"]
-        if decided: raise MsaPaperError(f"option '{decided[0]}' was decided when the store was converted", path, "leave it out, or convert the data set again with it")
+        if decided:
+            raise MsaPaperError(
+                f"option '{decided[0]}' was decided when the store was converted",
+                path,
+                "leave it out, or convert the data set again with it",
+            )
         corpus = open_corpus(path, task)
         if (corpus.name, corpus.protocol) != (dataset, protocol): raise MsaPaperError(f"it holds {corpus.name}-{corpus.protocol}, not {dataset}-{protocol}", path)
         return corpus

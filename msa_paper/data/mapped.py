@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_json
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, pieces, refuse_unfinite, targets_from_intensity
+from .schema import (TASKS, Corpus, DataSpec, Modality, check_corpus, pieces, refuse_unfinite,
+                                   targets_from_intensity)
 
 # %% ../../nbs/data/08_mapped.ipynb #0aca38b1
 TYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.int64): "I64", np.dtype(np.bool_): "BOOL"}
@@ -33,7 +34,8 @@ def header_bytes(
     return struct.pack("<Q", len(text)) + text, at
 
 # %% ../../nbs/data/08_mapped.ipynb #d575ff8b
-MARK, BLANK = b'{"__metadata__": {"sha256": "', "0" * 64      # where the digest is, and what stands there while it is computed
+MARK = b'{"__metadata__": {"sha256": "'     # what stands before the digest
+BLANK = "0" * 64                             # what stands for it while it is computed
 
 def write_tensors(
     path:Path,
@@ -95,7 +97,11 @@ def store_corpus(
                  modalities={m: asdict(k) for m, k in corpus.spec.modalities.items()}, ids=[str(i) for i in corpus.ids], groups=[str(g) for g in corpus.groups],
                  step_ids=None if corpus.step_ids is None else [str(s) for s in corpus.step_ids], notes=plain(corpus.notes),
                  texts={k: [str(x) for x in v] for k, v in corpus.truth.items() if k not in numeric}, splits=list(corpus.splits))
-    return write_tensors(Path(path), tensors | {k: whole(x) for k, x in small.items()}, {"corpus": json.dumps(about, allow_nan=False)})
+    return write_tensors(
+        Path(path),
+        tensors | {k: whole(x) for k, x in small.items()},
+        {"corpus": json.dumps(about, allow_nan=False)},
+    )
 
 # %% ../../nbs/data/08_mapped.ipynb #5b85299e
 def seal_of(path)->list:
@@ -112,23 +118,29 @@ def checked_file()->Path:
 
 def remembered()->dict:
     "What other processes have checked; nothing, where that cannot be read."
-    try: found = read_json(checked_file())
-    except MsaPaperError: return {}
+    try:
+        found = read_json(checked_file())
+    except MsaPaperError:
+        return {}
     return found if isinstance(found, dict) else {}
 
 def was_checked(path:Path)->bool:
     "Whether this very file was found whole before."
     seal, name = seal_of(path), str(path.resolve())
-    if CHECKED.get(name) == seal: return True
+    if CHECKED.get(name) == seal:
+        return True
     return seal[0] >= LARGE and remembered().get(name) == seal
 
 def remember(path:Path, seal:list):
     "Keep that a file was found whole, unless it may have been changed since."
     age = time.time_ns() - seal[2]
-    if seal_of(path) != seal or age < 2e9: return
+    if seal_of(path) != seal or age < 2e9:
+        return
     CHECKED[str(path.resolve())] = seal
-    if seal[0] < LARGE: return
-    with suppress(OSError): write_json(checked_file(), dict(list(remembered().items())[-99:]) | {str(path.resolve()): seal})
+    if seal[0] < LARGE:
+        return
+    with suppress(OSError):
+        write_json(checked_file(), dict(list(remembered().items())[-99:]) | {str(path.resolve()): seal})
 
 # %% ../../nbs/data/08_mapped.ipynb #abbb117c
 BUFFER = 2**22      # bytes read at once
@@ -138,7 +150,8 @@ def read_pieces(file, size:int, width:int):
     step = max(BUFFER // max(width, 1), 1) * max(width, 1)
     while size:
         piece = file.read(min(step, size))
-        if not piece: return
+        if not piece:
+            return
         size -= len(piece)
         yield piece
 
@@ -150,7 +163,11 @@ def check_content(
         start = file.read(8)
         head = file.read(struct.unpack("<Q", start)[0])
         if not head.startswith(MARK):
-            raise MsaPaperError("a store without a digest, of an earlier version", path, "convert it again: msa-paper data convert")
+            raise MsaPaperError(
+                "a store without a digest, of an earlier version",
+                path,
+                "convert it again: msa-paper data convert",
+            )
         stated = head[len(MARK):len(MARK) + 64]
         digest, found = hashlib.sha256(start + head.replace(stated, BLANK.encode(), 1)), {}
         tensors = {k: v for k, v in json.loads(head).items() if k != "__metadata__"}
@@ -160,15 +177,21 @@ def check_content(
             count, rows, begun = 0, [], 0
             for piece in read_pieces(file, last - first, row * kind.itemsize):
                 digest.update(piece)
-                if not name.startswith("features."): continue
+                if not name.startswith("features."):
+                    continue
                 x = np.frombuffer(piece, kind).reshape(-1, row)
                 bad = ~np.isfinite(x)
                 count += int(bad.sum())
                 rows.append(begun + np.flatnonzero(bad.any(1)))
                 begun += len(x)
-            if count: found[name.split(".", 1)[1]] = count, np.concatenate(rows)
+            if count:
+                found[name.split(".", 1)[1]] = count, np.concatenate(rows)
     if digest.hexdigest().encode() != stated:
-        raise MsaPaperError("the content is not what was written: its digest is another", path, "the file is damaged or was changed: convert the data set again")
+        raise MsaPaperError(
+            "the content is not what was written: its digest is another",
+            path,
+            "the file is damaged or was changed: convert the data set again",
+        )
     return found
 
 # %% ../../nbs/data/08_mapped.ipynb #2baa2f55
@@ -189,7 +212,10 @@ class StoredRows:
         if step != 1: raise MsaPaperError("stored rows are read in order", self.path)
         if self.file is None:
             self.file = open(self.path, "rb", buffering=0)
-            if seal_of(self.path) != self.seal: raise MsaPaperError("the file was changed after it had been checked", self.path, "start again")
+            if seal_of(self.path) != self.seal:
+                raise MsaPaperError(
+                    "the file was changed after it had been checked", self.path, "start again"
+                )
         x = np.empty((max(stop - first, 0), self.shape[1]), self.dtype); width = self.shape[1] * self.dtype.itemsize
         view, at = memoryview(x).cast("B") if x.size else memoryview(b""), 0
         while at < len(view):
@@ -207,7 +233,8 @@ def open_corpus(
     path = Path(path)
     if not path.is_file(): raise MsaPaperError("missing file", path, "convert the data set first: msa-paper data convert")
     try:
-        with safe_open(path, "np"): seal = seal_of(path)
+        with safe_open(path, "np"):
+            seal = seal_of(path)
         unfinite = {} if (known_whole := was_checked(path)) else check_content(path)
         with safe_open(path, "np") as file:
             about = json.loads(file.metadata()["corpus"])
@@ -218,17 +245,25 @@ def open_corpus(
         wanted, labels = task or about["task"], small["labels"]
         if wanted != about["task"]:
             if about["task"] != "regression": raise MsaPaperError(f"it holds labels of task '{about['task']}', not of '{wanted}'", path, "convert the data set for that task")
-            labels = targets_from_intensity(labels, wanted, about["step_ids"] if about["per_step"] else about["ids"], path)
+            labels = targets_from_intensity(
+                labels, wanted, about["step_ids"] if about["per_step"] else about["ids"], path
+            )
         texts = lambda x: None if x is None else np.asarray(x)
         corpus = Corpus(about["name"], about["protocol"], DataSpec(modalities, TASKS[wanted], about["per_step"], about["aligned"]), features, part("offsets"), labels, texts(about["ids"]),
                         {s: part("splits")[s] for s in about["splits"]}, texts(about["groups"]), texts(about["step_ids"]), (path,), part("truth") | {k: texts(v) for k, v in about["texts"].items()}, about["notes"])
         check_corpus(corpus, values=False)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, struct.error, OSError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, StopIteration, struct.error, OSError) as error:
         raise MsaPaperError(f"not a converted data set: {type(error).__name__}: {str(error)[:200]}", path, "convert the data set again") from error
     except MsaPaperError as error:
-        if str(path) in str(error): raise
-        raise MsaPaperError(error.what, f"{path}, {error.where}", error.remedy or "convert the data set again") from error
-    for m, (count, rows) in unfinite.items(): refuse_unfinite(corpus, m, count, rows)
-    if seal_of(path) != seal: raise MsaPaperError("the file was changed while it was opened", path, "start again")
-    if not known_whole: remember(path, seal)
+        if str(path) in str(error):
+            raise
+        raise MsaPaperError(
+            error.what, f"{path}, {error.where}", error.remedy or "convert the data set again"
+        ) from error
+    for m, (count, rows) in unfinite.items():
+        refuse_unfinite(corpus, m, count, rows)
+    if seal_of(path) != seal:
+        raise MsaPaperError("the file was changed while it was opened", path, "start again")
+    if not known_whole:
+        remember(path, seal)
     return corpus

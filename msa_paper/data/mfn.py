@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from .hdf5 import REMEDY, Hdf5, write_hdf5
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names, targets_from_intensity
+from .schema import (TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names,
+                                   targets_from_intensity)
 from .editions import SPLITS, check_sizes
 from .sequences import MOSI_SIZES, finite32
 
@@ -58,7 +59,8 @@ def read_mfn_part(
     step = np.arange(x.shape[1])
     x, lost = finite32(x[(first[:, None] <= step) & (step < last[:, None])])
     notes["values that were no number"] += lost
-    if lost and lost == x.size: raise MsaPaperError(f"none of the {lost} values is a number", paths[0], REMEDY)
+    if lost and lost == x.size:
+        raise MsaPaperError(f"none of the {lost} values is a number", paths[0], REMEDY)
     return x, last - first, y
 
 # %% ../../nbs/data/60_mfn.ipynb #da5d9e69
@@ -73,10 +75,18 @@ def mfn_corpus(
     known(protocol, ["official"], "protocol of mosi (mfn)"); known(task, TASKS, "task")
     check_names(cuts)
     for what, counts in (("cuts", cuts), ("sizes", sizes or {})):
-        wrong = [k for k, n in counts.items() if not isinstance(n, int) or isinstance(n, bool) or n < (what == "cuts")]
-        if wrong: raise MsaPaperError(f"{what}: '{wrong[0]}' is {counts[wrong[0]]!r}, no whole number from {int(what == 'cuts')}", "mosi (mfn)", f"give {what} as {{name: number}}")
+        wrong = [k for k, n in counts.items() if type(n) is not int or n < (what == "cuts")]
+        if wrong:
+            raise MsaPaperError(
+                f"{what}: '{wrong[0]}' is {counts[wrong[0]]!r}, no whole number from {int(what == 'cuts')}",
+                "mosi (mfn)",
+                f"give {what} as {{name: number}}",
+            )
     for k in SPLITS if sizes is not None else ():
-        if k not in sizes: raise MsaPaperError(f"sizes: no '{k}'", "mosi (mfn)", "give {'train': …, 'validation': …, 'test': …}, or None")
+        if k not in sizes:
+            raise MsaPaperError(
+                f"sizes: no '{k}'", "mosi (mfn)", "give {'train': …, 'validation': …, 'test': …}, or None"
+            )
     folder, notes = Path(folder or data_folder()/"mosi"/"mfn"), Counter()
     parts = {split: read_mfn_part(folder, split, cuts, notes) for split in FILES}
     counts = [len(y) for *_, y in parts.values()]

@@ -52,14 +52,23 @@ def read_part(
     "One published part of the features, joined to the labels by id and checked against their sign."
     script = folder/"transcripts.csv"
     if not script.is_file(): raise MsaPaperError("missing file", script, REMEDY)
-    try: ids = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")[0].to_numpy()
-    except (ValueError, pd.errors.ParserError) as error: raise MsaPaperError(f"not a table: {str(error).splitlines()[0]}", script, "fetch the file again") from error
+    try:
+        ids = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")[0].to_numpy(
+            
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise MsaPaperError(
+            f"not a table: {str(error).splitlines()[0]}", script, "fetch the file again"
+        ) from error
     paths = {"text": folder/f"text_{part}.csv", "vision": folder/f"video_{part}0.csv", "audio": folder/f"audio_{part}0.csv"}
     tables = {m: read_numbers(path, SIZES[m] + 1) for m, path in paths.items()}
     for m, table in tables.items():
         if len(table) != SEGMENTS[part]: raise MsaPaperError(f"{len(table)} segments, expected {SEGMENTS[part]}", paths[m], "this reader knows the 1447/752 features of bc-LSTM only")
     rows = tables["text"][:, 0]
-    if not (rows == rows.round()).all() or np.abs(rows).max() > len(ids): raise MsaPaperError(f"row numbers that are none of the {len(ids)} transcripts", paths["text"], "fetch the file again")
+    if not (rows == rows.round()).all() or np.abs(rows).max() > len(ids):
+        raise MsaPaperError(
+            f"row numbers that are none of the {len(ids)} transcripts", paths["text"], "fetch the file again"
+        )
     rows = rows.astype(int)
     if not ((rows >= 0) & (rows < len(ids))).all() or len(set(rows)) != len(rows): raise MsaPaperError(f"row numbers that repeat or lie outside the {len(ids)} transcripts", paths["text"])
     table = pd.DataFrame({"id": ids[rows]})
@@ -82,7 +91,12 @@ def leaking_corpus(
     "The same features under the official split, where the extractors have seen labels of the test. For demonstration only."
     official = mosi_transcripts(folder.parent).set_index("id").split
     lost = [i for i in parts.id if i not in official.index]
-    if lost: raise MsaPaperError(f"{len(lost)} segments are in no official split, the first is {lost[0]}", folder/"label.csv", "fetch the file again")
+    if lost:
+        raise MsaPaperError(
+            f"{len(lost)} segments are in no official split, the first is {lost[0]}",
+            folder/"label.csv",
+            "fetch the file again",
+        )
     split = official.reindex(parts.id).to_numpy()
     return check_corpus(Corpus("mosi", "official-leaking", DataSpec({m: Modality(n, "vector") for m, n in SIZES.items()}, TASKS[task]), {m: np.stack(parts[m]).astype(np.float32) for m in SIZES},
         dict.fromkeys(SIZES, np.arange(len(parts) + 1)), targets_from_intensity(parts.intensity, task, parts.id.to_numpy(), folder), parts.id.to_numpy(str), {s: np.flatnonzero(split == s) for s in ("train", "validation", "test")}, parts.video.to_numpy(str),

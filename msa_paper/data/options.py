@@ -18,8 +18,10 @@ NOTHING = "none", "null", ""      # texts that say None, where None is possible 
 def adapter(kind):
     "What validates a declared type; infinity and NaN are no numbers."
     config = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
-    try: return TypeAdapter(kind, config=config)
-    except PydanticSchemaGenerationError: return TypeAdapter(object)
+    try:
+        return TypeAdapter(kind, config=config)
+    except PydanticSchemaGenerationError:
+        return TypeAdapter(object)
 
 def held_to(
     parameter:inspect.Parameter,
@@ -28,11 +30,14 @@ def held_to(
 ):                       # the value with the declared type
     "A value as its parameter declares it, or one error."
     kind = parameter.annotation
-    if kind is parameter.empty or value is None and parameter.default is None: return value
-    try: return adapter(kind).validate_python(value)
+    if kind is parameter.empty or value is None and parameter.default is None:
+        return value
+    try:
+        return adapter(kind).validate_python(value)
     except ValidationError as error:
         may_be_none = parameter.default is None or type(None) in getattr(kind, "__args__", ())
-        if may_be_none and isinstance(value, str) and value.lower() in NOTHING: return None
+        if may_be_none and isinstance(value, str) and value.lower() in NOTHING:
+            return None
         told = error.errors()[0]
         at = "".join(f"[{k!r}]" for k in told["loc"]) if isinstance(value, (dict, list)) else ""
         what = f"option '{parameter.name}'{at}: {told['msg']}, not {str(value)[:60]!r}"
@@ -50,7 +55,11 @@ def accepted(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     free = {n: p for n, p in list(takes.items())[given:] if p.kind is not p.VAR_KEYWORD}
     for name in options:
-        if not open_ended: known(name, free, f"option of {where}")
+        if not open_ended:
+            known(name, free, f"option of {where}")
     lacking = [n for n, p in free.items() if p.default is p.empty and n not in options]
-    if lacking: raise MsaPaperError(f"no '{lacking[0]}' is given", where, f"name it: data={{'{lacking[0]}': …}}, or -o {lacking[0]}=…")
+    if lacking:
+        raise MsaPaperError(
+            f"no '{lacking[0]}' is given", where, f"name it: data={{'{lacking[0]}': …}}, or -o {lacking[0]}=…"
+        )
     return {n: held_to(free[n], v, where) if n in free else v for n, v in options.items()}

@@ -136,9 +136,11 @@ class Machine:
         self.stack, self.memo, self.budget = [], {}, budget
 
     def spend(self, *copied):
-        "Count what is copied: a pickle names a value in two bytes, and every copy of it takes as much memory again."
-        self.budget -= sum(len(x) for x in copied if isinstance(x, (str, bytes, memoryview, list, tuple, dict, set, frozenset)))
-        if self.budget < 0: raise Refused("values that are copied again and again")
+        "Count what is copied: a value is named again in two bytes, and a copy takes as much memory again."
+        sized = str, bytes, memoryview, list, tuple, dict, set, frozenset
+        self.budget -= sum(len(x) for x in copied if isinstance(x, sized))
+        if self.budget < 0:
+            raise Refused("values that are copied again and again")
 
     def to_mark(self):
         for i in range(len(self.stack) - 1, -1, -1):
@@ -217,7 +219,8 @@ def finished_value(
     box, lists, seen = [root], {}, {}
     todo = [(box, 0)]
     def place(x):
-        if isinstance(x, memoryview): return lists.setdefault(id(x), (x, bytes(x)))[1]    # once, however often it is named
+        if isinstance(x, memoryview):
+            return lists.setdefault(id(x), (x, bytes(x)))[1]    # once, however often it is named
         x = settled(x)
         if callable(x) or x is MARK: raise Refused("a value that is no data")
         return lists.setdefault(id(x), (x, list(x)))[1] if isinstance(x, tuple) else x    # the tuple is kept, so that its id stays its own

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, known, validated
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, check_names, targets_from_intensity
+from .schema import (TASKS, Corpus, DataSpec, Modality, check_corpus, check_names,
+                                   targets_from_intensity)
 
 # %% ../../nbs/data/10_planted.ipynb #f5355711
 Effect = Literal["tone", "quality", "poor_modality", "conflict", "lag", "long_range"]
@@ -34,16 +35,26 @@ class PlantedOptions(BaseModel):
 
     def model_post_init(self, _):
         where = "options of the planted corpus"
-        if not self.modalities: raise MsaPaperError("no modality", where)
+        if not self.modalities:
+            raise MsaPaperError("no modality", where)
         check_names(self.modalities)
         small = [m for m, modality in self.modalities.items() if modality.dim < len(CHANNELS) + TOPIC]
         if small: raise MsaPaperError(f"modality '{small[0]}' has fewer than {len(CHANNELS) + TOPIC} dimensions", where)
         if not 12 <= self.steps[0] <= self.steps[1]: raise MsaPaperError(f"steps {self.steps} must run from at least 12 upwards", where)
         rates = [m.rate for m in self.modalities.values()]
         if rates[0] != 1 or any(r != int(r) for r in rates): raise MsaPaperError(f"rates {rates} must be whole, the first 1", where)
-        if self.max_lag >= self.steps[0]: raise MsaPaperError(f"max_lag {self.max_lag} is not shorter than the shortest segment of {self.steps[0]} steps", where)
+        if self.max_lag >= self.steps[0]:
+            raise MsaPaperError(
+                f"max_lag {self.max_lag} is not shorter than the shortest segment of {self.steps[0]} steps",
+                where,
+            )
         numbers = self.segments * self.steps[1] * sum(m.dim * int(m.rate) for m in self.modalities.values())
-        if numbers > MOST: raise MsaPaperError(f"{numbers:,} numbers, of which {MOST:,} are the most", where, "plant fewer segments, shorter ones, or fewer dimensions")
+        if numbers > MOST:
+            raise MsaPaperError(
+                f"{numbers:,} numbers, of which {MOST:,} are the most",
+                where,
+                "plant fewer segments, shorter ones, or fewer dimensions",
+            )
         if len(rates) < 2 and {"conflict", "poor_modality"} & set(self.effects): raise MsaPaperError("conflict and poor_modality need two modalities", where)
 
 # %% ../../nbs/data/10_planted.ipynb #04112e98

@@ -29,7 +29,8 @@ class Modality:
 
     def __post_init__(self):
         known(self.kind, KINDS, "kind of modality")
-        if not isinstance(self.dim, (int, np.integer)) or self.dim < 1 or not 0 < self.rate < np.inf: raise MsaPaperError(f"a modality needs dim ≥ 1 and rate > 0, not {self}")
+        if not isinstance(self.dim, (int, np.integer)) or self.dim < 1 or not 0 < self.rate < np.inf:
+            raise MsaPaperError(f"a modality needs dim ≥ 1 and rate > 0, not {self}")
 
 # %% ../../nbs/data/00_schema.ipynb #f1104aa8
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def label_faults(
         between = ~infinite & ~np.isnan(y) & (y != np.round(y))
         strange = ~infinite & ~between & ((y < 0) | (y >= len(task.classes)))
     if not task.classes:
-        return {"infinite labels": infinite, f"labels outside [−{task.limit:g}, {task.limit:g}]" if task.limit else "": beyond}
+        limit = task.limit or np.inf
+        return {"infinite labels": infinite, f"labels outside [−{limit:g}, {limit:g}]": beyond}
     return {"infinite labels": infinite, "labels between two classes": between,
             f"labels that are no class from 0 to {len(task.classes) - 1}": strange}
 
@@ -86,8 +88,9 @@ def named(
 )->str:
     "The first of some samples, by name."
     which = [int(k) for k in which]
-    first = [(f"row {k + 1}" if ids is None else str(ids[k])) + ("" if values is None else f" ({values[k]:g})")
-             for k in which[:FIRST]]
+    first = [f"row {k + 1}" if ids is None else str(ids[k]) for k in which[:FIRST]]
+    if values is not None:
+        first = [f"{name} ({values[k]:g})" for name, k in zip(first, which)]
     return ", ".join(first) + (" …" if len(which) > FIRST else "")
 
 def check_labels(
@@ -97,13 +100,18 @@ def check_labels(
     where:object=None,   # file or corpus
 ):
     "Raise one error that counts and names the labels that are none of the task's."
-    try: y = np.asarray(labels, np.float64)
-    except (TypeError, ValueError) as error: raise MsaPaperError(f"labels that are no numbers: {str(error)[:100]}", where, "NaN says that a label is missing") from error
+    try:
+        y = np.asarray(labels, np.float64)
+    except (TypeError, ValueError) as error:
+        raise MsaPaperError(
+            f"labels that are no numbers: {str(error)[:100]}", where, "NaN says that a label is missing"
+        ) from error
     found = {what: np.flatnonzero(which) for what, which in label_faults(y, task).items() if which.any()}
-    if not found: return
+    if not found:
+        return
     told = "; ".join(f"{len(k)} {what}, the first: {named(k, ids, y)}" for what, k in found.items())
     scale = f"{len(task.classes)} classes" if task.classes else f"an intensity up to ±{task.limit:g}"
-    remedy = f"task '{task.name}' asks for {scale}: is it another data set, column or task? NaN says that a label is missing"
+    remedy = f"task '{task.name}' asks for {scale}: is it another data set or column? NaN says that a label is missing"
     raise MsaPaperError(f"{told} (of {len(y)})", where, remedy)
 
 # %% ../../nbs/data/00_schema.ipynb #b678fd60
@@ -144,7 +152,8 @@ def check_names(
     "Raise where a modality's name cannot be part of a parameter's name."
     for m in modalities:
         fit = isinstance(m, str) and re.fullmatch(r"[\w-]{1,60}", m) and not hasattr(nn.ModuleDict(), m)
-        if fit: continue
+        if fit:
+            continue
         taken = isinstance(m, str) and hasattr(nn.ModuleDict(), m)
         what = f"a modality cannot be called {m!r}" + (": PyTorch uses that name" if taken else "")
         raise MsaPaperError(what, f"modality {m!r}", "use letters, digits, _ and -")
@@ -196,10 +205,17 @@ def check_batch(
         bad = ~x.isfinite() & mask[..., None]
         if bad.any():
             which = named(bad.flatten(1).any(1).nonzero()[:, 0].tolist(), batch.ids)
-            raise MsaPaperError(f"NaN or infinite features in {which}", f"modality '{m}'", "drop or replace them before batching")
+            raise MsaPaperError(
+                f"NaN or infinite features in {which}",
+                f"modality '{m}'",
+                "drop or replace them before batching",
+            )
     if len(batch.labels) != B: raise MsaPaperError(f"{len(batch.labels)} labels for {B} samples")
     bad = batch.labels.isinf().reshape(B, -1).any(1).nonzero()[:, 0].tolist()
-    if bad: raise MsaPaperError(f"infinite labels in {named(bad, batch.ids)}", remedy="NaN says that a label is missing")
+    if bad:
+        raise MsaPaperError(
+            f"infinite labels in {named(bad, batch.ids)}", remedy="NaN says that a label is missing"
+        )
     return batch
 
 # %% ../../nbs/data/00_schema.ipynb #89b285e4
@@ -287,7 +303,8 @@ def split_labels(
 )->np.ndarray:      # (n,) or, with one label a step, (steps,)
     "The labels of one split, in its order."
     numbers = corpus.splits[known(split, corpus.splits, f"split of {corpus.name}-{corpus.protocol}")]
-    if not corpus.spec.per_step: return corpus.labels[numbers]
+    if not corpus.spec.per_step:
+        return corpus.labels[numbers]
     cuts = corpus.offsets[next(iter(corpus.spec.modalities))]
     return np.concatenate([corpus.labels[cuts[n]:cuts[n + 1]] for n in numbers] or [corpus.labels[:0]])
 
@@ -301,10 +318,17 @@ def need_labels(
     for split in splits or corpus.splits:
         y = split_labels(corpus, split)
         if not len(corpus.splits[split]):
-            raise MsaPaperError(f"split '{split}' is empty", where, "use data with samples in train, validation and test")
+            raise MsaPaperError(
+                f"split '{split}' is empty", where, "use data with samples in train, validation and test"
+            )
         if np.isnan(y).all():
-            what = f"none of the {len(y)} samples of split '{split}' has a label of task '{corpus.spec.task.name}'"
-            raise MsaPaperError(what, where, "nothing can be learnt from it or scored on it: check the file's labels, or use another task")
+            task = corpus.spec.task.name
+            what = f"none of the {len(y)} samples of split '{split}' has a label of task '{task}'"
+            raise MsaPaperError(
+                what,
+                where,
+                "nothing can be learnt from it or scored on it: check the file's labels, or use another task",
+            )
     return corpus
 
 # %% ../../nbs/data/00_schema.ipynb #931fd0e0
@@ -327,10 +351,14 @@ def refuse_unfinite(
     count:int, rows:np.ndarray,  # from `unfinite_rows`
 ):
     "Raise when there are such values, and name the sequences."
-    if not count: return
+    if not count:
+        return
     numbers = np.unique(np.searchsorted(corpus.offsets[m], rows, "right") - 1)
-    what = f"{count} NaN or infinite values in {len(numbers)} sequences, the first: {named(numbers, corpus.ids)}"
-    raise MsaPaperError(what, f"{corpus.name}-{corpus.protocol}, modality '{m}'", "replace them, or leave these sequences out")
+    first = named(numbers, corpus.ids)
+    what = f"{count} NaN or infinite values in {len(numbers)} sequences, the first: {first}"
+    raise MsaPaperError(
+        what, f"{corpus.name}-{corpus.protocol}, modality '{m}'", "replace them, or leave these sequences out"
+    )
 
 def need_finite(
     corpus:Corpus,
@@ -338,7 +366,8 @@ def need_finite(
 )->Corpus:               # the same
     "Raise where a feature of one split is NaN or infinite."
     for m in corpus.spec.modalities:
-        if all(np.isfinite(x).all() for x in split_pieces(corpus, m, split)): continue
+        if all(np.isfinite(x).all() for x in split_pieces(corpus, m, split)):
+            continue
         cuts, count, rows = corpus.offsets[m], 0, []
         for n in corpus.splits[split]:
             more, where = unfinite_rows(corpus.features[m][slice(cuts[n], cuts[n + 1])])
@@ -364,7 +393,9 @@ def check_splits(
     used = np.concatenate([np.asarray(i, np.int64) for i in corpus.splits.values()])
     twice = np.flatnonzero(np.bincount(used, minlength=1) > 1)
     if len(twice):
-        raise MsaPaperError(f"a sequence stands in two splits, or twice in one: {named(twice, corpus.ids)}", where)
+        raise MsaPaperError(
+            f"a sequence stands in two splits, or twice in one: {named(twice, corpus.ids)}", where
+        )
 
 # %% ../../nbs/data/00_schema.ipynb #a117956c
 def check_corpus(
@@ -379,16 +410,26 @@ def check_corpus(
         x, cuts = corpus.features.get(m), corpus.offsets.get(m)
         need(x is not None and cuts is not None, "features or offsets are missing", m)
         need(len(x.shape) == 2 and x.shape[1] == modality.dim, f"features have shape {x.shape}, expected (steps, {modality.dim})", m)
-        need(len(cuts) == N + 1 and np.asarray(cuts).dtype.kind in "iu" and cuts[0] == 0 and cuts[-1] == len(x) and (np.diff(cuts) >= 0).all(), f"offsets do not cut {len(x)} steps into {N} sequences", m)
-        if values: refuse_unfinite(corpus, m, *unfinite_rows(x))
+        need(
+            len(cuts) == N + 1 and np.asarray(cuts).dtype.kind in "iu" and cuts[0] == 0 and cuts[-1] == len(x) and (np.diff(cuts) >= 0).all(),
+            f"offsets do not cut {len(x)} steps into {N} sequences",
+            m,
+        )
+        if values:
+            refuse_unfinite(corpus, m, *unfinite_rows(x))
         need(not corpus.spec.aligned or (cuts == corpus.offsets[first]).all(), f"lengths differ from those of '{first}', though the data are declared aligned", m)
     need(len(corpus.labels) == (corpus.offsets[first][-1] if corpus.spec.per_step else N), f"{len(corpus.labels)} labels do not fit")
     need(len(set(corpus.ids)) == N == len(corpus.groups), "sequence ids repeat, or groups are missing")
     if corpus.spec.per_step:
-        need(corpus.step_ids is not None and len(corpus.step_ids) == len(corpus.labels), "there is no id for every step")
+        need(
+            corpus.step_ids is not None and len(corpus.step_ids) == len(corpus.labels),
+            "there is no id for every step",
+        )
     check_splits(corpus)
     check_labels(corpus.labels, corpus.spec.task, label_ids(corpus), where)
-    need(not N or not np.isnan(corpus.labels).all(), f"no sample has a label of task '{corpus.spec.task.name}'")
+    need(
+        not N or not np.isnan(corpus.labels).all(), f"no sample has a label of task '{corpus.spec.task.name}'"
+    )
     return corpus
 
 # %% ../../nbs/data/00_schema.ipynb #a5e09e37

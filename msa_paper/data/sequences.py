@@ -20,7 +20,8 @@ import numpy as np
 from ..core import MsaPaperError, data_folder, known, write_whole
 from .editions import SPLIT_SIZES, SPLITS, check_sizes, select
 from .hdf5 import REMEDY, Hdf5, write_hdf5
-from .schema import TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names, targets_from_intensity
+from .schema import (TASKS, Corpus, DataSpec, Modality, check_corpus, check_labels, check_names,
+                                   targets_from_intensity)
 
 # %% ../../nbs/data/50_sequences.ipynb #3b1883e9
 PAUSE = "sp"
@@ -490,7 +491,12 @@ def csd_corpus(
     if not sequences: raise MsaPaperError("no sequence named", name, "name at least one: {modality: file}")
     check_names(sequences)
     wrong = [m for m, path in sequences.items() if not isinstance(path, (str, Path))]
-    if wrong: raise MsaPaperError(f"{sequences[wrong[0]]!r} is no file's name", f"{name}, modality '{wrong[0]}'", "name the file: {modality: file}")
+    if wrong:
+        raise MsaPaperError(
+            f"{sequences[wrong[0]]!r} is no file's name",
+            f"{name}, modality '{wrong[0]}'",
+            "name the file: {modality: file}",
+        )
     folder, notes, rows = Path(folder or data_folder()), Counter(), []
     table = read_vectors(folder/vectors) if vectors else None
     splits = read_folds(folds if isinstance(folds, dict) else folder/folds, fold_set)
@@ -518,7 +524,12 @@ def assembled(name, protocol, task, rows, kinds, aligned, notes, sizes, sources)
         if len(widths) != 1: raise MsaPaperError(f"{sorted(widths)} features a step in different videos", f"{name}, modality '{m}'", "leave videos out, or choose another file")
         nothing = np.zeros((0, *widths), np.float32)
         x[m] = np.concatenate([found[m][0] if m in found else nothing for *_, found in rows])
-        if not x[m].any(): raise MsaPaperError(f"no step of the {len(x[m])} has a value", f"{name}, modality '{m}'", "check that it names the same videos and times, and the words those of the vectors")
+        if not x[m].any():
+            raise MsaPaperError(
+                f"no step of the {len(x[m])} has a value",
+                f"{name}, modality '{m}'",
+                "check that it names the same videos and times, and the words those of the vectors",
+            )
         offsets[m] = np.r_[0, np.concatenate([found[m][1] if m in found else np.zeros(n, int) for n, (*_, found) in zip(S, rows)]).cumsum()]
     split = np.repeat([s for s, *_ in rows], S)
     splits = {s: np.flatnonzero(split == s) for s in FOLD_NAMES}

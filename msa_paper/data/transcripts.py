@@ -41,12 +41,22 @@ def read_table(
 def check_once(ids, where):
     "Raise where a segment stands in a table more than once."
     twice = np.flatnonzero(pd.Index(ids).duplicated())
-    if len(twice): raise MsaPaperError(f"{len(twice)} segments stand there twice, the first: {named(twice, np.asarray(ids))}", where, "fetch the file again")
+    if len(twice):
+        raise MsaPaperError(
+            f"{len(twice)} segments stand there twice, the first: {named(twice, np.asarray(ids))}",
+            where,
+            "fetch the file again",
+        )
 
 def numbered(values:pd.Series, where)->pd.Series:
     "Clip numbers as text; a fraction is no clip."
     wrong = np.flatnonzero((values != values.round()) | (values.abs() > 1e9))
-    if len(wrong): raise MsaPaperError(f"{len(wrong)} clips without a whole number, the first: row {wrong[0] + 2} ({values.iloc[wrong[0]]:g})", where, "fetch the file again")
+    if len(wrong):
+        raise MsaPaperError(
+            f"{len(wrong)} clips without a whole number, the first: row {wrong[0] + 2} ({values.iloc[wrong[0]]:g})",
+            where,
+            "fetch the file again",
+        )
     return values.astype(int).astype(str)
 
 def checked_transcripts(
@@ -58,7 +68,12 @@ def checked_transcripts(
     check_once(table.id, where)
     check_labels(table.label, TASKS[task], table.id.to_numpy(), where)
     missing = np.flatnonzero(table.label.isna())
-    if len(missing): raise MsaPaperError(f"{len(missing)} segments without a label, the first: {named(missing, table.id.to_numpy())}", where, "fetch the file again")
+    if len(missing):
+        raise MsaPaperError(
+            f"{len(missing)} segments without a label, the first: {named(missing, table.id.to_numpy())}",
+            where,
+            "fetch the file again",
+        )
     return table.sort_values(["video", "start", "id"], ignore_index=True)
 
 # %% ../../nbs/data/40_transcripts.ipynb #86e69cf9
@@ -67,7 +82,11 @@ def mosi_transcripts(folder:Path)->pd.DataFrame:
     path = folder/"mosi"/"label.csv"
     t = read_table(path, dict(video_id=str, clip_id=float, text=str, label=float, mode=str))
     t["split"] = t["mode"].replace({"valid": "validation"})
-    return checked_transcripts(pd.DataFrame(dict(id=t.video_id + "_" + numbered(t.clip_id, path), video=t.video_id, start=t.clip_id, text=t.text, label=t.label, split=t.split)), "regression", path)
+    return checked_transcripts(
+        pd.DataFrame(dict(id=t.video_id + "_" + numbered(t.clip_id, path), video=t.video_id, start=t.clip_id, text=t.text, label=t.label, split=t.split)),
+        "regression",
+        path,
+    )
 
 EMOTIONS_ANNOTATED = "happy", "sad", "anger", "surprise", "disgust", "fear"
 
@@ -76,7 +95,11 @@ def mosei_transcripts(folder:Path)->pd.DataFrame:
     parts = {s: read_table(folder/"mosei"/f"{name}.tsv", dict(vid=str, start=float, stop=float, label=float, cid=float, text=str), "\t").assign(split=s)
              for s, name in (("train", "train"), ("validation", "valid"), ("test", "test"))}
     t = pd.concat(parts.values(), ignore_index=True)
-    table = checked_transcripts(pd.DataFrame(dict(id=t.vid + "[" + numbered(t.cid, folder/"mosei") + "]", video=t.vid, start=t.start, text=t.text, label=t.label, split=t.split)), "regression", folder/"mosei")
+    table = checked_transcripts(
+        pd.DataFrame(dict(id=t.vid + "[" + numbered(t.cid, folder/"mosei") + "]", video=t.vid, start=t.start, text=t.text, label=t.label, split=t.split)),
+        "regression",
+        folder/"mosei",
+    )
     path = folder/"mosei"/"emotions.csv"
     if not path.is_file(): return table
     e = read_table(path, dict(id=str, start=float, **dict.fromkeys(EMOTIONS_ANNOTATED, float)))
@@ -94,13 +117,16 @@ def sims_transcripts(folder:Path, name:str="sims")->pd.DataFrame:
         found = found.item() if isinstance(found, np.ndarray) and found.shape == () else found
         if not isinstance(found, dict): raise MsaPaperError(f"no dictionary '{key}'", path, "is it another file?")
         for i, v in found.items():
-            if not isinstance(i, str) or not isinstance(v, dict) or not isinstance(v.get("val"), (int, float)) or isinstance(v["val"], bool): raise MsaPaperError(f"segment {i!r} has no number 'val'", f"{path}, '{key}'")
+            if not isinstance(i, str) or not isinstance(v, dict) or not isinstance(v.get("val"), (int, float)) or isinstance(v["val"], bool):
+                raise MsaPaperError(f"segment {i!r} has no number 'val'", f"{path}, '{key}'")
             rows.append((i, float(v["val"]), split))
     t = pd.DataFrame(rows, columns=["id", "label", "split"])
     lost = [i for i in t.id if i not in spoken.index]
     if lost: raise MsaPaperError(f"{len(lost)} segments without a transcript, the first is {lost[0]}", script)
     t = t.assign(video=t.id.str.rsplit("_", n=1).str[0], start=t.id.str.rsplit("_", n=1).str[1], text=spoken.chinese.reindex(t.id).to_numpy(), english=spoken.english.reindex(t.id).to_numpy())
-    return checked_transcripts(t[["id", "video", "start", "text", "label", "split", "english"]], "sims_regression", path)
+    return checked_transcripts(
+        t[["id", "video", "start", "text", "label", "split", "english"]], "sims_regression", path
+    )
 
 READ = {"mosi": mosi_transcripts, "mosei": mosei_transcripts, "sims": sims_transcripts, "simsv2": lambda folder: sims_transcripts(folder, "simsv2")}
 
@@ -131,10 +157,17 @@ def text_corpus(
     number = {s: np.flatnonzero(table.split == s) for s in ("train", "validation", "test")}
     truth = {f"emotion_{e}": table[e].to_numpy(np.float32) for e in EMOTIONS_ANNOTATED if e in table}
     ids, videos, steps = table.id.to_numpy(str), table.video.to_numpy(str), np.diff(offsets)
-    if not steps.any(): raise MsaPaperError(f"none of the {len(steps)} transcripts has content", f"{dataset}-{protocol}", "name the column that has the texts")
+    if not steps.any():
+        raise MsaPaperError(
+            f"none of the {len(steps)} transcripts has content",
+            f"{dataset}-{protocol}",
+            "name the column that has the texts",
+        )
     if protocol == "official":
         kind = "vector" if (steps <= 1).all() else "tokens"
-        return check_corpus(Corpus(dataset, protocol, DataSpec({modality: Modality(values.shape[1], kind)}, TASKS[task]), {modality: values}, {modality: offsets}, y, ids, number, videos, None, sources, truth, dict(without=int((steps == 0).sum()))))
+        return check_corpus(
+            Corpus(dataset, protocol, DataSpec({modality: Modality(values.shape[1], kind)}, TASKS[task]), {modality: values}, {modality: offsets}, y, ids, number, videos, None, sources, truth, dict(without=int((steps == 0).sum()))),
+        )
     if not (steps == 1).all(): raise MsaPaperError(f"{int((steps != 1).sum())} segments do not have exactly one vector", f"{dataset}-context", "use pooled features: pooled='mean'")
     names, first = np.unique(videos, return_index=True); cuts = np.r_[first, len(table)]
     cut = table.groupby("video").split.nunique()
@@ -162,7 +195,10 @@ def mosei_videos(
     check_once(names, f"{path}, 'video_id'")
     where = np.array([{"valid": "validation"}.get(s, s) for s in texts(arrays["official_split"], n, f"{path}, 'official_split'").tolist()], dtype=str); keep = np.flatnonzero(where != "none")
     strange = sorted(set(where.tolist()) - {*VIDEO_SIZES, "none"})
-    if strange: raise MsaPaperError(f"unknown split '{strange[0]}'", f"{path}, 'official_split'", "known: train, valid, test, none")
+    if strange:
+        raise MsaPaperError(
+            f"unknown split '{strange[0]}'", f"{path}, 'official_split'", "known: train, valid, test, none"
+        )
     features = {m: numbers(arrays[k], (n, None), f"{path}, '{k}'").astype(np.float32)[keep] for m, k in (("text", "language"), ("vision", "visual"), ("audio", "acoustic"))}
     splits = {s: np.flatnonzero(where[keep] == s) for s in VIDEO_SIZES}
     sizes = {s: len(i) for s, i in splits.items()}

@@ -16,14 +16,17 @@ from ..core import known, validated
 
 # %% ../../nbs/experiment/00_spec.ipynb #f088ab16
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?")
-TEXTUAL = "file", "folder", "folds", "labels", "more", "sequences", "vectors", "model"   # options whose values are names, not numbers
+TEXTUAL = "file", "folder", "folds", "labels", "more", "sequences", "vectors", "model"   # options that are names
 
 def number_of(text:str):
     "The number that a text says, or the text."
-    if not NUMBER.fullmatch(text) or re.match(r"[+-]?0\d", text): return text
+    if not NUMBER.fullmatch(text) or re.match(r"[+-]?0\d", text):
+        return text
     for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass
+        try:
+            return kind(text)
+        except ValueError:
+            pass
     return text
 
 def numbers_in(
@@ -34,8 +37,10 @@ def numbers_in(
     if isinstance(value, dict):
         return {k: v if k in TEXTUAL else numbers_in(v, f"{at}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return (list if isinstance(value, list) else tuple)(numbers_in(v, f"{at}[{k}]") for k, v in enumerate(value))
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"): return numbers_in(value.tolist(), at)
+        kind = list if isinstance(value, list) else tuple
+        return kind(numbers_in(v, f"{at}[{k}]") for k, v in enumerate(value))
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return numbers_in(value.tolist(), at)
     number = number_of(value) if isinstance(value, str) else value
     if isinstance(number, float) and not math.isfinite(number):
         raise ValueError(f"{at} is {value}, which is no finite number")
@@ -62,7 +67,8 @@ class Machine(BaseModel):
     @classmethod
     def numbers_are_numbers(cls, values):
         "Texts that say a number become one, in every field that holds numbers."
-        if not isinstance(values, dict): return values
+        if not isinstance(values, dict):
+            return values
         fields = {n: f.annotation for n, f in cls.model_fields.items()}
         return {n: numbers_in(v, n) if wants_numbers(fields.get(n)) else v for n, v in values.items()}
 
@@ -105,9 +111,11 @@ class RunSpec(Question):
     def seeds_are_seeds(cls, seeds):
         "Each run has one seed of its own."
         wrong = [s for s in seeds if not 0 <= s < 2**63]
-        if wrong: raise ValueError(f"seed {wrong[0]} is not from 0 to 2**63 − 1")
+        if wrong:
+            raise ValueError(f"seed {wrong[0]} is not from 0 to 2**63 − 1")
         twice = sorted({s for s in seeds if seeds.count(s) > 1})
-        if twice: raise ValueError(f"seed {twice[0]} stands there more than once")
+        if twice:
+            raise ValueError(f"seed {twice[0]} stands there more than once")
         return seeds
 
 # %% ../../nbs/experiment/00_spec.ipynb #c28471e1
@@ -136,7 +144,10 @@ class BenchmarkSpec(Machine):
     @model_validator(mode="after")
     def fits_into_memory(self):
         "One tensor of a layer has to fit into memory several times."
-        if self.batch * self.steps * self.width > 2**31: raise ValueError(f"batch × steps × width is {self.batch * self.steps * self.width:,}, more than {2**31:,}")
+        if self.batch * self.steps * self.width > 2**31:
+            raise ValueError(
+                f"batch × steps × width is {self.batch * self.steps * self.width:,}, more than {2**31:,}"
+            )
         return self
 
 class ProbeSpec(Machine):
@@ -151,7 +162,8 @@ class ProbeSpec(Machine):
     def numbers_of_modalities(cls, modalities):
         "A model has at least one modality, and not thousands."
         wrong = [m for m in modalities if not 1 <= m <= MANY]
-        if wrong: raise ValueError(f"{wrong[0]} modalities: from 1 to {MANY}")
+        if wrong:
+            raise ValueError(f"{wrong[0]} modalities: from 1 to {MANY}")
         return modalities
 
 SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,

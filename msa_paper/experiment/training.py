@@ -38,7 +38,8 @@ class Standardiser(nn.Module):
             n, mean, square = 0, 0., 0.                                    # joined as Chan, Golub and LeVeque do
             for x in split_pieces(corpus, m, "train"):
                 x = x.astype(np.float64); k, here = len(x), x.mean(0)
-                if not np.isfinite(here).all(): need_finite(corpus, "train")
+                if not np.isfinite(here).all():
+                    need_finite(corpus, "train")
                 square = square + ((x - here) ** 2).sum(0) + (here - mean) ** 2 * (n * k / (n + k))
                 mean, n = mean + (here - mean) * (k / (n + k)), n + k
             deviation = np.sqrt(square / max(n, 1))
@@ -82,9 +83,14 @@ class Training(L.LightningModule):
         self.loss = spec.loss or ("cross_entropy" if data.task.classes else "smooth_l1")
         if (self.loss == "cross_entropy") != bool(data.task.classes): raise MsaPaperError(f"loss '{self.loss}' does not fit task '{data.task.name}'", "loss")
         torch.manual_seed(seed)
-        try: self.scale, self.model = Standardiser(data), build_model(spec.model, data, spec.settings)
+        try:
+            self.scale, self.model = Standardiser(data), build_model(spec.model, data, spec.settings)
         except (RuntimeError, MemoryError, OverflowError) as error:
-            raise MsaPaperError(f"the model cannot be built: {str(error).splitlines()[0][:200]}", f"model '{spec.model}'", "choose smaller settings") from error
+            raise MsaPaperError(
+                f"the model cannot be built: {str(error).splitlines()[0][:200]}",
+                f"model '{spec.model}'",
+                "choose smaller settings",
+            ) from error
 
     def forward(self, batch): return self.model(self.scale(batch))
 
@@ -93,14 +99,15 @@ class Training(L.LightningModule):
     def on_train_batch_start(self, batch, _): torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)))
 
     def need_number(self, loss, batch):
-        "Raise when a loss is no number: a fault of the samples, where they have one, otherwise of the settings."
-        if loss.isfinite(): return
+        "Raise when a loss is no number: a fault of the samples, where they have one, or of the settings."
+        if loss.isfinite():
+            return
         check_batch(batch)
         scaled = {m: float(x.abs().max()) for m, x in self.scale(batch).features.items()}
         m = max(scaled, key=scaled.get)
         far = f"modality '{m}' is up to {scaled[m]:.3g} deviations from its training mean"
         where = f"{far}; samples {named(range(len(batch)), batch.ids)}"
-        remedy = "look at these values, or leave these samples out" if scaled[m] > 1e6 else "lower the learning rate"
+        remedy = "look at these values, or leave the samples out" if scaled[m] > 1e6 else "lower the learning rate"
         raise MsaPaperError(f"the loss became {loss.item()} in epoch {self.current_epoch}", where, remedy)
 
     def training_step(self, batch, _):
@@ -222,7 +229,12 @@ class History(Callback):
     def on_train_epoch_end(self, trainer, module):
         value = lambda name: float(trainer.callback_metrics[name])
         names = [n for n in ("train_loss", "validation_loss", "validation_mae", "validation_accuracy") if n in trainer.callback_metrics]
-        if "train_loss" not in names: raise MsaPaperError(f"epoch {trainer.current_epoch} took no optimiser step", self.label, "no batch had a label: check the labels of the training split")
+        if "train_loss" not in names:
+            raise MsaPaperError(
+                f"epoch {trainer.current_epoch} took no optimiser step",
+                self.label,
+                "no batch had a label: check the labels of the training split",
+            )
         self.rows.append({"epoch": trainer.current_epoch, "learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **{n: value(n) for n in names}})
         if self.progress and trainer.is_global_zero:
             self.bar = self.bar or tqdm(total=self.epochs, initial=trainer.current_epoch, desc=self.label, unit="epoch", mininterval=1, leave=False)

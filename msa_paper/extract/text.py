@@ -189,8 +189,10 @@ def fill(
 # %% ../../nbs/extract/10_text.ipynb #c8d8a12a
 def is_text(t)->bool:
     "A text that can be written as UTF-8."
-    try: t.encode()
-    except (AttributeError, UnicodeEncodeError): return False
+    try:
+        t.encode()
+    except (AttributeError, UnicodeEncodeError):
+        return False
     return isinstance(t, str)
 
 def checked_texts(
@@ -200,12 +202,16 @@ def checked_texts(
     ids = [str(i) for i in ids]
     texts = ["" if t is None or pd.api.types.is_scalar(t) and pd.isna(t) else t for t in texts]
     if len(ids) != len(texts) or len(set(ids)) != len(ids):
-        raise MsaPaperError(f"{len(ids)} ids, {len(set(ids))} of them different, for {len(texts)} texts", remedy="give every text an id of its own")
+        raise MsaPaperError(
+            f"{len(ids)} ids, {len(set(ids))} of them different, for {len(texts)} texts",
+            remedy="give every text an id of its own",
+        )
     for all_of, what in ((ids, "ids"), (texts, "transcripts")):
         odd = [i for i, t in zip(ids, all_of) if not is_text(t)]
-        if not odd: continue
+        if not odd:
+            continue
         name = odd[0].encode(errors="backslashreplace").decode()
-        remedy = "give strings, None where there is none; a file read with another encoding than its own leaves characters that are none"
+        remedy = "give strings, None where there is none; a file read with a wrong encoding leaves characters that are none"
         raise MsaPaperError(f"{len(odd)} {what} are no text", f"the first is that of '{name}'", remedy)
     return ids, texts
 
