@@ -1,11 +1,13 @@
-# make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|errata]   set up, tune and run what is missing, draw tables and figures
-# make figures                                    redraw every table and figure from the runs that are there, and README.md
+# make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|errata]   set up, tune and run what is missing into runs/, draw there, compare with what is published
+# make publish DATA=…                             write results/<study>/ from the finished runs in runs/
+# make verify                                     compare every run and every published file with its digest
+# make figures                                    redraw every table and figure from published results
 # make pages                                      execute the figure notebooks in place: they show what is committed
 # make test                                       set up, pass every test
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
-# make mmsa                                       install MMSA 2.2.1 and compare outputs, gradients and step times with it
+# make mmsa                                       compare outputs, gradients and step times with MMSA 2.2.1
 
 DATA ?= planted
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,16 +21,20 @@ export MPLBACKEND ?= Agg
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 READY = $(VENV)/.ready
-BENCHMARK = mkdir -p results/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb results/notebooks/benchmark.ipynb
+BENCHMARK = mkdir -p runs/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb runs/notebooks/benchmark.ipynb
 
-.PHONY: reproduce figures pages test lab readme benchmark mmsa setup
+.PHONY: reproduce publish verify figures pages test lab readme benchmark mmsa setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
-	msa-paper readme
+
+publish: $(READY)
+	msa-paper publish $(DATA)
+
+verify: $(READY)
+	msa-paper verify
 
 figures: $(READY)
 	msa-paper figures
-	msa-paper readme
 
 pages: $(READY)
 	jupyter nbconvert --log-level WARN --to notebook --execute --inplace nbs/figures/*.ipynb
@@ -47,7 +53,6 @@ benchmark: $(READY)
 	$(BENCHMARK)
 
 mmsa: $(READY)
-	python -m pip install --quiet --disable-pip-version-check --no-deps MMSA==2.2.1
 	python -m pytest -q -ra tests/test_mmsa_fusion.py tests/test_mmsa_memory.py
 	$(BENCHMARK)
 
@@ -56,4 +61,5 @@ setup: $(READY)
 $(READY): constraints.txt settings.ini setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text,cluster]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps MMSA==2.2.1   # what it asks for is not needed to compare models
 	touch $@

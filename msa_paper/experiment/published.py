@@ -7,7 +7,7 @@ __all__ = ['DIGITS', 'TABLES', 'TEXTS', 'COUNTS', 'opened', 'significant', 'mean
            'Study', 'Tables', 'grouped', 'PublishedRun', 'Metrics', 'Published', 'NotComparable', 'Results',
            'Comparisons', 'compact_ids', 'behind', 'open_results']
 
-# %% ../../nbs/experiment/22_published.ipynb #6a2d10ae
+# %% ../../nbs/experiment/22_published.ipynb #7e6f0e3c
 import io, json, sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from .spec import RunSpec, spec_hash
 from .store import Damaged, parquet
 from .tuning import sealed, unsealed
 
-# %% ../../nbs/experiment/22_published.ipynb #798e6b54
+# %% ../../nbs/experiment/22_published.ipynb #28ced79f
 DIGITS = 7
 
 def significant(
@@ -37,7 +37,7 @@ def meaningful(table:pd.DataFrame)->pd.DataFrame:
     "A table whose float64 columns have seven significant digits."
     return table.assign(**{c: significant(table[c]) for c in table if table[c].dtype == np.float64})
 
-# %% ../../nbs/experiment/22_published.ipynb #3a7217e6
+# %% ../../nbs/experiment/22_published.ipynb #21a324b7
 def comparison_name(
     terms:dict[tuple[str, str], float],   # {(configuration, metric): weight}
 )->str:
@@ -46,8 +46,8 @@ def comparison_name(
     sign = 1 if some[0][1] > 0 else -1
     return " ".join(f"{sign * w:+g}*{configuration}.{metric}" for (configuration, metric), w in some)
 
-# %% ../../nbs/experiment/22_published.ipynb #52223b6c
-TABLES = "runs", "history", "covariance", "predictions", "probes"
+# %% ../../nbs/experiment/22_published.ipynb #f6472fa5
+TABLES = "runs", "history", "covariance", "predictions", "probes", "locked"
 TEXTS = "settings", "derived"
 
 def write_study(
@@ -64,7 +64,7 @@ def write_study(
     digests = {name: hash_of(content).hexdigest() for name, content in sorted(files.items())}
     return write_whole(folder/"study.json", json_text(sealed(about | dict(study=folder.name, files=digests))))
 
-# %% ../../nbs/experiment/22_published.ipynb #c708addf
+# %% ../../nbs/experiment/22_published.ipynb #3351a07c
 class Study:
     "One published study; each file is compared with its digest when it is first read."
     def __init__(self, folder:Path):
@@ -101,7 +101,7 @@ class Study:
             return {}
         return unsealed(json.loads(self.bytes(f"{name}.json")), f"{self.name}/{name}.json")
 
-# %% ../../nbs/experiment/22_published.ipynb #d7489adc
+# %% ../../nbs/experiment/22_published.ipynb #ae67f719
 class Tables(Study):
     "The tables of a study, each read once."
     @cached_property
@@ -149,7 +149,7 @@ def grouped(table:pd.DataFrame)->dict:
     keys = ["configuration", "seed"]
     return {k: t.drop(columns=keys).dropna(axis=1, how="all").reset_index(drop=True) for k, t in table.groupby(keys)}
 
-# %% ../../nbs/experiment/22_published.ipynb #1bff3a82
+# %% ../../nbs/experiment/22_published.ipynb #3c8fe055
 COUNTS = "n", "n_non0"   # metrics that are whole numbers
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +195,7 @@ class Metrics(dict):
     def __missing__(self, name):
         return float("nan")
 
-# %% ../../nbs/experiment/22_published.ipynb #d90afd2d
+# %% ../../nbs/experiment/22_published.ipynb #0b2bb717
 class Published(PublishedRun):
     "A published run with what only some have: predictions, probes."
     @property
@@ -214,14 +214,17 @@ class Published(PublishedRun):
         table = self.study.predictions.get(self.row["configuration"])
         if table is None:
             raise MsaPaperError("its predictions are not published", self.id, "only those of the full model are")
-        wide = table.pivot(index=["place", "id", "group"], columns="output", values=f"s{self.seed}")
-        return wide.reset_index().drop(columns="place").assign(split="test").rename_axis(columns=None)
+        if f"s{self.seed}" not in table:
+            raise MsaPaperError("its predictions are not published", self.id, "only those of the first seed are")
+        wide = table.pivot(index=["place", "id", "group"], columns="output", values=f"s{self.seed}").reset_index()
+        outputs = list(dict.fromkeys(table.output))          # the order of the classes
+        return wide[["id", "group", *outputs]].assign(split="test").rename_axis(columns=None)
 
     def probe(self, name:str)->dict|None:
         "What a probe told of it."
         return self.study.probes.get((self.row["configuration"], self.seed, name))
 
-# %% ../../nbs/experiment/22_published.ipynb #d44fe870
+# %% ../../nbs/experiment/22_published.ipynb #6d9ce2e4
 class NotComparable(MsaPaperError):
     "A comparison of which no variance was published."
 
@@ -266,7 +269,7 @@ class Results:
         there = self.runs.get(spec_hash(spec), {})
         return [there[s] for s in spec.seeds if s in there]
 
-# %% ../../nbs/experiment/22_published.ipynb #51254732
+# %% ../../nbs/experiment/22_published.ipynb #fe354dde
 class Comparisons(Results):
     "Published results, with what comparisons are made of."
     @cached_property
@@ -301,7 +304,7 @@ class Comparisons(Results):
         "{name: search} of all studies."
         return {s["name"]: s for study in self.studies.values() for s in study.settings.get("searches", [])}
 
-# %% ../../nbs/experiment/22_published.ipynb #128593cc
+# %% ../../nbs/experiment/22_published.ipynb #6c7c2ab7
 def compact_ids(
     ids:list[str],    # of runs
 )->list[str]:         # '…/full/6f20f574-0a1b2c3d, seeds 1, 2, 3'
@@ -320,7 +323,7 @@ def behind(
     studies = {r.study.name: r.study.about["digest"][:16] for r in runs if hasattr(r, "study")}
     return dict(runs=compact_ids([r.id for r in runs]), published=dict(sorted(studies.items())))
 
-# %% ../../nbs/experiment/22_published.ipynb #0d59bc27
+# %% ../../nbs/experiment/22_published.ipynb #21d22a05
 opened = {}   # folder → (what its studies said of themselves, results)
 
 def open_results(folder="")->Comparisons:
