@@ -22,15 +22,24 @@ INTENSITIES = ("planted", "planted-mixed-regression"), ("mosi", "mosi-context-re
 CLASSES = ("planted", "planted-mixed-moods"), ("mosi", "mosi-context-binary"), ("iemocap", "iemocap-context-moods"), ("mosei", "mosei-context-seven")
 
 
+def given(run):
+    "The predictions of a run, if they are published."
+    try:
+        return run.predictions
+    except MsaPaperError:
+        return None
+
+
 class Known:
     "What somebody without the labels has of the full model on one test set, and, to judge the attack, the truth."
 
     def __init__(self, study, key):
-        self.runs = open_results().of(study, key, "full")
-        if not self.runs:
+        self.every = open_results().of(study, key, "full")
+        if not self.every:
             pytest.skip(f"no published run of the full model on {key}")
+        self.runs = [r for r in self.every if given(r) is not None]
         try:
-            tables = [with_truth(r.predictions, r.spec) for r in self.runs]
+            tables = [with_truth(given(r), r.spec) for r in self.runs]
         except MsaPaperError as error:
             pytest.skip(f"the labels of {key} are not in the data folder: {error.what}")
         self.truth, self.group = tables[0].truth.to_numpy(), pd.factorize(tables[0].group)[0]
@@ -106,7 +115,7 @@ def variances_of_mae(P, y, inside, counts):
 def published_equations(known):
     "What is published of the full model, as equations in the labels."
     name = f"+1*{known.runs[0].row['configuration']}.mae"
-    c = known.covariance[name]
+    c = known.covariance[name]  # of all seeds: of one, what its predictions have a part in
     found = [(mae, known.metric("mae"), 1e-4), (corr, known.metric("corr"), 1e-4)]
     scale = torch.tensor([c["between"] * 1e-2, max(c["within"], 1e-12) * 1e-2])
     return [(f, torch.tensor(v), s) for f, v, s in found] + [(variances_of_mae, torch.tensor([c["between"], c["within"]]), scale)]
@@ -128,20 +137,33 @@ def test_intensities_cannot_be_solved_for(study, key):
     best = min(e for e, _ in base), max(s for _, s in base)
     print(f"{key}: predictions alone {best[0]:.4f}, {best[1]:.1%}; " + "; ".join(f"{n} {e:.4f}, {s:.1%}" for n, (e, s) in found.items()))
     for name, (error, share) in found.items():
-        assert error >= 0.97 * best[0], name
-        assert share <= best[1] + 0.02, name
+        assert error >= 0.995 * best[0], name
+        assert share <= best[1] + 0.01, name
 
 
 def test_the_attack_is_a_good_one():
-    "With what earlier commits held, the resamples themselves, the same solver gives the labels back."
+    "With what earlier commits held, the resamples themselves, the labels are given back: errors by a linear system, signs by agreement."
     rng = np.random.default_rng(0)
-    y = np.clip(rng.normal(0, 1.2, 40), -3, 3)
-    p = y + rng.normal(0, 0.8, (3, 40))
-    drawn = np.stack([replicates(TASKS["regression"], q[:, None], y, np.arange(40)).mae for q in p], 1)
-    equations = [(resampled_mae, torch.tensor(drawn, dtype=torch.float64), 1e-3), (corr, torch.tensor([np.corrcoef(q, y)[0, 1] for q in p]), 1e-4)]
-    before, after = errors(p.mean(0), y), errors(nonlinear(p, np.arange(40), equations, p.mean(0), 400), y)
-    print(f"mean error of the predictions {before[0]:.3f}, of the labels solved for from resamples {after[0]:.6f}")
-    assert after[0] < 0.2 * before[0] and after[1] > 0.9
+    y = np.clip(rng.normal(0, 1.2, 150), -3, 3)
+    p = y + rng.normal(0, 0.8, (3, 150))
+    counts = np.concatenate(list(group_draws(150)))
+    drawn = np.stack([replicates(TASKS["regression"], q[:, None], y, np.arange(150)).mae for q in p], 1)
+    size = np.linalg.lstsq(counts / counts.sum(1, keepdims=True), drawn, rcond=None)[0].T  # |p − y| of every sample: (seeds, n)
+    candidates = np.stack([p + size, p - size])  # (2, seeds, n)
+    spread = [[np.ptp([candidates[i, 0], candidates[j, 1], candidates[k, 2]], axis=0) for k in (0, 1)] for i in (0, 1) for j in (0, 1)]
+    best = np.argmin(np.array(spread).reshape(8, -1), axis=0)
+    solved = candidates[best // 4, 0, np.arange(150)]
+    before, after = errors(p.mean(0), y), errors(solved, y)
+    print(f"mean error of the predictions {before[0]:.3f}, of the labels solved for from resamples {after[0]:.1e}")
+    assert after[0] < 1e-3 and after[1] == 1
+
+
+def counted(scores, true):
+    "Scores on the scale of how often each class is: what a data card adds to the predictions."
+    for _ in range(20):
+        scores = scores * (true / scores.sum(0))
+        scores = scores / scores.sum(1, keepdims=True)
+    return scores
 
 
 def one_hot(guess, classes):
@@ -167,9 +189,9 @@ def test_classes_cannot_be_solved_for(study, key):
     A, start = np.array(rows), known.p.mean(0).ravel()
     solved = start + np.linalg.lstsq(A, np.array(values) - A @ start, rcond=1e-6)[0]
     right = lambda scores: float((scores.reshape(n, C).argmax(1) == known.truth).mean())
-    base, found = max(right(start), *(right(q) for q in known.p)), right(solved)
+    base, found = max(right(q) for q in (*known.p, *(counted(q, true) for q in known.p))), right(solved)
     print(f"{key}: predictions alone {base:.2%} right, solved {found:.2%}")
-    assert found <= base + 0.02
+    assert found <= base + max(0.005, 2.5 / n)
 
 
 @pytest.mark.parametrize("study", SCATTER)
@@ -190,7 +212,7 @@ def test_the_picture_gives_no_label_back(study):
     for name, guess in {"nearest": nearest, "assigned": x[column], "smoothed": smooth}.items():
         error, share = errors(guess, y)
         print(f"{study}, {name}: {error:.4f}, {share:.1%}; predictions alone {best[0]:.4f}, {best[1]:.1%}")
-        assert error >= 0.97 * best[0] and share <= best[1] + 0.02, name
+        assert error >= 0.995 * best[0] and share <= best[1] + 0.01, name
 
 
 def test_nothing_tracked_holds_resamples_or_exact_points():
@@ -202,18 +224,16 @@ def test_nothing_tracked_holds_resamples_or_exact_points():
 
 
 def test_nothing_tracked_quotes_the_data():
-    "No transcript and no segment's id in a tracked text, notebook or drawing."
+    "No transcript in a tracked text, notebook or drawing."
     table = data_folder() / "mosi" / "label.csv"
     if not table.is_file():
         pytest.skip("no real MOSI files in the data folder (MSA_PAPER_DATA)")
     real = pd.read_csv(table, dtype=str)
     quotes = [t for t in real["text"].dropna() if len(t) > 40][:: max(1, len(real) // 400)]
-    videos = set(real.video_id)
+    assert len(quotes) > 200
     for path in (p for p in TRACKED if p.endswith((".ipynb", ".md", ".json", ".csv", ".svg", ".py"))):
         text = (PROJECT / path).read_text()
         assert not [q for q in quotes if q in text], path
-        if path != "data/manifest.json":
-            assert not [v for v in videos if f"{v}_" in text or f'"{v}"' in text], path
 
 
 def test_sidecars_hold_few_digits():

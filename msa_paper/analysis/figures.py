@@ -252,7 +252,7 @@ def table4(data:str, results:str="", figures:str="")->str: "Four classes on IEMO
 def table5(data:str, results:str="", figures:str="")->str: "Intensity on CMU-MOSI (Table 5)."; return tables_page("table5", data, results, figures)
 def table6(data:str, results:str="", figures:str="")->str: "The full model and its ablations (Table 6)."; return tables_page("table6", data, results, figures)
 
-# %% ../../nbs/analysis/40_figures.ipynb #b00fea87
+# %% ../../nbs/analysis/40_figures.ipynb #63b72682
 JITTER = .35   # deviation of the movement, in units of the scale −3 … 3
 
 def jittered(
@@ -266,7 +266,7 @@ def jittered(
     moved = np.stack([truth, prediction]) + by * dice.normal(size=(2, len(truth)))
     return moved[0, order], moved[1, order]
 
-# %% ../../nbs/analysis/40_figures.ipynb #a091ba2a
+# %% ../../nbs/analysis/40_figures.ipynb #54f619e2
 SCATTER = {"mosi": "mosi-context-regression", "planted": "planted-mixed-regression",
            "mosi-features": "mosi-features/mosi-official-regression"}
 
@@ -304,7 +304,7 @@ def figure6(
     open_data = block.dataset == "planted"
     paths = save_figure(exact, folder if open_data else runs_folder()/"figures"/data, "figure6", sidecar)
     if not open_data:
-        moved = predicted_against_true(*points, f"{title}: points moved by {JITTER} at random", note,
+        moved = predicted_against_true(*points, f"{title}, seed {runs[0].seed}: points moved at random (sd {JITTER}),\nlines hold 25, 50 and 90 % of the density of the exact points", note,
                                        errors["share_in_ellipse"], shown=jittered(*points))
         paths = save_figure(moved, folder, "figure6", sidecar | dict(jitter=JITTER), kinds=("png",))
     return Image(filename=next(p for p in paths if p.suffix == ".png"))

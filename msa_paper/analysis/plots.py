@@ -76,7 +76,7 @@ def dense_ellipse(
 
 # %% ../../nbs/analysis/20_plots.ipynb #e20bcbd3
 def density_contours(axes, x:np.ndarray, y:np.ndarray, limit:float):
-    "Lines that hold a quarter, a half and nine tenths of the points' density."
+    "Lines that hold 25, 50 and 90 % of the points' density."
     grid = np.linspace(-1.3 * limit, 1.3 * limit, 80)
     X, Y = np.meshgrid(grid, grid)
     density = gaussian_kde(np.stack([x, y]))(np.stack([X.ravel(), Y.ravel()])).reshape(X.shape)
@@ -111,7 +111,8 @@ def predicted_against_true(
         edge = max(limit, np.abs(y).max()) * 1.05
         wide = max(limit, np.abs(x).max()) * 1.05
         axes.set(xlim=(-wide, wide), ylim=(-edge, edge), xlabel="true intensity (−3 … 3)",
-                 ylabel="predicted intensity (−3 … 3)", title=title)
+                 ylabel="predicted intensity (−3 … 3)")
+        axes.set_title(title, fontsize=8.5)
         axes.text(.02, .98, note, transform=axes.transAxes, va="top", fontsize=8)
         plt.close(figure)
     return figure
