@@ -73,9 +73,9 @@ def results_folder()->Path:
     "The published results, which tables, figures and claims are drawn from."
     return project_folder()/"results"
 
-def figures_folder()->Path:
-    "Where committed figures and tables are."
-    return project_folder()/"figures"
+def figures_folder()->Path: # relative paths count from the project
+    "Where tables and figures are: `MSA_PAPER_FIGURES`, by default `figures` in the project, which is committed."
+    return project_folder()/os.environ.get("MSA_PAPER_FIGURES", "figures")
 
 # %% ../nbs/00_core.ipynb #1b9b8ea6
 def in_use(file):

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# What `make test` does, in the environment that it has set up.
+# What `make test` does, in the environment that it has set up. Whatever is drawn or run goes into a scratch folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cp -r figures "$scratch/figures"
+export MSA_PAPER_FIGURES="$scratch/figures" MSA_PAPER_RUNS="$scratch/runs"
 state() { git status --porcelain; git diff | git hash-object --stdin; }
 
 echo "== notebooks are clean and exported"
