@@ -25,7 +25,7 @@ from .store import Store, hold, signature
 from .tuning import tuning_file
 from ..processes import at_interruption, move_in, sweep, temporary_folder
 
-# %% ../../nbs/experiment/57_cluster.ipynb #69c30094
+# %% ../../nbs/experiment/57_cluster.ipynb #e71253c9
 def is_private(
     address:str,   # 'tcp://127.0.0.1:8786', 'tls://…', …
 )->bool:
@@ -54,7 +54,7 @@ def listening(dask_worker=None, dask_scheduler=None)->list[str]:
     "Where a worker or a scheduler listens: run there by Dask."
     return [l.listen_address for l in (dask_worker or dask_scheduler).listeners]
 
-# %% ../../nbs/experiment/57_cluster.ipynb #f47a51d3
+# %% ../../nbs/experiment/57_cluster.ipynb #3a63b401
 def tls_security(
     ca:str="", cert:str="", key:str="",   # files; empty: as in Dask's configuration
 ):
@@ -209,7 +209,7 @@ def without_paths(
         text = text.replace(path, name)
     return text
 
-# %% ../../nbs/experiment/57_cluster.ipynb #14da383a
+# %% ../../nbs/experiment/57_cluster.ipynb #04da1da5
 def news(
     store:Store, spec:RunSpec|TuneSpec, sent:set,   # what has been sent; filled
     weights:bool,                                   # whether they are sent
@@ -236,7 +236,7 @@ def copies(store:Store)->list[dict]: # messages
     found = sorted((store.folder/"notebooks").rglob("*.ipynb"))
     return [dict(kind="notebook", failed=p.name.endswith(".failed.ipynb"), content=p.read_bytes()) for p in found]
 
-# %% ../../nbs/experiment/57_cluster.ipynb #0289e5b4
+# %% ../../nbs/experiment/57_cluster.ipynb #1f9ee776
 def outcome(
     process:subprocess.Popen, failure:Path, top:Path,
 )->dict:           # end: 'done', 'failed', 'died' or 'full'; told: why
@@ -293,7 +293,7 @@ def begin(
     asked = json.dumps([type(spec).__name__, parameters, output, str(failure), os.getpid()])
     return subprocess.Popen([sys.executable, "-c", COMPUTE, asked], cwd=project_folder(), env=environment)
 
-# %% ../../nbs/experiment/57_cluster.ipynb #02085b97
+# %% ../../nbs/experiment/57_cluster.ipynb #f0b3a0fb
 def store_key(store:Store)->bytes: # 32 bytes
     "What a store signs its tickets with; made when it is first needed, and only read by its owner."
     path = store.folder/"notebooks"/".cluster-key"
@@ -338,7 +338,7 @@ def read_ticket(
     job = json.loads(text)
     return KINDS[job["kind"]](**job["spec"] | dict(results=results)), job
 
-# %% ../../nbs/experiment/57_cluster.ipynb #e75f9f27
+# %% ../../nbs/experiment/57_cluster.ipynb #bf4536e5
 MB = 2**20
 SIZES = {"manifest.json": MB, "spec.json": MB, "metrics.json": MB, "provenance.json": 16 * MB, "probes.json": 64 * MB,
          "history.csv": 16 * MB, "predictions.parquet": 512 * MB, "replicates.parquet": 512 * MB,
@@ -378,7 +378,7 @@ def run_files(
     strict_table(files["metrics.json"], "metrics.json")
     return seed, files
 
-# %% ../../nbs/experiment/57_cluster.ipynb #2b8da942
+# %% ../../nbs/experiment/57_cluster.ipynb #766bc674
 class Inbox:
     "Takes messages of workers into a store; what is not as it should be is told, and changes nothing."
     def __init__(self, store:Store, packages:str):
@@ -490,7 +490,7 @@ class Workers:
     @property
     def size(self)->int: "Rows and searches that can be computed at once."; return sum(self.workers.values())
 
-# %% ../../nbs/experiment/57_cluster.ipynb #427c03a6
+# %% ../../nbs/experiment/57_cluster.ipynb #ef301c74
 class Greeter(Workers):
     "Lets workers in."
     def unfit(self, theirs, listens)->str: # empty: fit
@@ -524,7 +524,7 @@ class Greeter(Workers):
         elif time.time() - self.seen > self.patience:
             raise MsaPaperError("no worker is there", self.client.scheduler.address, "start one: `dask worker ADDRESS --nthreads 1`")
 
-# %% ../../nbs/experiment/57_cluster.ipynb #6b482b32
+# %% ../../nbs/experiment/57_cluster.ipynb #8f8e0cf2
 class Jobs(Greeter):
     "What is handed out: locks, tickets, places of notebooks."
     def reserve(self, spec:RunSpec|TuneSpec, worker:str)->dict|None:

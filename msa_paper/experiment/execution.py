@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRELOADED', 'RETRY', 'newest_source', 'fork_server', 'can_fork', 'forked_kernel', 'ForkedKernel', 'kernel_manager',
-           'write_copies_whole', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
+           'prepare_papermill', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
            'read_notebook', 'notebooks_of', 'run_search', 'run_row', 'run_notebook', 'is_named', 'forget_failures',
            'worker_failure', 'is_litter', 'sweep_run', 'sweep_entry', 'run_seconds', 'mean', 'known_seconds',
            'seconds_left', 'spoken', 'Plan', 'begin_worker', 'Local', 'Progress', 'run_matrix', 'work_off', 'overhead',
            'standing', 'at_work', 'failed_notebooks']
 
 # %% ../../nbs/experiment/55_execution.ipynb #0efdac00
-import json, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
+import json, logging, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -88,11 +88,12 @@ def kernel_manager(
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #6605fcdc
+# %% ../../nbs/experiment/55_execution.ipynb #f7c2f486
 @cache
-def write_copies_whole():
-    "Have papermill write whole files."
+def prepare_papermill():
+    "Have papermill write whole files, and leave it to us to say what went wrong."
     from papermill.iorw import LocalHandler, papermill_io
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     class WholeFiles(LocalHandler):
         "Files by absolute paths."
         def write(self, buf, path): write_whole(path, buf, force=False)
@@ -106,7 +107,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #0480e6bb
+# %% ../../nbs/experiment/55_execution.ipynb #808f527c
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -115,7 +116,7 @@ def execute_notebook(
 )->Path:
     "Run a notebook with papermill; a failure is kept as ….failed.ipynb and raised as one clear error."
     import papermill
-    write_copies_whole()
+    prepare_papermill()
     output = output.absolute()
     failed = output.with_suffix(".failed.ipynb")
     options = dict(kernel_name="python3", progress_bar=False, log_output=False, cwd=str(project_folder()))
@@ -137,7 +138,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #b340f4a4
+# %% ../../nbs/experiment/55_execution.ipynb #a9280eea
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -210,7 +211,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #bb441b1d
+# %% ../../nbs/experiment/55_execution.ipynb #1c4d72b8
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -241,7 +242,7 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     except MsaPaperError as error: return str(error)
     except Exception as error: return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #01909cd4
+# %% ../../nbs/experiment/55_execution.ipynb #916359b1
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
