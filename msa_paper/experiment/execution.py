@@ -21,8 +21,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 import msa_paper
-from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use, is_full, project_folder
-from ..core import room_on_disk, write_whole
+from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use, is_full
+from ..core import project_folder, room_on_disk, write_whole
 from .matrix import BLOCKS, Entry, entries, entry
 from .spec import RunSpec, TuneSpec, spec_hash
 from .store import Store, hold, holder
@@ -52,7 +52,7 @@ def forked_kernel(
     def leave(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=leave, daemon=True).start(); die_with_parent()
     os.environ.clear(); os.environ.update(environment); os.chdir(folder)
-    tempfile.tempdir = None                                              # the server's may be another command's
+    tempfile.tempdir = None                              # the server's may be another command's
     launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--log-level=CRITICAL"])   # being asked to stop is no error
 
 class ForkedKernel:
@@ -83,12 +83,13 @@ def kernel_manager(
         async def _async_launch_kernel(self, kernel_cmd, **keywords):
             keywords["env"] = with_temporary_folder(keywords.get("env") or dict(os.environ))
             if not (warm and can_fork()): return await super()._async_launch_kernel(kernel_cmd, **keywords)
-            self.provisioner.process = ForkedKernel(kernel_cmd[kernel_cmd.index("-f"):], keywords["env"], keywords.get("cwd") or os.getcwd())
+            told = kernel_cmd[kernel_cmd.index("-f"):], keywords["env"], keywords.get("cwd") or os.getcwd()
+            self.provisioner.process = ForkedKernel(*told)
             self.provisioner.pid = self.provisioner.process.pid
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #f7c2f486
+# %% ../../nbs/experiment/55_execution.ipynb #58ae2a21
 @cache
 def prepare_papermill():
     "Have papermill write whole files, and leave it to us to say what went wrong."
@@ -107,7 +108,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #808f527c
+# %% ../../nbs/experiment/55_execution.ipynb #deb3f2ff
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -130,7 +131,8 @@ def execute_notebook(
             if is_full(told):
                 raise disk_full(output.parent) from error
             os.replace(output, failed)
-            raise MsaPaperError(told, failed, "open that notebook: the traceback stands in its cell") from error
+            remedy = "open that notebook: the traceback stands in its cell"
+            raise MsaPaperError(told, failed, remedy) from error
         except Exception as error:
             if not is_death(error):
                 raise
@@ -138,7 +140,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #a9280eea
+# %% ../../nbs/experiment/55_execution.ipynb #a46118a3
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -171,7 +173,7 @@ def marked(output:Path):
 
 # %% ../../nbs/experiment/55_execution.ipynb #f474bcbf
 def read_notebook(path:Path)->dict:
-    "What papermill notes of an executed notebook: parameters, start_time, end_time, duration; empty while it is not whole."
+    "What papermill notes of an executed notebook: parameters, start_time, end_time, duration; or nothing."
     try: return json.loads(path.read_text()).get("metadata", {}).get("papermill", {})
     except (OSError, ValueError): return {}
 
@@ -200,8 +202,8 @@ def run_notebook(
         os.environ.update(machine, MSA_PAPER_NOTEBOOK=str(output.relative_to(store.folder)))
         try:
             with marked(output):
-                executed = execute_notebook(notebook, output, spec.model_dump(mode="json", exclude_unset=True),
-                                            warm=spec.devices == 1)
+                given = spec.model_dump(mode="json", exclude_unset=True)
+                executed = execute_notebook(notebook, output, given, warm=spec.devices == 1)
         except BaseException:
             if not is_named(spec, output):
                 output.unlink(missing_ok=True)
@@ -211,7 +213,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #1c4d72b8
+# %% ../../nbs/experiment/55_execution.ipynb #7118fa98
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -232,7 +234,8 @@ def forget_failures(spec:RunSpec|TuneSpec):
     folder, name = notebooks_of(spec)
     for failed in folder.glob(f"{name}-*.failed.ipynb"):
         seeds = tuple(read_notebook(failed).get("parameters", {}).get("seeds", [1]))
-        if isinstance(spec, TuneSpec) or not Store(spec.results).missing(spec.model_copy(update=dict(seeds=seeds))):
+        some = spec.model_copy(update=dict(seeds=seeds))
+        if isinstance(spec, TuneSpec) or not Store(spec.results).missing(some):
             failed.unlink(missing_ok=True)
 
 def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
@@ -240,9 +243,10 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     try: (run_search if isinstance(spec, TuneSpec) else run_row)(spec, output)
     except KernelDied: raise                                             # it counts as a worker that died
     except MsaPaperError as error: return str(error)
-    except Exception as error: return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
+    except Exception as error:
+        return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #916359b1
+# %% ../../nbs/experiment/55_execution.ipynb #76507cf8
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -250,7 +254,8 @@ def is_litter(
 )->bool:
     "Whether nobody writes an executed copy, and nothing came of it."
     mark = mark_of(copy)
-    if copy.name.endswith(".failed.ipynb") or (mark.exists() and not abandoned(mark, 0)) or not abandoned(copy, age):
+    written = (mark.exists() and not abandoned(mark, 0)) or not abandoned(copy, age)
+    if written or copy.name.endswith(".failed.ipynb"):
         return False
     return not read_notebook(copy).get("end_time") and not is_named(spec, copy)
 
@@ -345,7 +350,7 @@ class Plan:
     def tidy(self):
         "Remove what commands left that were killed at these entries."
         for spec in {s.model_dump_json(): s for e in self.entries for s in (e.row, e.search) if s}.values():
-            with suppress(OSError, MsaPaperError):              # a disk that cannot be written to is not swept
+            with suppress(OSError, MsaPaperError):      # a disk that cannot be written to is not swept
                 sweep_entry(spec)
 
     def leave(self):
@@ -395,7 +400,8 @@ class Plan:
         try: failure = future.result()
         except (BrokenProcessPool, KernelDied):
             self.lost[i] += 1
-            failure = None if self.lost[i] < 3 else f"its worker or its kernel was killed three times\n  what to do: {RETRY}"
+            killed = f"its worker or its kernel was killed three times\n  what to do: {RETRY}"
+            failure = None if self.lost[i] < 3 else killed
         if isinstance(spec, TuneSpec):
             try: chosen(spec)
             except MsaPaperError as error: failure = failure or str(error)
@@ -408,7 +414,7 @@ def begin_worker(
     parent:int,      # process id of the command
     folder:Path,     # where it has what is temporary
 ):
-    "What a worker does first: end with the command, hear no Ctrl-C of its terminal, write what is temporary into its folder."
+    "What a worker does first: end with the command, hear no Ctrl-C, write what is temporary into its folder."
     die_with_parent(parent)
     if hasattr(os, "setsid"): os.setsid()
     move_in(folder)
@@ -423,7 +429,7 @@ class Local:
     def __enter__(self): return self
 
     def __exit__(self, kind, *error):
-        "Wait for the workers; where something broke off, end them at once: they go on from their checkpoints."
+        "Wait for the workers; where something broke off, end them at once: checkpoints are kept."
         if self.pool is None: return
         if kind is not None:
             for process in list((self.pool._processes or {}).values()): process.kill()
@@ -433,7 +439,8 @@ class Local:
         "The pool: its processes are started when there is work for them."
         quiet_tracker()
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.size, context, initializer=begin_worker, initargs=(os.getpid(), temporary_folder()))
+        told = os.getpid(), temporary_folder()
+        self.pool = ProcessPoolExecutor(self.size, context, initializer=begin_worker, initargs=told)
 
     def submit(self, spec:RunSpec|TuneSpec)->Future:
         "Hand out a row or a search."
@@ -499,7 +506,7 @@ def work_off(plan:Plan, pool):
             job = plan.running[future]
             e, spec, failure = plan.settle(future)
             if failure and is_full(failure):
-                plan.running[future] = job                              # what it left is removed with the rest
+                plan.running[future] = job                      # what it left is removed with the rest
                 raise MsaPaperError(failure)
             progress.tell(f"{e.name}: {'failed' if failure else 'tuned' if isinstance(spec, TuneSpec) else f'{len(Store(spec.results).row(spec))} seeds'}")
         progress.tell()
