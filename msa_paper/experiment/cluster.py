@@ -8,7 +8,7 @@ __all__ = ['opened', 'PIECE', 'COMPUTE', 'KINDS', 'DIED', 'MB', 'SIZES', 'TABLES
            'watch', 'place', 'here', 'data_of', 'data_for', 'cache_folder', 'found', 'wanted', 'put_piece', 'pieces',
            'lay_out', 'computed', 'unwanted', 'without_paths', 'news', 'copies', 'outcome', 'compute', 'begin',
            'store_key', 'signature_of', 'new_ticket', 'read_ticket', 'some_bytes', 'strict_table', 'run_files', 'Inbox',
-           'Workers', 'Greeter', 'Jobs', 'Cluster', 'how_it_ended', 'run_on_cluster']
+           'Workers', 'Greeter', 'Jobs', 'Sender', 'how_it_ended', 'Cluster', 'run_on_cluster']
 
 # %% ../../nbs/experiment/57_cluster.ipynb #5ba1ab27
 import hashlib, hmac, ipaddress, json, os, shutil, subprocess, sys, tempfile, time, traceback
@@ -26,7 +26,7 @@ from .store import Store, hold, signature
 from .tuning import read_trials, tuning_file
 from ..processes import at_interruption, move_in, sweep, temporary_folder
 
-# %% ../../nbs/experiment/57_cluster.ipynb #ac32c4ae
+# %% ../../nbs/experiment/57_cluster.ipynb #ae78864a
 def is_private(
     address:str,   # 'tcp://127.0.0.1:8786', 'tls://…', …
 )->bool:
@@ -55,7 +55,7 @@ def listening(dask_worker=None, dask_scheduler=None)->list[str]:
     "Where a worker or a scheduler listens: run there by Dask."
     return [l.listen_address for l in (dask_worker or dask_scheduler).listeners]
 
-# %% ../../nbs/experiment/57_cluster.ipynb #0fc9446d
+# %% ../../nbs/experiment/57_cluster.ipynb #b3a5022a
 def tls_security(
     ca:str="", cert:str="", key:str="",   # files; empty: as in Dask's configuration
 ):
@@ -211,7 +211,7 @@ def without_paths(
         text = text.replace(f"{path}/", name)
     return text
 
-# %% ../../nbs/experiment/57_cluster.ipynb #c654d359
+# %% ../../nbs/experiment/57_cluster.ipynb #13b0f54e
 def news(
     store:Store, spec:RunSpec|TuneSpec, sent:set,   # what has been sent; filled
     weights:bool,                                   # whether they are sent
@@ -238,7 +238,7 @@ def copies(store:Store)->list[dict]: # messages
     found = sorted((store.folder/"notebooks").rglob("*.ipynb"))
     return [dict(kind="notebook", failed=".failed" in p.suffixes, content=p.read_bytes()) for p in found]
 
-# %% ../../nbs/experiment/57_cluster.ipynb #fc1a4b52
+# %% ../../nbs/experiment/57_cluster.ipynb #b6939ca5
 def outcome(
     process:subprocess.Popen, failure:Path, top:Path,
 )->dict:           # end: 'done', 'failed', 'died' or 'full'; told: why
@@ -264,7 +264,10 @@ def compute(
         top = Path(folder)
         store, failure, sent = Store(top/"store"), top/"failure", {trials}
         spec = KINDS[job["kind"]](**job["spec"] | dict(results=str(store.folder)))
-        lay_out(top/"data", files)
+        try:
+            lay_out(top/"data", files)
+        except MsaPaperError as error:
+            return dict(end="failed", told=without_paths(str(error), top))
         (top/"data").mkdir(exist_ok=True)
         if trials:
             write_whole(tuning_file(spec), trials)
@@ -295,7 +298,7 @@ def begin(
     asked = json.dumps([type(spec).__name__, parameters, output, str(failure), os.getpid()])
     return subprocess.Popen([sys.executable, "-c", COMPUTE, asked], cwd=project_folder(), env=environment)
 
-# %% ../../nbs/experiment/57_cluster.ipynb #c4e3a77a
+# %% ../../nbs/experiment/57_cluster.ipynb #0eafb8b8
 def store_key(store:Store)->bytes: # 32 bytes
     "What a store signs its tickets with; made when it is first needed, and only read by its owner."
     path = store.folder/"notebooks"/".cluster-key"
@@ -341,7 +344,7 @@ def read_ticket(
     job = json.loads(text)
     return KINDS[job["kind"]](**job["spec"] | dict(results=results)), job
 
-# %% ../../nbs/experiment/57_cluster.ipynb #818af9f5
+# %% ../../nbs/experiment/57_cluster.ipynb #07724e63
 MB = 2**20
 SIZES = {"manifest.json": MB, "spec.json": MB, "metrics.json": MB, "provenance.json": 16 * MB,
          "probes.json": 64 * MB, "history.csv": 16 * MB, "predictions.parquet": 512 * MB,
@@ -382,7 +385,7 @@ def run_files(
     strict_table(files["metrics.json"], "metrics.json")
     return seed, files
 
-# %% ../../nbs/experiment/57_cluster.ipynb #1e7e6564
+# %% ../../nbs/experiment/57_cluster.ipynb #00243ea9
 class Inbox:
     "Takes messages of workers into a store; what is not as it should be is told, and changes nothing."
     def __init__(self, store:Store, packages:str):
@@ -500,7 +503,7 @@ class Workers:
     @property
     def size(self)->int: "Rows and searches that can be computed at once."; return sum(self.workers.values())
 
-# %% ../../nbs/experiment/57_cluster.ipynb #3c287d39
+# %% ../../nbs/experiment/57_cluster.ipynb #0f27f8cf
 class Greeter(Workers):
     "Lets workers in."
     def unfit(self, theirs, listens)->str: # empty: fit
@@ -535,7 +538,7 @@ class Greeter(Workers):
         elif time.time() - self.seen > self.patience:
             raise MsaPaperError("no worker is there", self.client.scheduler.address, START)
 
-# %% ../../nbs/experiment/57_cluster.ipynb #535642de
+# %% ../../nbs/experiment/57_cluster.ipynb #3e4c05d7
 class Jobs(Greeter):
     "What is handed out: locks, tickets, places of notebooks."
     def reserve(self, spec:RunSpec|TuneSpec, worker:str)->dict|None:
@@ -581,8 +584,8 @@ class Jobs(Greeter):
         self.unreserve(job)
 
 # %% ../../nbs/experiment/57_cluster.ipynb #978c8c4c
-class Cluster(Jobs):
-    "Workers of a Dask scheduler, as `run_matrix` wants them."
+class Sender(Jobs):
+    "Hands out jobs, with the data that they read."
     def submit(self, spec:RunSpec|TuneSpec)->Future|None:
         "Hand out a row or a search with the data it reads; None when it cannot be begun now."
         busy = [job["worker"] for job in self.jobs.values()]
@@ -594,12 +597,17 @@ class Cluster(Jobs):
         try:
             files, _ = data_for(spec)
             self.bring(files, worker)
-        except MsaPaperError:
+        except MsaPaperError as error:
             self.release(future)
+            if is_full(error):
+                self.refuse(worker, "its disk is full")
+                return None
             raise
-        except Exception:                            # lost meanwhile
+        except Exception as error:                   # lost meanwhile, or without room for the data
             self.workers.pop(worker, None)
             self.release(future)
+            if is_full(error):
+                self.refuse(worker, "its disk is full")
             return None
         path = tuning_file(spec) if isinstance(spec, TuneSpec) else None
         trials = path.read_bytes() if path and path.is_file() else b""
@@ -617,6 +625,27 @@ class Cluster(Jobs):
             for piece in pieces(here(name)):
                 self.client.run(put_piece, *piece, workers=[worker])
 
+# %% ../../nbs/experiment/57_cluster.ipynb #113f5540
+def how_it_ended(
+    task,               # a Dask future that is done
+)->tuple[str, str]:     # 'done', 'failed', 'died' or 'full'; why
+    "How a task ended, as far as its worker can be asked."
+    if task.status == "cancelled":
+        return "died", ""
+    try:
+        answer = task.result()
+    except Exception as error:
+        told = "".join(traceback.format_exception_only(error))
+        end = "died" if "KilledWorker" in told else "full" if is_full(told) else "failed"
+        return end, told if end == "failed" else ""
+    end, told = (answer.get("end"), answer.get("told")) if isinstance(answer, dict) else (None, None)
+    if end not in ("done", "failed", "died", "full") or not isinstance(told, str):
+        return "died", ""
+    return end, told[:20_000] if end == "failed" else ""
+
+# %% ../../nbs/experiment/57_cluster.ipynb #1d076b4e
+class Cluster(Sender):
+    "Workers of a Dask scheduler, as `run_matrix` wants them."
     def arrived(self, spec:RunSpec|TuneSpec)->bool:
         "Whether all that was asked for is in the store."
         if isinstance(spec, RunSpec):
@@ -639,22 +668,6 @@ class Cluster(Jobs):
             if end == "full": self.refuse(job["worker"], "its disk is full")
             if end in ("done", "failed"): future.set_result(told or None)
             else: future.set_exception(BrokenProcessPool(f"worker {job['worker']} is lost"))
-
-def how_it_ended(
-    task,               # a Dask future that is done
-)->tuple[str, str]:     # 'done', 'failed', 'died' or 'full'; why
-    "How a task ended, as far as its worker can be asked."
-    if task.status == "cancelled":
-        return "died", ""
-    try:
-        answer = task.result()
-    except Exception as error:
-        told = "".join(traceback.format_exception_only(error))
-        return ("died", "") if "KilledWorker" in told else ("failed", told)
-    end, told = (answer.get("end"), answer.get("told")) if isinstance(answer, dict) else (None, None)
-    if end not in ("done", "failed", "died", "full") or not isinstance(told, str):
-        return "died", ""
-    return end, told[:20_000] if end == "failed" else ""
 
 # %% ../../nbs/experiment/57_cluster.ipynb #725c6476
 def run_on_cluster(

@@ -7,8 +7,8 @@ __all__ = ['PRELOADED', 'RETRY', 'newest_source', 'fork_server', 'can_fork', 'fo
            'prepare_papermill', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
            'read_notebook', 'notebooks_of', 'run_search', 'run_row', 'run_notebook', 'is_named', 'forget_failures',
            'worker_failure', 'is_litter', 'sweep_run', 'sweep_entry', 'run_seconds', 'mean', 'known_seconds',
-           'seconds_left', 'spoken', 'Plan', 'begin_worker', 'Local', 'Progress', 'run_matrix', 'work_off', 'overhead',
-           'standing', 'at_work', 'failed_notebooks']
+           'seconds_left', 'spoken', 'Standing', 'Plan', 'begin_worker', 'Local', 'Progress', 'run_matrix', 'work_off',
+           'overhead', 'standing', 'at_work', 'failed_notebooks']
 
 # %% ../../nbs/experiment/55_execution.ipynb #0efdac00
 import json, logging, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
@@ -89,7 +89,7 @@ def kernel_manager(
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #58ae2a21
+# %% ../../nbs/experiment/55_execution.ipynb #a20daa5f
 @cache
 def prepare_papermill():
     "Have papermill write whole files, and leave it to us to say what went wrong."
@@ -108,7 +108,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #deb3f2ff
+# %% ../../nbs/experiment/55_execution.ipynb #d84dc2b0
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -140,7 +140,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #a46118a3
+# %% ../../nbs/experiment/55_execution.ipynb #7635d1c0
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -213,7 +213,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #7118fa98
+# %% ../../nbs/experiment/55_execution.ipynb #7773c906
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -246,7 +246,7 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     except Exception as error:
         return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #76507cf8
+# %% ../../nbs/experiment/55_execution.ipynb #23ad1a8e
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -338,8 +338,8 @@ def spoken(
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 # %% ../../nbs/experiment/55_execution.ipynb #e4dee18e
-class Plan:
-    "What of some entries is to be done next. All but what runs right now is read from the store."
+class Standing:
+    "How far some entries are. All but what runs right now is read from the store."
     def __init__(self, some:list[Entry]):
         self.entries, self.failures, self.lost = some, {}, Counter()   # entry → what failed; how often its worker died
         self.running = {}                                               # future → (number of the entry, specification)
@@ -366,6 +366,9 @@ class Plan:
         held = {s for s in own if holder(store.lock(row, s))}
         return [s for s in own if s not in held], bool(held)
 
+# %% ../../nbs/experiment/55_execution.ipynb #5053aed7
+class Plan(Standing):
+    "What of some entries is to be done next."
     def next(self,
         room:int=1,   # free workers
     ):                # (number of the entry, specification), or None when there is nothing for anybody to begin
