@@ -225,6 +225,21 @@ def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
         assert contents(Store(tmp_path / "store")) == undisturbed
 
 
+def test_ctrl_c_while_the_readme_is_rendered():
+    "Its kernel belongs to the command itself, and nbclient would like to have the signal."
+    before, readme = temporary(), (PROJECT / "README.md").stat().st_mtime_ns
+    code = "import sys; from msa_paper.cli import main; sys.argv = ['msa-paper', 'readme']; sys.exit(main())"
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (family := psutil.Process(command.pid).children(recursive=True)):
+        assert command.poll() is None
+        time.sleep(0.02)
+    time.sleep(1)  # in the middle of a cell, or of starting the kernel
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.communicate(timeout=5)[1] == INTERRUPTED + "\n" and command.returncode == 130
+    gone([p.pid for p in family], 1)
+    assert temporary() <= before and (PROJECT / "README.md").stat().st_mtime_ns == readme
+
+
 def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
     command = Command(tmp_path, tiny(tmp_path / "store"))
     command.until_training()
