@@ -307,7 +307,10 @@ def render_readme()->str:   # Markdown
     from nbconvert import MarkdownExporter
     from msa_paper.experiment.execution import kernel_manager
     nb = nbformat.read(project_folder()/"nbs"/"index.ipynb", 4)
-    NotebookClient(nb, timeout=300, kernel_name="python3", kernel_manager_class=kernel_manager(), resources={"metadata": {"path": str(project_folder()/"nbs")}}).execute()
+    client = NotebookClient(nb, timeout=300, kernel_name="python3", kernel_manager_class=kernel_manager(),
+                            resources={"metadata": {"path": str(project_folder()/"nbs")}})
+    with client.setup_kernel():                       # `execute` would take Ctrl-C for itself
+        for k, cell in enumerate(nb.cells): client.execute_cell(cell, k)
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
     for c in nb.cells: c.outputs = [o for o in c.get("outputs", []) if o.get("name") != "stderr"]   # warnings name folders of this machine
     exporter = MarkdownExporter(exclude_input=True, exclude_output_prompt=True)

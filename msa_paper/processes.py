@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['OURS', 'LONGEST', 'mine', 'INTERRUPTED', 'SIGNALS', 'owner', 'at_interruption', 'common_folder', 'alone', 'unlocked',
            'sweep', 'made_folder', 'temporary_folder', 'forget_folder', 'with_temporary_folder', 'move_in', 'tidied_by',
-           'end_children', 'spared', 'say_and_leave', 'interrupt', 'interruptible', 'uninterrupted', 'quiet_tracker']
+           'end_children', 'spared', 'say_and_leave', 'drop_halves', 'interrupt', 'interruptible', 'uninterrupted',
+           'quiet_tracker']
 
-# %% ../nbs/05_processes.ipynb #45cc59ad
+# %% ../nbs/05_processes.ipynb #e3d6e195
 import atexit, fcntl, os, shutil, signal, sys, tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import psutil
-from .core import MsaPaperError, room_on_disk
+from .core import MsaPaperError, halves, room_on_disk
 
-# %% ../nbs/05_processes.ipynb #0908adda
+# %% ../nbs/05_processes.ipynb #90073e41
 OURS = "MSA_PAPER_TMP"   # tells what a command starts that it has a temporary folder
 LONGEST = 70             # characters of a temporary folder's path: addresses of sockets in it stay below 104
 
@@ -40,7 +41,7 @@ def alone(folder:Path):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/05_processes.ipynb #9083987c
+# %% ../nbs/05_processes.ipynb #cf748dfc
 def unlocked(folder:Path)->bool:
     "Whether the command is gone that a temporary folder belonged to."
     try:
@@ -61,7 +62,7 @@ def sweep()->int:   # folders that were swept
             shutil.rmtree(folder, ignore_errors=True)
     return len(dead)
 
-# %% ../nbs/05_processes.ipynb #96f0257d
+# %% ../nbs/05_processes.ipynb #2394fd35
 mine = {}   # folder and lock, by process: a fork is not the owner
 
 def made_folder()->Path:
@@ -90,7 +91,7 @@ def forget_folder():
         shutil.rmtree(own[0], ignore_errors=True)
         own[1].close()
 
-# %% ../nbs/05_processes.ipynb #fb2c58e5
+# %% ../nbs/05_processes.ipynb #d8897507
 def with_temporary_folder(
     environment:dict,   # what a process is to be started with
 )->dict:                # the same, with our temporary folder
@@ -105,7 +106,7 @@ def move_in(
     os.environ.update({"TMPDIR": str(folder), OURS: str(folder)})
     tempfile.tempdir = str(folder)
 
-# %% ../nbs/05_processes.ipynb #5011f57c
+# %% ../nbs/05_processes.ipynb #7cd965b3
 INTERRUPTED = "interrupted: run the same command again, it goes on"
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 owner = None           # the process that is interruptible
@@ -138,22 +139,27 @@ def spared(process:psutil.Process)->bool:
     except psutil.Error:
         return True
 
-# %% ../nbs/05_processes.ipynb #1086e1b7
+# %% ../nbs/05_processes.ipynb #cf51b0e0
 def say_and_leave(*_):
     "The one line, and the end."
     clear = b"\r\x1b[K" if os.isatty(2) else b""                        # a progress bar's line
     os.write(2, clear + INTERRUPTED.encode() + b"\n")
     os._exit(130)
 
+def drop_halves():
+    "Remove the files that this process has not finished."
+    for path in list(halves):
+        path.unlink(missing_ok=True)
+
 def interrupt(number, _):
     "What a signal does: end all processes, tidy up, say one line, leave."
-    if os.getpid() != owner:                                            # a fork of the command that is asked to end
+    if os.getpid() != owner:                            # a fork of the command that is asked to end
         os._exit(128 + number)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, say_and_leave)
     signal.alarm(4)
-    for step in (end_children, *reversed(at_interruption), forget_folder, sys.stdout.flush):
+    for step in (end_children, *reversed(at_interruption), drop_halves, forget_folder, sys.stdout.flush):
         with suppress(Exception):
             step()
     say_and_leave()
@@ -172,7 +178,7 @@ def interruptible():
         for number, handler in before.items():
             signal.signal(number, handler)
 
-# %% ../nbs/05_processes.ipynb #c030c2b6
+# %% ../nbs/05_processes.ipynb #b187c90c
 @contextmanager
 def uninterrupted():
     "What is started in here does not hear Ctrl-C; here it is heard afterwards."

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from conftest import PROJECT
-from msa_paper.core import die_with_parent
+from msa_paper.core import MsaPaperError, die_with_parent
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.data.mosi import write_generated_mosi
+from msa_paper.experiment.cluster import Cluster, listening, new_ticket, run_on_cluster, store_key, tls_security
 from msa_paper.experiment.evaluation import run_seed
 from msa_paper.experiment.spec import RunSpec
 from msa_paper.experiment.store import Store
@@ -214,3 +216,92 @@ def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, m
     assert len(list(dask.folder.joinpath("cache").iterdir())) == 8 and (command.store.runs()[0].folder / "checkpoint.safetensors").is_file()
     assert len(list(command.store.folder.rglob("*.failed.ipynb"))) == 1
     assert all((command.store.folder / r.read("provenance.json")["notebook"]).stat().st_size for r in command.store.runs())
+
+
+def certificates(folder):
+    "A certificate authority, and a certificate that it signed: ca.pem, me.pem, me-key.pem."
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def signed(subject, key, issuer, issuer_key, authority):
+        now = datetime.now(timezone.utc)
+        name = lambda text: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+        build = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
+        build = build.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=12))
+        build = build.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        return build.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    folder.mkdir(parents=True)
+    ca, me = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "ca.pem").write_bytes(signed("ca", ca, "ca", ca, True))
+    (folder / "me.pem").write_bytes(signed("me", me, "ca", ca, False))
+    (folder / "me-key.pem").write_bytes(me.private_bytes(*plain))
+    return folder / "ca.pem", folder / "me.pem", folder / "me-key.pem"
+
+
+def attacks(store, elsewhere):
+    "Messages as a rogue or confused worker might send them: they name paths, bring other runs, carry no ticket of this store."
+    spec = RunSpec(**TINY, seeds=(1,))
+    mine, forged = new_ticket(store_key(store), spec, "tcp://127.0.0.1:1", "full-9.ipynb"), new_ticket(b"?" * 32, spec, "tcp://127.0.0.1:1", "../../../x.ipynb")
+    notebook = json.dumps(dict(cells=[])).encode()
+    for path in (f"{elsewhere}/x.ipynb", "../../x.ipynb"):
+        yield dict(kind="notebook", path=path, content=notebook)
+        yield dict(kind="notebook", path=path, content=notebook) | forged
+        yield dict(kind="run", run=path, seed=1, files={path: b"x"}) | mine
+        yield dict(kind="run", run=path, seed=path, files={"metrics.json": b"{}"}) | mine
+        yield dict(kind=path, content=notebook) | mine
+    yield "text"
+
+
+def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
+    files = certificates(tmp_path / "tls")
+    options = [str(x) for pair in zip(("--tls-ca-file", "--tls-cert", "--tls-key"), files) for x in pair]
+    (tmp_path / "dask").mkdir()
+    dask = Dask(tmp_path / "dask", "--host", "127.0.0.1", "--protocol", "tls", *options)
+    try:
+        assert dask.address.startswith("tls://127.0.0.1:")
+        dask.worker_options = options
+        dask.worker()
+        row = RunSpec(**TINY | dict(epochs=1), results=str(tmp_path / "a" / "b" / "store"))
+        with pytest.raises(MsaPaperError, match="tls:// needs certificates"):
+            run_on_cluster([row], dask.address)
+        cluster = Cluster(dask.address, row.results, security=tls_security(*map(str, files)))
+        before = {p for p in tmp_path.rglob("*") if dask.folder not in p.parents}
+        sent = list(attacks(cluster.store, tmp_path / "elsewhere"))
+        for message in sent:
+            cluster.queue.put(message)
+        cluster.collect()
+        assert {p for p in tmp_path.rglob("*") if dask.folder not in p.parents} == before
+        assert capfd.readouterr().err.count("a message of a worker is refused") == len(sent)
+        cluster.client.close()
+        assert run_on_cluster([row], dask.address, security=tls_security(*map(str, files))) == []
+        run = Store(row.results).runs()[0]
+        assert (Store(row.results).folder / run.read("provenance.json")["notebook"]).stat().st_size
+        assert not list(Store(row.results).folder.rglob("*.lock")) and not list(Store(row.results).folder.rglob(".*.mark"))
+    finally:
+        dask.close()
+
+
+def test_open_addresses_are_refused(tmp_path, dask):
+    row = RunSpec(**TINY, results=str(tmp_path / "store"))
+    for address in ("tcp://10.0.0.7:8786", "head:8786"):
+        with pytest.raises(MsaPaperError, match="open to everybody"):
+            run_on_cluster([row], address)
+    dask.worker_options = ()  # a worker listens on all addresses unless it is told otherwise
+    dask.worker()
+    with pytest.raises(MsaPaperError, match="every worker is refused.*listens beyond its machine without TLS"):
+        run_on_cluster([row], dask.address)
+    (tmp_path / "open").mkdir()
+    scheduler = Dask(tmp_path / "open", "--host", "0.0.0.0")
+    try:
+        address = f"tcp://127.0.0.1:{scheduler.address.rsplit(':', 1)[1]}"
+        with pytest.raises(MsaPaperError, match="the scheduler listens beyond its machine without TLS"):
+            run_on_cluster([row], address)
+        cluster = Cluster(address, row.results, insecure=True)
+        assert not cluster.client.run_on_scheduler(listening)[0].startswith("tls")
+        cluster.client.close()
+    finally:
+        scheduler.close()
+    assert not list((tmp_path / "store").rglob("*.lock")) and not list((tmp_path / "store").rglob("*.ipynb"))

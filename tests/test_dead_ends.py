@@ -7,18 +7,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
 import pytest
+from safetensors import SafetensorError
 
 from conftest import PROJECT
 from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.experiment.execution import notebooks_of, run_matrix, run_row
+from msa_paper.experiment.execution import Local, notebooks_of, run_matrix, run_row, sweep_entry, worker_failure
 from msa_paper.experiment.spec import RunSpec
 from msa_paper.experiment.store import Store
+from msa_paper.experiment import training
 from msa_paper.experiment.training import Training
 from msa_paper.processes import INTERRUPTED, common_folder, sweep
 from test_runs import alive, contents
@@ -50,6 +53,18 @@ def undisturbed(tmp_path_factory):
     spec = tiny(tmp_path_factory.mktemp("undisturbed"))
     run_seed(spec, 1, corpus_of(spec), Store(spec.results))
     return contents(Store(spec.results))
+
+
+class Here(Local):
+    "A pool that is this process: its fork server has been started by then."
+
+    def __init__(self):
+        super().__init__(1)
+
+    def submit(self, spec):
+        future = Future()
+        future.set_result(worker_failure(spec))
+        return future
 
 
 def litter(folder):
@@ -180,12 +195,18 @@ def test_a_damaged_checkpoint_is_discarded(kind, interrupted, undisturbed, tmp_p
 
 @pytest.mark.parametrize("kind", ["group", "one", "term"])
 def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
-    before = temporary()
-    command = Command(tmp_path, tiny(tmp_path / "store"))
+    before, spec = temporary(), tiny(tmp_path / "store", epochs=4 if kind == "one" else 200)
+    command = Command(tmp_path, spec)
     if kind == "term":
         command.until(lambda: len(command.family()) > 1)  # a worker is starting
     else:
         command.until_training()
+    if kind == "group":  # what it has is not swept while it lives
+        there = {p for p in tmp_path.rglob("*") if p.suffix in (".lock", ".ipynb", ".mark")}
+        assert len(there) == 3 and temporary() - before
+        sweep_entry(spec, 0)
+        sweep()
+        assert all(p.exists() for p in there) and temporary() - before
     family = command.family()
     start = time.time()
     {
@@ -200,8 +221,23 @@ def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
     assert temporary() <= before and not litter(tmp_path) and not list(tmp_path.rglob("*.ipynb"))
     if kind == "one":
         assert list((tmp_path / "store").rglob("last.safetensors"))
-        assert run_matrix([tiny(tmp_path / "store")], 1) == []
+        assert run_matrix([tiny(tmp_path / "store")], pool=Here()) == []
         assert contents(Store(tmp_path / "store")) == undisturbed
+
+
+def test_ctrl_c_while_the_readme_is_rendered():
+    "Its kernel belongs to the command itself, and nbclient would like to have the signal."
+    before, readme = temporary(), (PROJECT / "README.md").stat().st_mtime_ns
+    code = "import sys; from msa_paper.cli import main; sys.argv = ['msa-paper', 'readme']; sys.exit(main())"
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (family := psutil.Process(command.pid).children(recursive=True)):
+        assert command.poll() is None
+        time.sleep(0.02)
+    time.sleep(1)  # in the middle of a cell, or of starting the kernel
+    os.killpg(command.pid, signal.SIGINT)
+    assert command.communicate(timeout=5)[1] == INTERRUPTED + "\n" and command.returncode == 130
+    gone([p.pid for p in family], 1)
+    assert temporary() <= before and (PROJECT / "README.md").stat().st_mtime_ns == readme
 
 
 def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
@@ -213,7 +249,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
     gone(family)
     assert litter(tmp_path / "store") and list(tmp_path.rglob("*.ipynb"))
     time.sleep(0.2)
-    assert run_matrix([tiny(tmp_path / "store", seeds=(1,))], 1) == []
+    assert run_matrix([tiny(tmp_path / "store")], pool=Here()) == []
     assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
     assert len(list(tmp_path.rglob("*.ipynb"))) == 1 and not (temporary() & before) - temporary_of_others()
 
@@ -222,20 +258,6 @@ def temporary_of_others():
     "Temporary folders of commands that live: of this one too."
     sweep()
     return temporary()
-
-
-def test_a_living_command_keeps_its_files(tmp_path):
-    command = Command(tmp_path, tiny(tmp_path / "store", epochs=200))
-    command.until_training()
-    there, before = {p for p in tmp_path.rglob("*") if p.suffix in (".lock", ".ipynb", ".mark")}, temporary()
-    assert len(there) == 3
-    from msa_paper.experiment.execution import sweep_entry
-
-    sweep_entry(tiny(tmp_path / "store", epochs=200), 0)
-    sweep()
-    assert all(p.exists() for p in there) and temporary() == before
-    os.killpg(command.process.pid, signal.SIGINT)
-    command.process.communicate(timeout=20)
 
 
 def privileged(*arguments):
@@ -282,18 +304,24 @@ def test_a_full_disk_ends_the_command(disk, undisturbed):
         run_matrix([tiny(folder / "store", seeds=(1, 2))], 1)
     assert str(error.value).count(FULL) == 1 and not litter(folder)
     size(50_000)
-    assert run_matrix([tiny(folder / "store")], 1) == [] and contents(Store(folder / "store")) == undisturbed
+    assert run_matrix([tiny(folder / "store")], pool=Here()) == [] and contents(Store(folder / "store")) == undisturbed
 
 
-@pytest.mark.parametrize("name", ["last.safetensors.part", "best.safetensors.part"])
-def test_a_disk_that_is_full_for_a_checkpoint(name, tmp_path, undisturbed):
-    "Needs no right to mount: /dev/full takes nothing."
-    spec = tiny(tmp_path / "store")
-    with Store(spec.results).claim(spec, 1) as work:
-        (work / name).symlink_to("/dev/full")
+def test_a_disk_that_is_full_for_a_checkpoint(tmp_path, undisturbed, monkeypatch):
+    "Needs no right to mount: safetensors says what it says on a full disk, with half a file written."
+    spec, save = tiny(tmp_path / "store"), training.save_file
+
+    def full(tensors, path, metadata):
+        if "last" in str(path):
+            Path(path).write_text("half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(training, "save_file", full)
     with pytest.raises(MsaPaperError, match=FULL):
         run_seed(spec, 1, corpus_of(spec), Store(spec.results))
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part")) and list(tmp_path.rglob("best.safetensors"))
+    monkeypatch.undo()
     run_seed(spec, 1, corpus_of(spec), Store(spec.results))
     assert contents(Store(spec.results)) == undisturbed
 

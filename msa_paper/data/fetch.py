@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Inside', 'Hash', 'OURS', 'relative_path', 'place', 'Listed', 'DataFile', 'AskedFile', 'DataSet', 'Manifest',
-           'read_manifest', 'file_state', 'readable_size', 'download', 'download_all', 'Download', 'source_of',
-           'fetch_file', 'agree', 'fetch', 'Found', 'check', 'listing', 'checked']
+           'read_manifest', 'file_state', 'readable_size', 'download', 'download_all', 'Download', 'sweep_temporary',
+           'source_of', 'fetch_file', 'agree', 'fetch', 'Found', 'check', 'listing', 'checked']
 
 # %% ../../nbs/data/70_fetch.ipynb #f3a2ac73
 import fcntl, json, os, re, shutil, sys
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from ..core import MsaPaperError, data_folder, known, project_folder, sha256, validated
+from ..core import MsaPaperError, abandoned, data_folder, half_written, known, project_folder, sha256, validated
 
 # %% ../../nbs/data/70_fetch.ipynb #ebb4c409
 def relative_path(
@@ -163,10 +163,18 @@ class Download:
 
     def __call__(self, address, output, pooch):
         "Bring `address` to `output`."
-        if address.startswith(("http://", "https://")):
-            download_all(address, self.part, self.file.bytes)
-            os.replace(self.part, output)
-        else: shutil.copyfile(address, output)
+        with half_written(output):
+            if address.startswith(("http://", "https://")):
+                download_all(address, self.part, self.file.bytes)
+                os.replace(self.part, output)
+            else:
+                shutil.copyfile(address, output)
+
+def sweep_temporary(folder:Path):
+    "Remove pooch's temporary files of fetches that were killed more than an hour ago."
+    for path in folder.glob("tmp????????"):
+        if re.fullmatch(r"tmp[a-z0-9_]{8}", path.name) and abandoned(path, 3600):
+            path.unlink(missing_ok=True)
 
 def source_of(
     file:DataFile,
@@ -187,6 +195,7 @@ def fetch_file(
     if mirror and not re.match("https?://", mirror) and not Path(address).is_file(): raise MsaPaperError("the mirror does not hold this file", address, "copy it there, or unset MSA_PAPER_MIRROR")
     pooch.get_logger().setLevel("WARNING")
     store = pooch.create(path=Path(folder).resolve(), base_url="", registry={file.path: f"sha256:{file.sha256}"}, urls={file.path: address}, retry_if_failed=1)
+    sweep_temporary(target.parent)
     try: store.fetch(file.path, downloader=Download(file, target))
     except ValueError as error: raise MsaPaperError("what came has another SHA-256 than the manifest says", address, "the posting has changed or the copy is damaged: use another mirror (MSA_PAPER_MIRROR)") from error
     except OSError as error: raise MsaPaperError(f"cannot be written: {error}", target, "check space and permissions of the data folder") from error

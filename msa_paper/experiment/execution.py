@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRELOADED', 'RETRY', 'newest_source', 'fork_server', 'can_fork', 'forked_kernel', 'ForkedKernel', 'kernel_manager',
-           'write_copies_whole', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
+           'prepare_papermill', 'KernelDied', 'is_death', 'execute_notebook', 'new_output', 'mark_of', 'marked',
            'read_notebook', 'notebooks_of', 'run_search', 'run_row', 'run_notebook', 'is_named', 'forget_failures',
            'worker_failure', 'is_litter', 'sweep_run', 'sweep_entry', 'run_seconds', 'mean', 'known_seconds',
-           'seconds_left', 'spoken', 'published_seeds', 'without_published', 'Plan', 'begin_worker', 'Local',
-           'Progress', 'run_matrix', 'work_off', 'overhead', 'standing', 'settled', 'at_work', 'failed_notebooks']
+           'seconds_left', 'spoken', 'published_seeds', 'without_published', 'Standing', 'Plan', 'begin_worker',
+           'Local', 'Progress', 'run_matrix', 'work_off', 'overhead', 'standing', 'settled', 'at_work',
+           'failed_notebooks']
 
 # %% ../../nbs/experiment/55_execution.ipynb #0efdac00
-import json, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
+import json, logging, math, multiprocessing, os, shutil, sys, tempfile, threading, time, traceback
 from collections import Counter
 from dataclasses import replace
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -22,8 +23,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 import msa_paper
-from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use, is_full, project_folder
-from ..core import room_on_disk, write_whole
+from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use, is_full
+from ..core import project_folder, room_on_disk, write_whole
 from .matrix import BLOCKS, Entry, entries, entry
 from .spec import RunSpec, TuneSpec, spec_hash
 from .published import open_results
@@ -55,7 +56,7 @@ def forked_kernel(
     def leave(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=leave, daemon=True).start(); die_with_parent()
     os.environ.clear(); os.environ.update(environment); os.chdir(folder)
-    tempfile.tempdir = None                                              # the server's may be another command's
+    tempfile.tempdir = None                              # the server's may be another command's
     launch_new_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--log-level=CRITICAL"])   # being asked to stop is no error
 
 class ForkedKernel:
@@ -86,16 +87,18 @@ def kernel_manager(
         async def _async_launch_kernel(self, kernel_cmd, **keywords):
             keywords["env"] = with_temporary_folder(keywords.get("env") or dict(os.environ))
             if not (warm and can_fork()): return await super()._async_launch_kernel(kernel_cmd, **keywords)
-            self.provisioner.process = ForkedKernel(kernel_cmd[kernel_cmd.index("-f"):], keywords["env"], keywords.get("cwd") or os.getcwd())
+            told = kernel_cmd[kernel_cmd.index("-f"):], keywords["env"], keywords.get("cwd") or os.getcwd()
+            self.provisioner.process = ForkedKernel(*told)
             self.provisioner.pid = self.provisioner.process.pid
             self._reconcile_connection_info(self.provisioner.connection_info)
     return FileKernelManager
 
-# %% ../../nbs/experiment/55_execution.ipynb #6605fcdc
+# %% ../../nbs/experiment/55_execution.ipynb #a20daa5f
 @cache
-def write_copies_whole():
-    "Have papermill write whole files."
+def prepare_papermill():
+    "Have papermill write whole files, and leave it to us to say what went wrong."
     from papermill.iorw import LocalHandler, papermill_io
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     class WholeFiles(LocalHandler):
         "Files by absolute paths."
         def write(self, buf, path): write_whole(path, buf, force=False)
@@ -109,7 +112,7 @@ def is_death(error:Exception)->bool:
     from nbclient.exceptions import DeadKernelError
     return isinstance(error, (DeadKernelError, ConnectionError, EOFError)) or "Kernel died" in str(error)
 
-# %% ../../nbs/experiment/55_execution.ipynb #0480e6bb
+# %% ../../nbs/experiment/55_execution.ipynb #d84dc2b0
 def execute_notebook(
     notebook:str,      # below nbs/: 'runs/train.ipynb'
     output:Path,       # where the executed copy goes
@@ -118,7 +121,7 @@ def execute_notebook(
 )->Path:
     "Run a notebook with papermill; a failure is kept as ….failed.ipynb and raised as one clear error."
     import papermill
-    write_copies_whole()
+    prepare_papermill()
     output = output.absolute()
     failed = output.with_suffix(".failed.ipynb")
     options = dict(kernel_name="python3", progress_bar=False, log_output=False, cwd=str(project_folder()))
@@ -132,7 +135,8 @@ def execute_notebook(
             if is_full(told):
                 raise disk_full(output.parent) from error
             os.replace(output, failed)
-            raise MsaPaperError(told, failed, "open that notebook: the traceback stands in its cell") from error
+            remedy = "open that notebook: the traceback stands in its cell"
+            raise MsaPaperError(told, failed, remedy) from error
         except Exception as error:
             if not is_death(error):
                 raise
@@ -140,7 +144,7 @@ def execute_notebook(
     failed.unlink(missing_ok=True)
     return output
 
-# %% ../../nbs/experiment/55_execution.ipynb #b340f4a4
+# %% ../../nbs/experiment/55_execution.ipynb #7635d1c0
 RETRY = "if it ran out of memory, use fewer workers; run the same command again: it goes on"
 
 def new_output(
@@ -173,7 +177,7 @@ def marked(output:Path):
 
 # %% ../../nbs/experiment/55_execution.ipynb #f474bcbf
 def read_notebook(path:Path)->dict:
-    "What papermill notes of an executed notebook: parameters, start_time, end_time, duration; empty while it is not whole."
+    "What papermill notes of an executed notebook: parameters, start_time, end_time, duration; or nothing."
     try: return json.loads(path.read_text()).get("metadata", {}).get("papermill", {})
     except (OSError, ValueError): return {}
 
@@ -202,8 +206,8 @@ def run_notebook(
         os.environ.update(machine, MSA_PAPER_NOTEBOOK=str(output.relative_to(store.folder)))
         try:
             with marked(output):
-                executed = execute_notebook(notebook, output, spec.model_dump(mode="json", exclude_unset=True),
-                                            warm=spec.devices == 1)
+                given = spec.model_dump(mode="json", exclude_unset=True)
+                executed = execute_notebook(notebook, output, given, warm=spec.devices == 1)
         except BaseException:
             if not is_named(spec, output):
                 output.unlink(missing_ok=True)
@@ -213,7 +217,7 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/experiment/55_execution.ipynb #bb441b1d
+# %% ../../nbs/experiment/55_execution.ipynb #7773c906
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -234,7 +238,8 @@ def forget_failures(spec:RunSpec|TuneSpec):
     folder, name = notebooks_of(spec)
     for failed in folder.glob(f"{name}-*.failed.ipynb"):
         seeds = tuple(read_notebook(failed).get("parameters", {}).get("seeds", [1]))
-        if isinstance(spec, TuneSpec) or not Store(spec.results).missing(spec.model_copy(update=dict(seeds=seeds))):
+        some = spec.model_copy(update=dict(seeds=seeds))
+        if isinstance(spec, TuneSpec) or not Store(spec.results).missing(some):
             failed.unlink(missing_ok=True)
 
 def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
@@ -242,9 +247,10 @@ def worker_failure(spec:RunSpec|TuneSpec, output:str="")->str|None:
     try: (run_search if isinstance(spec, TuneSpec) else run_row)(spec, output)
     except KernelDied: raise                                             # it counts as a worker that died
     except MsaPaperError as error: return str(error)
-    except Exception as error: return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
+    except Exception as error:
+        return str(disk_full(spec.results or "the store")) if is_full(error) else traceback.format_exc(limit=3)
 
-# %% ../../nbs/experiment/55_execution.ipynb #01909cd4
+# %% ../../nbs/experiment/55_execution.ipynb #23ad1a8e
 def is_litter(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -252,7 +258,8 @@ def is_litter(
 )->bool:
     "Whether nobody writes an executed copy, and nothing came of it."
     mark = mark_of(copy)
-    if copy.name.endswith(".failed.ipynb") or (mark.exists() and not abandoned(mark, 0)) or not abandoned(copy, age):
+    written = (mark.exists() and not abandoned(mark, 0)) or not abandoned(copy, age)
+    if written or copy.name.endswith(".failed.ipynb"):
         return False
     return not read_notebook(copy).get("end_time") and not is_named(spec, copy)
 
@@ -359,8 +366,8 @@ def without_published(
     return left
 
 # %% ../../nbs/experiment/55_execution.ipynb #e4dee18e
-class Plan:
-    "What of some entries is to be done next. All but what runs right now is read from the store."
+class Standing:
+    "How far some entries are. All but what runs right now is read from the store."
     def __init__(self, some:list[Entry]):
         self.entries, self.failures, self.lost = some, {}, Counter()   # entry → what failed; how often its worker died
         self.running = {}                                               # future → (number of the entry, specification)
@@ -371,7 +378,7 @@ class Plan:
     def tidy(self):
         "Remove what commands left that were killed at these entries."
         for spec in {s.model_dump_json(): s for e in self.entries for s in (e.row, e.search) if s}.values():
-            with suppress(OSError, MsaPaperError):              # a disk that cannot be written to is not swept
+            with suppress(OSError, MsaPaperError):      # a disk that cannot be written to is not swept
                 sweep_entry(spec)
 
     def leave(self):
@@ -387,6 +394,9 @@ class Plan:
         held = {s for s in own if holder(store.lock(row, s))}
         return [s for s in own if s not in held], bool(held)
 
+# %% ../../nbs/experiment/55_execution.ipynb #5053aed7
+class Plan(Standing):
+    "What of some entries is to be done next."
     def next(self,
         room:int=1,   # free workers
     ):                # (number of the entry, specification), or None when there is nothing for anybody to begin
@@ -421,7 +431,8 @@ class Plan:
         try: failure = future.result()
         except (BrokenProcessPool, KernelDied):
             self.lost[i] += 1
-            failure = None if self.lost[i] < 3 else f"its worker or its kernel was killed three times\n  what to do: {RETRY}"
+            killed = f"its worker or its kernel was killed three times\n  what to do: {RETRY}"
+            failure = None if self.lost[i] < 3 else killed
         if isinstance(spec, TuneSpec):
             try: chosen(spec)
             except MsaPaperError as error: failure = failure or str(error)
@@ -434,7 +445,7 @@ def begin_worker(
     parent:int,      # process id of the command
     folder:Path,     # where it has what is temporary
 ):
-    "What a worker does first: end with the command, hear no Ctrl-C of its terminal, write what is temporary into its folder."
+    "What a worker does first: end with the command, hear no Ctrl-C, write what is temporary into its folder."
     die_with_parent(parent)
     if hasattr(os, "setsid"): os.setsid()
     move_in(folder)
@@ -449,7 +460,7 @@ class Local:
     def __enter__(self): return self
 
     def __exit__(self, kind, *error):
-        "Wait for the workers; where something broke off, end them at once: they go on from their checkpoints."
+        "Wait for the workers; where something broke off, end them at once: checkpoints are kept."
         if self.pool is None: return
         if kind is not None:
             for process in list((self.pool._processes or {}).values()): process.kill()
@@ -459,7 +470,8 @@ class Local:
         "The pool: its processes are started when there is work for them."
         quiet_tracker()
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.size, context, initializer=begin_worker, initargs=(os.getpid(), temporary_folder()))
+        told = os.getpid(), temporary_folder()
+        self.pool = ProcessPoolExecutor(self.size, context, initializer=begin_worker, initargs=told)
 
     def submit(self, spec:RunSpec|TuneSpec)->Future:
         "Hand out a row or a search."
@@ -525,7 +537,7 @@ def work_off(plan:Plan, pool):
             job = plan.running[future]
             e, spec, failure = plan.settle(future)
             if failure and is_full(failure):
-                plan.running[future] = job                              # what it left is removed with the rest
+                plan.running[future] = job                      # what it left is removed with the rest
                 raise MsaPaperError(failure)
             progress.tell(f"{e.name}: {'failed' if failure else 'tuned' if isinstance(spec, TuneSpec) else f'{len(Store(spec.results).row(spec))} seeds'}")
         progress.tell()

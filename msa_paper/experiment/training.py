@@ -79,7 +79,7 @@ class Training(L.LightningModule):
     ):
         super().__init__()
         self.spec, self.seed, self.task = spec, seed, data.task
-        self.run = f"{spec.dataset}-{spec.protocol}/{spec.model}/s{seed}-{spec_hash(spec)}"      # whose checkpoints these are
+        self.run = f"{spec.dataset}-{spec.protocol}/{spec.model}/s{seed}-{spec_hash(spec)}"   # whose checkpoints
         self.loss = spec.loss or ("cross_entropy" if data.task.classes else "smooth_l1")
         if (self.loss == "cross_entropy") != bool(data.task.classes): raise MsaPaperError(f"loss '{self.loss}' does not fit task '{data.task.name}'", "loss")
         torch.manual_seed(seed)
@@ -168,7 +168,7 @@ def checkpoint_digest(
         digest.update(t.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/experiment/30_training.ipynb #89b0d845
+# %% ../../nbs/experiment/30_training.ipynb #64908620
 class SafetensorsIO(CheckpointIO):
     "Lightning checkpoints as safetensors: no pickle, whole or absent, under a digest."
     def save_checkpoint(self, checkpoint, path, storage_options=None):
@@ -202,7 +202,7 @@ class SafetensorsIO(CheckpointIO):
         "Lightning's word for: no longer needed."
         Path(path).unlink(missing_ok=True)
 
-# %% ../../nbs/experiment/30_training.ipynb #5827b79b
+# %% ../../nbs/experiment/30_training.ipynb #8d4ec614
 class Kept(ModelCheckpoint):
     "Lightning's keeper of checkpoints, in a folder that may have been moved."
     def here(self, path:str)->str:
@@ -273,7 +273,7 @@ def resumable(
     module:Training,
     work:Path,          # where its checkpoints are
 )->int|None:            # the epoch after which an interrupted run can be taken up
-    "Look at the checkpoints that an interrupted run left; what is damaged or another run's is discarded, and said."
+    "Look at the checkpoints that an interrupted run left; what is damaged or another run's is discarded."
     last, best = work/"last.safetensors", work/"best.safetensors"
     if not last.exists():
         return None
@@ -282,13 +282,14 @@ def resumable(
         if any(s.get("run") != module.run or not isinstance(s.get("epoch"), int) for s in states):
             raise MsaPaperError("it is another run's")
     except MsaPaperError as error:
-        print(f"{module.run}: the resume checkpoint is discarded ({error.what}); training starts anew", flush=True)
+        told = f"the resume checkpoint is discarded ({error.what}); training starts anew"
+        print(f"{module.run}: {told}", flush=True)
         last.unlink(missing_ok=True)
         best.unlink(missing_ok=True)
         return None
     return states[0]["epoch"]
 
-# %% ../../nbs/experiment/30_training.ipynb #010fcce6
+# %% ../../nbs/experiment/30_training.ipynb #8ba422af
 def fit(
     module:Training,
     corpus:Corpus,      # its test split is not used
