@@ -9,7 +9,7 @@ __all__ = ['run_row', 'origin', 'AtHand', 'interval_metrics', 'labels_by_questio
            'settings_text', 'by_model', 'ranks', 'run_groups', 'errors_and_ellipse', 'rounded_text', 'new_or_kept',
            'derived_text', 'read_cost', 'runs_and_origins', 'compute_of', 'publish']
 
-# %% ../../nbs/analysis/17_publish.ipynb #1f022506
+# %% ../../nbs/analysis/17_publish.ipynb #85851dfe
 import json
 from contextlib import suppress
 from functools import lru_cache
@@ -32,7 +32,7 @@ from ..experiment.spec import Question
 from ..experiment.store import Run, Store
 from ..experiment.tuning import decision, read_search, tuning_file, unsealed
 
-# %% ../../nbs/analysis/17_publish.ipynb #5ee4e93a
+# %% ../../nbs/analysis/17_publish.ipynb #fc6531b9
 def run_row(run:Run)->dict:
     "All that one row of runs.parquet says of a run of the store, machine and code apart."
     spec, told, table = run.spec, run.read("provenance.json"), run.predictions
@@ -51,7 +51,7 @@ def origin(run:Run)->dict:
     told = run.read("provenance.json")
     return plain({k: told.get(k) for k in ("code", "environment", "hardware")})
 
-# %% ../../nbs/analysis/17_publish.ipynb #3188df23
+# %% ../../nbs/analysis/17_publish.ipynb #6e240549
 class AtHand:
     "The runs of a study: those of a store, and those that were published and are not in it."
     def __init__(self,
@@ -92,7 +92,7 @@ def interval_metrics(task)->list[str]:
         return ["mae", "corr"]
     return ["mae", "corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7"]
 
-# %% ../../nbs/analysis/17_publish.ipynb #bda99a12
+# %% ../../nbs/analysis/17_publish.ipynb #1a591d05
 @lru_cache(maxsize=8)
 def labels_by_question(question:str)->dict: # {id: label}
     "The labels of a data set, read once."
@@ -113,7 +113,7 @@ def with_truth(
     table = table[table.split == "test"]
     return table.assign(truth=table.id.map(labels_of(spec)).to_numpy(np.float64))
 
-# %% ../../nbs/analysis/17_publish.ipynb #49869ddb
+# %% ../../nbs/analysis/17_publish.ipynb #efb7b026
 def sums_of(
     run:Run,   # of a store
 )->np.ndarray: # (groups, k)
@@ -140,7 +140,7 @@ def locked_sums(
                     found |= unpack(unlock(row.content, secret))
     return found
 
-# %% ../../nbs/analysis/17_publish.ipynb #321981ea
+# %% ../../nbs/analysis/17_publish.ipynb #fb3d962c
 def keys_of(at:AtHand)->dict[str, bytes]: # {block: key of its test labels}
     "The keys of the blocks of which a run with predictions and the labels are here."
     found = {}
@@ -183,7 +183,7 @@ def draws_of(at:AtHand, sums:dict)->dict[str, dict[int, pd.DataFrame]]: # {confi
                 draws[c.hash][seed] = resampled(task, sums[c.key][c.hash, seed])
     return draws
 
-# %% ../../nbs/analysis/17_publish.ipynb #243b0e23
+# %% ../../nbs/analysis/17_publish.ipynb #f4e9bf8b
 def covariance_table(
     at:AtHand,
     draws:dict,
@@ -221,7 +221,7 @@ def opened_draws(results:Comparisons, c)->dict:
             return {s: resampled(TASKS[c.spec.task], x) for (h, s), x in sums.items() if h == c.hash}
     return {}
 
-# %% ../../nbs/analysis/17_publish.ipynb #6bd2ce25
+# %% ../../nbs/analysis/17_publish.ipynb #e17c808a
 def history_table(at:AtHand)->pd.DataFrame:
     "One row an epoch of every run."
     parts = []
@@ -245,7 +245,7 @@ def long_predictions(table:pd.DataFrame)->pd.DataFrame: # place, id, group, outp
     long = test.assign(place=range(len(test))).melt(["place", "id", "group"], var_name="output")
     return long.sort_values("place", kind="stable", ignore_index=True)
 
-# %% ../../nbs/analysis/17_publish.ipynb #2b34afa3
+# %% ../../nbs/analysis/17_publish.ipynb #0f593c75
 def probe_table(at:AtHand)->pd.DataFrame:
     "Every probe of every run, its content as JSON."
     rows = []
@@ -273,7 +273,7 @@ def settings_text(at:AtHand)->dict:
         decisions = {(d["model"], d["question"], d["data"]): d for d in content["decisions"]} | decisions
     return dict(searches=list(searches.values()), decisions=list(decisions.values()))
 
-# %% ../../nbs/analysis/17_publish.ipynb #1deb5563
+# %% ../../nbs/analysis/17_publish.ipynb #dc33c1dd
 def by_model(at:AtHand, key:str, draws:dict, metric:str)->dict: # {model: {seed: (metric, draws)}}
     "What `rank_agreement` wants of a block; a model that lacks resamples is left out."
     found = {}
@@ -315,7 +315,7 @@ def errors_and_ellipse(
     _, inside = dense_ellipse(truth, first.prediction.to_numpy(np.float64))
     return dict(slope=slope(errors, np.abs(truth), first.group), share_in_ellipse=inside, n=len(first))
 
-# %% ../../nbs/analysis/17_publish.ipynb #95bbbfb4
+# %% ../../nbs/analysis/17_publish.ipynb #a0309cc2
 def rounded_text(value):
     "The numbers of a nested dictionary with seven significant digits."
     if isinstance(value, dict):
@@ -354,7 +354,7 @@ def read_cost(path:Path)->dict|None:
         return None
     return {k: v for k, v in unsealed(read_json(path), path.name).items() if k != "digest"}
 
-# %% ../../nbs/analysis/17_publish.ipynb #2ea2364f
+# %% ../../nbs/analysis/17_publish.ipynb #976e96bc
 def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
     "One row a run, and the distinct origins that the column `origin` counts."
     rows, origins = [], []
@@ -379,7 +379,7 @@ def compute_of(at:AtHand, runs:pd.DataFrame, settings:dict)->dict:
                 failed_trials=sum(t["score"] is None for t in trials),
                 failed_seconds=round(max(earlier, sum(n.get("duration") or 0 for n in failed)), 1))
 
-# %% ../../nbs/analysis/17_publish.ipynb #8456aa58
+# %% ../../nbs/analysis/17_publish.ipynb #ea8b1447
 def publish(
     study:str,          # a name of `MATRICES`
     results:str="",     # the working store; empty: runs/ of the project
