@@ -36,6 +36,7 @@ def run_missing(
     security = tls_security(**tls) if scheduler.startswith("tls://") else None
     return run_on_cluster(some, scheduler, weights, insecure_network, security)
 
+# %% ../nbs/90_cli.ipynb #a2bda916
 def reproduce(
     data:str="planted",       # a name of `MATRICES`
     only:tuple[str, ...]=(),  # rows whose '<dataset>-<protocol>-<task>/<model>' has one of these in it; nothing is drawn then
@@ -62,6 +63,7 @@ def reproduce(
         failures = run_missing(some, workers, scheduler, weights, insecure_network, tls) if some else []
     return failures if only or not some else failures + outcome(data, results, figures)
 
+# %% ../nbs/90_cli.ipynb #444c22ec
 def left_to_run(data:str, results:str, only:tuple, seeds:int|None)->list:
     "The entries of a study without what is published of them; says how much that is."
     from msa_paper.experiment.execution import without_published
@@ -146,6 +148,7 @@ def merge(
     print(f"{len(new)} runs and {searches} searches are new here")
     return [f"refused: {r}" for r in refused + wrong]
 
+# %% ../nbs/90_cli.ipynb #622e8a9f
 def verify(
     results:str="",      # the working store; empty: runs/ of the project
     published:str="",    # empty: results/ of the project
@@ -183,6 +186,7 @@ def pages_to_draw(
         return [(n, None if n in WHOLE else only) for n in PAGES[only]] + [("claims", None)] * (only != "planted")
     return [(n, d) for d in there for n in PAGES[d]] + [(n, None) for n in WHOLE]
 
+# %% ../nbs/90_cli.ipynb #a354f9fd
 def redraw(
     results:str="",           # the published results; empty: results/ of the project
     figures:str="",           # tables and figures go below it; empty: figures/ of the project

@@ -90,6 +90,7 @@ def p_value(
     with np.errstate(divide="ignore", invalid="ignore"): t = np.where((se == 0) & (mean == 0), 0, np.abs(mean) / se)
     return 2 * stats.t.sf(t, df)
 
+# %% ../../nbs/analysis/15_comparisons.ipynb #16e62d05
 def tested(
     d:dict,             # from `estimate_from`, of a difference
     level:float=.95,
@@ -112,6 +113,7 @@ def compare(
     d = {s: (a[s][0] - b[s][0], np.asarray(a[s][1], float) - b[s][1]) for s in both}
     return tested(estimate(d, groups, level), level)
 
+# %% ../../nbs/analysis/15_comparisons.ipynb #ff14c0fb
 def smallest_difference(
     se:float,          # of a difference
     df:float,

@@ -294,21 +294,27 @@ def in_context(spec)->bool:
 
 # %% ../../nbs/experiment/65_probes.ipynb #81e02383
 def has_attention(spec)->bool:
+    "A model with weights of either level."
     return spec.model in ATTENTIVE
 
 def has_planted_quality(spec)->bool:
+    "Planted quality at every step, and a model that weighs modalities."
     return planted(spec, "quality") and spec.model in WEIGHED
 
 def has_real_weights(spec)->bool:
+    "Real data, and a model that weighs modalities."
     return in_context(spec) and spec.model in WEIGHED
 
 def has_poor_modality(spec)->bool:
+    "One modality is poor throughout, and a model that weighs sequences."
     return planted(spec, "poor_modality") and spec.model == "full"
 
 def has_links(spec)->bool:
+    "Planted links, and a model with a graph."
     return planted(spec, "long_range") and spec.model in ("full", "no_decision_attention")
 
 def has_lags(spec)->bool:
+    "A planted lag between cue and content."
     return planted(spec, "lag")
 
 PROBES = {

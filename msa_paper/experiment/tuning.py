@@ -155,6 +155,7 @@ def published_settings()->list[dict]:
             print(f"{path.parent.name}/settings.json: {error.what}", file=sys.stderr, flush=True)
     return found
 
+# %% ../../nbs/experiment/45_tuning.ipynb #e9c7c834
 def set_search_aside(path:Path, why:str):
     "Take a damaged search out of the way, and say so."
     to = path.parents[2]/"aside"/f"{path.stem}-{os.urandom(3).hex()}.json"
@@ -180,6 +181,7 @@ def read_search(
         set_search_aside(path, getattr(error, "what", "it is not what was written"))
         return None
 
+# %% ../../nbs/experiment/45_tuning.ipynb #6dfcfc4c
 def read_trials(
     spec:TuneSpec,
 )->list[dict]:      # number, stage, choice, score, …
@@ -287,6 +289,7 @@ def decide(
     write_json(decision_file(spec), sealed(content))
     return content
 
+# %% ../../nbs/experiment/45_tuning.ipynb #61970f79
 def decision(
     spec:TuneSpec,
 )->dict|None:
