@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPECIFICATIONS', 'ADDED', 'Machine', 'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec',
-           'ProbeSpec', 'read_parameters', 'spec_hash', 'run_id']
+           'ProbeSpec', 'GpuSpec', 'read_parameters', 'spec_hash', 'run_id']
 
 # %% ../../nbs/experiment/00_spec.ipynb #d2a9596e
 import hashlib, json
@@ -75,7 +75,19 @@ class ProbeSpec(Machine):
     modalities: tuple[int, ...] = (2, 3, 4, 5, 6)      # M, of the cost
     repeats: int = Field(7, ge=1)                      # the median of these is kept
 
-SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec, "benchmark": BenchmarkSpec, "probe": ProbeSpec}   # run notebook → what its parameters are
+class GpuSpec(Machine):
+    "A check of a GPU: how large, how long, or only rehearsed on a CPU."
+    batches: tuple[int, ...] = Field((32, 256), min_length=1)   # samples
+    steps: int = Field(50, ge=12)      # T
+    width: int = Field(256, ge=8)      # d
+    models: tuple[str, ...] = ()       # empty: all
+    repeats: int = Field(20, ge=2)     # the median of these is told
+    seconds: float = Field(440, gt=0)  # what is not done by then is left out, and said to be
+    backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
+    rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
+    threads: int = Field(16, ge=1)     # at most: of the CPU that the GPU is compared with
+
+SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec, "benchmark": BenchmarkSpec, "probe": ProbeSpec, "gpu": GpuSpec}   # run notebook → what its parameters are
 
 # %% ../../nbs/experiment/00_spec.ipynb #2214a303
 def read_parameters(
