@@ -13,9 +13,9 @@ __all__ = ['PROFILE', 'TOLERANCE', 'PARTS', 'VERSIONS', 'HEADINGS', 'REHEARSAL',
            'gpu_page', 'store_check', 'execute_check', 'gpu_check', 'main']
 
 # %% ../../nbs/experiment/70_gpu.ipynb #de6f5341
-import argparse, copy, gc, hashlib, multiprocessing, os, platform, re, sys, tempfile, time, traceback, warnings
+import argparse, copy, gc, hashlib, io, multiprocessing, os, platform, re, sys, tempfile, time, traceback, warnings
 from collections import deque
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from multiprocessing.connection import wait
@@ -236,7 +236,7 @@ def difference(
     joined = [torch.cat([s.gradients[n].flatten() for n in names]) for s in (found, reference)]
     worst = max(names, key=lambda n: float((found.gradients[n] - reference.gradients[n]).norm()))
     return dict(output=relative(found.output, reference.output), loss=relative(found.loss, reference.loss),
-                gradient=relative(*joined), weight=worst)
+                gradient=relative(*joined), weight=worst if relative(*joined) else None)
 
 # %% ../../nbs/experiment/70_gpu.ipynb #80f696de
 def compared(
@@ -245,7 +245,7 @@ def compared(
     device:str,    # 'cpu' or 'cuda'
 )->list[dict]:     # a row for each precision
     "One model on a device against the CPU."
-    model, batch, rows = sized_model(name, spec.width, dropout=False), ragged_batch(max(max(spec.batches) // 2, 2), spec.steps), []
+    model, batch, rows = sized_model(name, spec.width, dropout=False), ragged_batch(32 if spec.rehearse else 128, spec.steps), []
     reference = signals(model, batch, "cpu", "fp32")
     for precision, tolerance in TOLERANCE.items():
         row = dict(model=name, precision=precision, tolerance=tolerance)
@@ -364,7 +364,8 @@ def study(
     with tempfile.TemporaryDirectory() as folder:
         rows = study_rows(spec, device, Path(folder))
         start = time.monotonic()
-        failed = run_matrix(rows, workers=min(len(rows), os.cpu_count() or 1))
+        with redirect_stdout(io.StringIO()):
+            failed = run_matrix(rows, workers=min(len(rows), os.cpu_count() or 1))
         seconds = time.monotonic() - start
         done = [r for row in rows for r in Store(folder).row(row)]
         gpus = sorted({str(r.read("provenance.json")["hardware"]["gpu"]) for r in done})
@@ -608,7 +609,7 @@ def loader_busy(
 PARTS = {   # part → what it does, and its share of the time
     "forked": (forked_device, .08),
     "compare": (compare_devices, .17),
-    "study": (planted_study, .2),
+    "study": (planted_study, .25),
     "twice": (seed_twice, .15),
     "loaders": (loader_busy, .08),
     "steps": (step_times, .13),
@@ -695,11 +696,18 @@ def cell_text(value)->str:
         case float(): return f"{value:g}"
         case _: return str(value).replace("|", "/")
 
-HEADINGS = {
-    "forked": "Forked kernels", "compare": "The GPU against the CPU (relative differences)",
-    "study": "A planted study, run by papermill", "twice": "Two runs of one seed",
-    "loaders": "Whether the loaders keep the GPU busy", "steps": "A training step",
-    "compiled": "A compiled training step",
+# %% ../../nbs/experiment/70_gpu.ipynb #93643922
+HEADINGS = {   # part → its heading on the page, and what its columns are
+    "forked": ("Forked kernels", "Whether a process that is forked like a kernel can use the GPU."),
+    "compare": ("The GPU against the CPU", "‖GPU - CPU‖ / ‖CPU‖ of the output, the loss, and the gradient of all weights together, "
+                "same weights, same batch, no dropout, no TF32; `weight`: whose gradient differs most."),
+    "study": ("A planted study, run by papermill", "Mean metrics of the test split, read from the study's store."),
+    "twice": ("Two runs of one seed", "Largest differences of weights (relative) and predictions; the operations that PyTorch "
+              "knows to sum in no fixed order."),
+    "loaders": ("Whether the loaders keep the GPU busy", "Milliseconds a step when all batches lie on the GPU already, with the "
+                "plain loader, and with the one that makes batches early in pinned memory; busy: the first over the others."),
+    "steps": ("A training step", "Forward, loss, backward, clipping, Adam, with deterministic algorithms, as `fit` does it: the median."),
+    "compiled": ("A compiled training step", "In fp32, and the plain step beside it in the same process, while others compile."),
 }
 
 # %% ../../nbs/experiment/70_gpu.ipynb #67bcb2e0
@@ -714,7 +722,8 @@ def gpu_page(
     text = [title, f"{told}.", sizes]
     for name, part in check["parts"].items():
         verdict = "well" if check["well"][name] else "not well"
-        text += [f"## {HEADINGS[name]}: {verdict}", markdown_rows(part.get("rows", []))]
+        heading, columns = HEADINGS[name]
+        text += [f"## {heading}: {verdict}", columns, markdown_rows(part.get("rows", []))]
         told = {k: v for k, v in part.items() if k not in ("rows", "left_out") and v not in ([], None)}
         text.append("; ".join(f"{k.replace('_', ' ')}: {cell_text(v)}" for k, v in told.items()) + ".")
         if part["left_out"]:
@@ -736,7 +745,7 @@ def store_check(
     return folder
 
 # %% ../../nbs/experiment/70_gpu.ipynb #7dbbd02a
-REHEARSAL = dict(rehearse=True, device="cpu", width=16, steps=12, batches=[2, 4], repeats=2, seconds=240., backend="aot_eager", threads=1)
+REHEARSAL = dict(rehearse=True, device="cpu", width=16, steps=12, batches=[2, 4], repeats=2, seconds=400., backend="aot_eager", threads=1)
 
 def execute_check(
     parameters:dict,     # of a `GpuSpec`
