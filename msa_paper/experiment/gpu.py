@@ -537,6 +537,7 @@ def compile_all(spec, device, budget)->list[dict]:
             process, (name, size) = running.pop(connection)
             kind, said = outcome(process, connection, 0)
             rows.append(said if kind == "done" else dict(model=name, batch=size, mode="compile", failed=said))
+            print(f"  {name}, batch {size}: {kind}, {budget.left():.0f} s are left", flush=True)
     for connection, (process, (name, size)) in running.items():
         outcome(process, connection, 0)
         budget.left_out.append(f"{name}, batch {size}, begun")

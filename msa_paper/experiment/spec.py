@@ -75,6 +75,9 @@ class ProbeSpec(Machine):
     modalities: tuple[int, ...] = (2, 3, 4, 5, 6)      # M, of the cost
     repeats: int = Field(7, ge=1)                      # the median of these is kept
 
+SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec, "benchmark": BenchmarkSpec, "probe": ProbeSpec}   # run notebook → what its parameters are
+
+# %% ../../nbs/experiment/00_spec.ipynb #d65ba154
 class GpuSpec(Machine):
     "A check of a GPU: how large, how long, or only rehearsed on a CPU."
     batches: tuple[int, ...] = Field((32, 256), min_length=1)   # samples
@@ -87,7 +90,7 @@ class GpuSpec(Machine):
     rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
     threads: int = Field(16, ge=1)     # at most: of the CPU that the GPU is compared with
 
-SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec, "benchmark": BenchmarkSpec, "probe": ProbeSpec, "gpu": GpuSpec}   # run notebook → what its parameters are
+SPECIFICATIONS["gpu"] = GpuSpec
 
 # %% ../../nbs/experiment/00_spec.ipynb #2214a303
 def read_parameters(
