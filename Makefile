@@ -8,10 +8,14 @@
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
 # make mmsa                                       compare outputs, gradients and step times with MMSA 2.2.1
+# make gpu-wheels                                 fetch what a machine with a GPU and no network lacks, into .wheels/
+# make gpu [REHEARSE=1]                           check the GPU of this machine with its own Python, .wheels/ and no network; rehearsed on a CPU
 
 DATA ?= planted
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+# before PATH leads to the environment: this machine's own, which has its own PyTorch
+GPU_PYTHON := $(shell command -v python3)
 export MSA_PAPER_DATA ?= $(abspath $(firstword $(wildcard ../shared/data) data))
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export HF_HUB_OFFLINE ?= 1
@@ -23,7 +27,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 READY = $(VENV)/.ready
 BENCHMARK = mkdir -p runs/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb runs/notebooks/benchmark.ipynb
 
-.PHONY: reproduce publish verify figures pages test lab readme benchmark mmsa setup
+.PHONY: reproduce publish verify figures pages test lab readme benchmark mmsa gpu gpu-wheels setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 
@@ -55,6 +59,28 @@ benchmark: $(READY)
 mmsa: $(READY)
 	python -m pytest -q -ra tests/test_mmsa_fusion.py tests/test_mmsa_memory.py
 	$(BENCHMARK)
+
+# what Python 3.12 with PyTorch and its kin still lacks: papermill, ipykernel, nbclient, nbconvert, pydantic, pooch, optuna, distributed, and what these need
+GPU_WHEELS = alembic annotated-types asttokens beautifulsoup4 bleach colorlog comm dask debugpy defusedxml distributed \
+  entrypoints executing fastjsonschema ipykernel ipython ipython-pygments-lexers jedi jsonschema jsonschema-specifications \
+  jupyter-client jupyter-core jupyterlab-pygments locket mako matplotlib-inline mistune nbclient nbconvert nbformat \
+  nest-asyncio2 optuna pandocfilters papermill parso partd pexpect platformdirs pooch prompt-toolkit ptyprocess pure-eval \
+  pydantic pydantic-core pyzmq referencing rpds-py sortedcontainers soupsieve sqlalchemy stack-data tblib tenacity \
+  tinycss2 tornado traitlets typing-inspection wcwidth webencodings zict
+GPU_PLATFORMS = $(foreach p,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1,--platform $(p)_x86_64)
+
+gpu-wheels:
+	@set -e; part=$$(mktemp -d); trap 'rm -rf "$$part"' EXIT; \
+	awk -F== -v names="$(GPU_WHEELS)" 'BEGIN { split(names, all, " "); for (i in all) wanted[all[i]] } \
+	  { name = tolower($$1); gsub(/[_.]/, "-", name) } name in wanted' constraints.txt > "$$part/wanted.txt"; \
+	test $$(wc -l < "$$part/wanted.txt") = $(words $(GPU_WHEELS)) || { echo "constraints.txt does not pin all of GPU_WHEELS"; exit 1; }; \
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+	  --implementation cp $(GPU_PLATFORMS) -d "$$part/wheels" -r "$$part/wanted.txt"; \
+	rm -rf .wheels; mv "$$part/wheels" .wheels; echo ".wheels/: $$(ls .wheels | wc -l) wheels, $$(du -sh .wheels | cut -f1)"
+
+# installs nothing into that Python: the wheels are unpacked into a folder that is removed afterwards
+gpu:
+	@REHEARSE="$(REHEARSE)" bash tests/gpu.sh "$(GPU_PYTHON)"
 
 setup: $(READY)
 # stale when a version or a requirement changes: installed anew then, and only then

@@ -171,7 +171,8 @@ class TFN(nn.Module):
         batch:Batch,
     )->Tensor:  # (B, outputs), or (B, T, outputs) with one label a step
         y = self.head(fused_tensor(self.subnets(batch)))
-        return y if self.bound is None else 2 * self.bound * y.sigmoid() - self.bound
+        if self.bound is None: return y
+        return 2 * self.bound * y.float().sigmoid() - self.bound   # near ½ bf16 counts in 256ths
 
 # %% ../../nbs/baselines/10_tfn.ipynb #7886061a
 PRESETS = {

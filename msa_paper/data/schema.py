@@ -7,7 +7,8 @@ __all__ = ['KINDS', 'EMOTIONS', 'TASKS', 'ROUNDING', 'FIRST', 'MOSI_TASKS', 'SIM
            'label_faults', 'named', 'check_labels', 'binned_intensity', 'targets_from_intensity', 'check_names',
            'DataSpec', 'Batch', 'check_batch', 'Sample', 'padded', 'collate', 'Corpus', 'pieces', 'held_out',
            'label_ids', 'split_labels', 'need_labels', 'unfinite_rows', 'refuse_unfinite', 'need_finite',
-           'check_splits', 'check_corpus', 'split_pieces', 'Sequences', 'EpochShuffle', 'batches']
+           'check_splits', 'check_corpus', 'split_pieces', 'Sequences', 'EpochShuffle', 'pinned', 'EarlyLoader',
+           'batches']
 
 # %% ../../nbs/data/00_schema.ipynb #f64874f8
 import re
@@ -480,14 +481,51 @@ class EpochShuffle(Sampler):
             part = order[i:i + self.window]; order[i:i + self.window] = part[np.argsort(self.lengths[part], kind="stable")]
         return iter(order.tolist())
 
+# %% ../../nbs/data/00_schema.ipynb #09e7625f
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+def pinned(
+    batch:Batch,
+)->Batch:        # the same in pinned memory, where there is CUDA
+    "Put a batch where a GPU can fetch it by itself."
+    if not torch.cuda.is_available():
+        return batch
+
+    def held(tensors):
+        return {m: t.pin_memory() for m, t in tensors.items()}
+
+    return replace(batch, features=held(batch.features), masks=held(batch.masks), labels=batch.labels.pin_memory())
+
+class EarlyLoader(DataLoader):
+    "The same batches in the same order; a thread makes the next two while the device is at work."
+    def __iter__(self):
+        return self.early(super().__iter__())   # made here: PyTorch's generator is drawn from at the same moment
+
+    def early(self, made):
+        "What `made` gives, each two batches ahead of its use."
+        def following():
+            batch = next(made, None)
+            return None if batch is None else pinned(batch)
+
+        with ThreadPoolExecutor(1) as thread:
+            ahead = deque(thread.submit(following) for _ in range(2))
+            while (batch := ahead.popleft().result()) is not None:
+                ahead.append(thread.submit(following))
+                yield batch
+
+# %% ../../nbs/data/00_schema.ipynb #b6eb9ed7
 def batches(
     corpus:Corpus,
     split:str,           # 'train', 'validation' or 'test'
     batch_size:int=32,   # sequences in a batch (SPEC §1.5: 32 or 64)
     seed:int|None=None,  # a number shuffles by seed and epoch; None keeps the order
     alike:int=1,         # of so many shuffled batches the sequences are sorted by length before they are cut into batches
+    early:bool=False,    # a thread makes the next batches while a GPU is at work
 )->DataLoader:
     "The batches of one split."
     data = Sequences(corpus, split)
     lengths = corpus.lengths(next(iter(corpus.spec.modalities)))[data.numbers]
-    return DataLoader(data, batch_size, sampler=None if seed is None else EpochShuffle(len(data), seed, lengths, alike * batch_size if alike > 1 else 0), collate_fn=collate)
+    window = alike * batch_size if alike > 1 else 0
+    order = None if seed is None else EpochShuffle(len(data), seed, lengths, window)
+    return (EarlyLoader if early else DataLoader)(data, batch_size, sampler=order, collate_fn=collate)

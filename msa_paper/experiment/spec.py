@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'TEXTUAL', 'MANY', 'LONG', 'SPECIFICATIONS', 'number_of', 'numbers_in', 'wants_numbers', 'Machine',
-           'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec', 'ProbeSpec', 'read_parameters',
-           'spec_hash', 'run_id']
+           'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec', 'ProbeSpec', 'GpuSpec',
+           'read_parameters', 'spec_hash', 'run_id']
 
 # %% ../../nbs/experiment/00_spec.ipynb #d2a9596e
 import hashlib, json, math, re
@@ -168,6 +168,21 @@ class ProbeSpec(Machine):
 
 SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,
                   "benchmark": BenchmarkSpec, "probe": ProbeSpec}   # run notebook → what its parameters are
+
+# %% ../../nbs/experiment/00_spec.ipynb #d65ba154
+class GpuSpec(Machine):
+    "A check of a GPU: how large, how long, or only rehearsed on a CPU."
+    batches: tuple[int, ...] = Field((32, 256), min_length=1)   # samples
+    steps: int = Field(50, ge=12)      # T
+    width: int = Field(256, ge=8)      # d
+    models: tuple[str, ...] = ()       # empty: all
+    repeats: int = Field(20, ge=2)     # the median of these is told
+    seconds: float = Field(430, gt=0)  # what is not done by then is left out, and said to be
+    backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
+    rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
+    threads: int = Field(16, ge=1)     # at most: of the CPU that the GPU is compared with
+
+SPECIFICATIONS["gpu"] = GpuSpec
 
 # %% ../../nbs/experiment/00_spec.ipynb #2214a303
 def read_parameters(

@@ -1,0 +1,184 @@
+"""The GPU check, on a CPU: what it would find is found, what it may not touch stays, and what it needs travels."""
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from conftest import PROJECT
+from msa_paper.core import read_json
+from msa_paper.data.planted import planted_corpus
+from msa_paper.data.schema import Batch
+from msa_paper.experiment import gpu, training
+from msa_paper.experiment.spec import GpuSpec, RunSpec
+from msa_paper.model.registry import MODELS, build_model
+
+TINY = GpuSpec(rehearse=True, device="cpu", width=8, steps=12, batches=(2,), repeats=2, models=("full", "lmf"), threads=1)
+
+
+def test_a_planted_difference_is_found_and_named():
+    model, batch = gpu.sized_model("mfn", 8, dropout=False), gpu.ragged_batch(4, 12)
+    right = gpu.signals(model, batch, "cpu", "fp32")
+    with torch.no_grad():
+        model.head[-1].weight.mul_(1.001)
+    found = gpu.difference(gpu.signals(model, batch, "cpu", "fp32"), right)
+    assert found["output"] > gpu.TOLERANCE["fp32"] and found["weight"]
+    assert gpu.difference(right, right) == dict(output=0, loss=0, gradient=0, weight=None)
+
+
+def test_a_difference_makes_the_part_unwell(monkeypatch):
+    same = gpu.signals
+
+    def other(model, batch, device, precision):
+        found = same(model, batch, device, precision)
+        found.output[0] += 0.01 if precision == "bf16" else 0
+        return found
+
+    monkeypatch.setattr(gpu, "signals", other)
+    rows = gpu.compared("lmf", TINY, "cpu")
+    assert [r["within"] for r in rows] == [True, False]
+    assert not gpu.is_well(dict(rows=rows)) and gpu.is_well(dict(rows=rows[:1]))
+
+
+def test_an_output_in_bf16_is_no_coarser_than_bf16():
+    "2b·σ(y) - b in bf16 counts in steps of a hundredth: TFN's output of nearly 0 was 40 % off."
+    rows = gpu.compared("tfn", TINY.model_copy(update=dict(width=32)), "cpu")
+    assert rows[1]["precision"] == "bf16" and rows[1]["output"] < gpu.TOLERANCE["bf16"]
+
+
+def test_two_runs_of_one_seed_that_differ_are_told(monkeypatch):
+    corpus = planted_corpus("tone", segments=60)
+    assert gpu.trained_twice("lmf", corpus, TINY, "cpu")["equal"]
+    fit, seen = gpu.fit, []
+
+    def disturbed(module, corpus, work):
+        out = fit(module, corpus, work)
+        with torch.no_grad():
+            module.model.head.bias.add_(1e-3 * len(seen))
+        seen.append(module)
+        return out
+
+    monkeypatch.setattr(gpu, "fit", disturbed)
+    row = gpu.trained_twice("lmf", corpus, TINY, "cpu")
+    assert not row["equal"] and row["predictions"] == pytest.approx(1e-3, rel=0.1)
+
+
+def test_what_has_no_time_is_left_out_and_said():
+    for part in (gpu.compare_devices, gpu.seed_twice, gpu.step_times, gpu.compiled_steps):
+        budget = gpu.Budget(0)
+        assert part(TINY, "cpu", budget) == [] and len(budget.left_out) >= 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_stored_and_nobody_fails(tmp_path):
+    before = sorted((PROJECT / "results").glob("gpu/*"))
+    done = subprocess.run(["bash", "tests/gpu.sh", sys.executable], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and "no GPU here: nothing was checked, nothing is stored" in done.stdout
+    assert gpu.gpu_check() == 0 and sorted((PROJECT / "results").glob("gpu/*")) == before
+
+
+def executed(parameters):
+    "The cells of the run notebook, here instead of in a kernel."
+    namespace = {}
+    for cell in json.loads((PROJECT / "nbs" / "runs" / "gpu.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("die_with_parent()", ""), namespace)
+            if "parameters" in cell["metadata"].get("tags", []):
+                namespace |= parameters
+
+
+def test_a_rehearsal_stores_beside_the_runs_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MSA_PAPER_RUNS", str(tmp_path))
+    monkeypatch.setattr(gpu, "execute_check", executed)
+    for name in ("forked", "study", "compiled"):                # they need kernels and compilers: make gpu REHEARSE=1
+        monkeypatch.setitem(gpu.PARTS, name, (lambda spec, device, budget: dict(works=False, failed=["not here"]), 1))
+    before = sorted((PROJECT / "results").glob("gpu/*"))
+    assert gpu.gpu_check(rehearse=True, models=["lmf"], batches=[2], width=8, seconds=60) == 1
+    check = read_json(tmp_path / "gpu-rehearsal" / "check.json")
+    assert check["rehearsal"] and list(check["parts"]) == list(gpu.PARTS) and check["not_run"] == []
+    assert check["well"] == {p: p not in ("forked", "study", "compiled") for p in gpu.PARTS}
+    for name in ("check.json", "gpu.md", "steps.csv"):
+        text = (tmp_path / "gpu-rehearsal" / name).read_text()
+        assert str(PROJECT) not in text and str(tmp_path) not in text
+    assert sorted((PROJECT / "results").glob("gpu/*")) == before
+    assert "a rehearsal: no result" in capsys.readouterr().out
+
+
+ASLEEP = """
+import torch
+touched = []
+def watch(owner, name):
+    work = getattr(owner, name)
+    def watched(*given, **named):
+        touched.append(name)
+        return work(*given, **named)
+    setattr(owner, name, watched)
+for name in ("is_available", "device_count", "_lazy_init"): watch(torch.cuda, name)
+for name in ("_cuda_getDeviceCount", "_cuda_init"): hasattr(torch._C, name) and watch(torch._C, name)
+import importlib
+from msa_paper.experiment.execution import PRELOADED
+for module in (*PRELOADED, "msa_paper.experiment.gpu"): importlib.import_module(module)
+print(touched)
+"""
+
+
+def test_what_kernels_are_forked_from_leaves_cuda_asleep():
+    "CUDA survives no fork."
+    done = subprocess.run([sys.executable, "-c", ASLEEP], cwd=PROJECT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def fake_lstm(x, state, weights, bias, layers, dropout, training, both, batch_first):
+    "The shapes of cuDNN's LSTM, on the device of what it reads."
+    size = weights[1].shape[1]
+    return x.new_empty(*x.shape[:2], size) + weights[0].sum(), x.new_empty(1, 1, size), x.new_empty(1, 1, size)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_no_model_mixes_devices(monkeypatch):
+    "Tensors without contents know where they would be: one that is made on the CPU in between is an error."
+    monkeypatch.setattr(torch._VF, "lstm", fake_lstm)
+    for name in MODELS:
+        with FakeTensorMode():
+            with torch.device("cuda"):
+                model = build_model(name, gpu.PROFILE, gpu.sized_settings(name, 8)).train()
+                features = {m: torch.empty(3, 12, k.dim) for m, k in gpu.PROFILE.modalities.items()}
+                batch = Batch(features, {m: torch.ones(3, 12, dtype=torch.bool) for m in features}, torch.empty(3), list("abc"))
+            assert model(batch).device.type == "cuda", name
+
+
+def test_batches_made_early_train_the_same_weights(tmp_path, monkeypatch):
+    corpus = planted_corpus("tone", segments=60)
+    run = RunSpec(model="lmf", settings=gpu.sized_settings("lmf", 8), epochs=2, batch_size=8, device="cpu", progress=False)
+    usual, _, _ = gpu.trained(run, corpus)
+    made = training.batches
+    monkeypatch.setattr(training, "batches", lambda *given, **named: made(*given[:5], **named | dict(early=True)))
+    early, _, _ = gpu.trained(run, corpus)
+    assert all(torch.equal(usual[n], early[n]) for n in usual) and early["model.head.bias"].isfinite().all()
+
+
+# what a machine with Python 3.12, PyTorch and the libraries of `make gpu` has already
+THERE = """aiohttp attrs certifi charset-normalizer click cloudpickle fsspec h5py jinja2 lightning markupsafe matplotlib msgpack numpy
+packaging pandas psutil pyarrow pygments python-dateutil pyyaml requests safetensors scikit-learn scipy seaborn six statsmodels
+toolz torch torchaudio torch-geometric torchmetrics tqdm transformers typing-extensions urllib3""".split()
+PYTHON_3_12 = dict(python_version="3.12", python_full_version="3.12.3", sys_platform="linux", platform_system="Linux", extra="")
+
+
+def plain_name(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_wheels_are_all_that_such_a_machine_lacks():
+    listed = re.search(r"^GPU_WHEELS = ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), flags=re.M).group(1)
+    wheels = set(listed.replace("\\\n", " ").split())
+    wanted = {plain_name(r.name): w for w in wheels for r in map(Requirement, requires(w) or [])
+              if r.marker is None or r.marker.evaluate(PYTHON_3_12)}
+    assert not {n: w for n, w in wanted.items() if n not in wheels | set(THERE)}
+    settings = re.search(r"^requirements = (.*)$", (PROJECT / "settings.ini").read_text(), flags=re.M).group(1)
+    assert not set(map(plain_name, settings.split())) - wheels - set(THERE)
+    assert not re.search(r"[=<>~!]", settings)                              # no exact version is insisted on
