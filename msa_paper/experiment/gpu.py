@@ -13,7 +13,8 @@ __all__ = ['PROFILE', 'TOLERANCE', 'PARTS', 'VERSIONS', 'HEADINGS', 'REHEARSAL',
            'gpu_page', 'store_check', 'execute_check', 'gpu_check', 'main']
 
 # %% ../../nbs/experiment/70_gpu.ipynb #de6f5341
-import argparse, copy, gc, hashlib, io, multiprocessing, os, platform, re, sys, tempfile, time, traceback, warnings
+import argparse, copy, gc, hashlib, io, multiprocessing, os, platform, re, sys, tempfile, time, traceback
+import warnings
 from collections import deque
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -104,7 +105,8 @@ def outcome(
 )->tuple[str, object]:     # ('done', what it said) or ('failed', why)
     "The answer of another process, which is ended after it."
     try:
-        said = connection.recv() if connection.poll(max(seconds, 0)) else ("failed", f"not done after {seconds:.0f} s")
+        there = connection.poll(max(seconds, 0))
+        said = connection.recv() if there else ("failed", f"not done after {seconds:.0f} s")
     except EOFError:
         process.join(5)
         said = "failed", f"its process ended without a word (exit code {process.exitcode})"
@@ -114,8 +116,11 @@ def outcome(
     return said
 
 # %% ../../nbs/experiment/70_gpu.ipynb #324c1f72
-PROFILE = DataSpec({"text": Modality(300, "tokens"), "vision": Modality(35, "frames"), "audio": Modality(74, "spectrum")},
-                   TASKS["regression"])     # word vectors, faces and voices, as the public features of MOSEI have them
+PROFILE = DataSpec({   # word vectors, faces and voices, of the sizes that the public features of MOSEI have
+    "text": Modality(300, "tokens"),
+    "vision": Modality(35, "frames"),
+    "audio": Modality(74, "spectrum"),
+}, TASKS["regression"])
 
 def sized_settings(
     name:str,      # a name of `MODELS`
@@ -173,12 +178,14 @@ def ragged_batch(
     size:int,      # B
     steps:int,     # T of the longest
 )->Batch:
-    "Random features of different lengths; every label lies beyond what a model says, so that no gradients cancel."
+    "Random features of different lengths; all labels lie beyond what a model says: no gradients cancel."
     rng = torch.Generator().manual_seed(0)
     lengths = torch.randint(steps // 2, steps + 1, (size,), generator=rng)
     lengths[0] = steps
     mask = torch.arange(steps) < lengths[:, None]
-    features = {m: torch.randn(size, steps, k.dim, generator=rng) * mask[..., None] for m, k in PROFILE.modalities.items()}
+    features = {}
+    for m, modality in PROFILE.modalities.items():
+        features[m] = torch.randn(size, steps, modality.dim, generator=rng) * mask[..., None]
     labels = 1 + torch.randn(size, generator=rng).abs()
     return Batch(features, {m: mask for m in features}, labels, [str(i) for i in range(size)])
 
@@ -187,7 +194,7 @@ def computing(
     device:str,       # 'cpu' or 'cuda'
     precision:str,    # 'fp32' or 'bf16'
 ):
-    "Mixed precision where it is asked for; on a CPU without oneDNN, which has no bf16 LSTM on most processors."
+    "Mixed precision where it is asked for; on a CPU without oneDNN, which seldom has a bf16 LSTM."
     half = precision == "bf16"
     plain = torch.backends.mkldnn.flags(enabled=False) if half and device == "cpu" else nullcontext()
     with plain, torch.autocast(device, torch.bfloat16, enabled=half):
@@ -245,7 +252,8 @@ def compared(
     device:str,    # 'cpu' or 'cuda'
 )->list[dict]:     # a row for each precision
     "One model on a device against the CPU."
-    model, batch, rows = sized_model(name, spec.width, dropout=False), ragged_batch(32 if spec.rehearse else 128, spec.steps), []
+    model, rows = sized_model(name, spec.width, dropout=False), []
+    batch = ragged_batch(32 if spec.rehearse else 128, spec.steps)
     reference = signals(model, batch, "cpu", "fp32")
     for precision, tolerance in TOLERANCE.items():
         row = dict(model=name, precision=precision, tolerance=tolerance)
@@ -273,14 +281,15 @@ def compare_devices(
 def trained(
     spec:RunSpec,
     corpus:Corpus,
-)->tuple[dict[str, Tensor], np.ndarray, set[str]]: # weights, predictions of the test split, operations without a fixed order
+)->tuple[dict[str, Tensor], np.ndarray, set[str]]: # weights, predictions, operations without a fixed order
     "One short training."
     with warnings.catch_warnings(record=True) as heard, tempfile.TemporaryDirectory() as work:
         warnings.simplefilter("always")
         module = Training(spec, corpus.spec, 1)
         fit(module, corpus, Path(work))
         table, _ = predict(module, corpus, "test")
-    told = {m.group(1) for w in heard if (m := re.search(r"(\S+) does not have a deterministic", str(w.message)))}
+    found = [re.search(r"(\S+) does not have a deterministic", str(w.message)) for w in heard]
+    told = {f.group(1) for f in found if f}
     return {n: t.float().cpu() for n, t in module.state_dict().items()}, table.prediction.to_numpy(), told
 
 def trained_twice(
@@ -338,12 +347,11 @@ def study_rows(
     store:Path,
 )->list[RunSpec]:
     "What the study consists of."
-    size = dict(segments=120, epochs=1, seeds=(1,)) if spec.rehearse else dict(segments=800, epochs=6, seeds=(1, 2))
-    given = dict(dataset="planted", protocol="mixed", data=dict(segments=size["segments"]), epochs=size["epochs"],
-                 seeds=size["seeds"], learning_rate=3e-3, device=device, results=str(store), progress=False)
-    names = ("full", "mfn", "floor_linear")
-    return [RunSpec(model=m, settings=sized_settings(m, 32), **given | ({"seeds": (1,)} if m.startswith("floor") else {}))
-            for m in names]
+    segments, epochs, seeds = (120, 1, (1,)) if spec.rehearse else (800, 6, (1, 2))
+    given = dict(dataset="planted", protocol="mixed", data=dict(segments=segments), learning_rate=3e-3,
+                 epochs=epochs, device=device, results=str(store), progress=False)
+    seeds = {"full": seeds, "mfn": seeds, "floor_linear": (1,)}
+    return [RunSpec(model=m, settings=sized_settings(m, 32), seeds=s, **given) for m, s in seeds.items()]
 
 def study_table(
     rows:list[RunSpec],
@@ -351,10 +359,10 @@ def study_table(
 )->list[dict]:           # a row a model: runs, mean metrics of the test split
     "What came out of a study, read from its store."
     table = runs_table([r for row in rows for r in Store(store).row(row)])
-    means = table.groupby("model", sort=False)[["mae", "corr"]].mean()
-    counts = table.groupby("model", sort=False).size()
-    return [dict(model=m, runs=int(counts[m]), mae=significant(means.mae[m], 3), corr=significant(means["corr"][m], 3))
-            for m in means.index]
+    models = table.groupby("model", sort=False)
+    found = models.agg(runs=("seed", "size"), mae=("mae", "mean"), corr=("corr", "mean"))
+    return [dict(model=m, runs=int(row.runs), mae=significant(row.mae, 3), corr=significant(row["corr"], 3))
+            for m, row in found.iterrows()]
 
 def study(
     spec:GpuSpec,
@@ -380,7 +388,9 @@ def planted_study(
 )->dict:
     "The study in a process of its own, which is ended when its time is over."
     kind, said = outcome(*begin(study, (spec, device)), budget.left())
-    return said | dict(works=not said["failed"] and len(said["rows"]) == 3) if kind == "done" else dict(works=False, failed=[said])
+    if kind == "failed":
+        return dict(works=False, failed=[said])
+    return said | dict(works=not said["failed"] and len(said["rows"]) == 3)
 
 # %% ../../nbs/experiment/70_gpu.ipynb #ac716ced
 def stepping(
@@ -422,7 +432,8 @@ def median_seconds(
 @contextmanager
 def deterministic():
     "PyTorch's deterministic algorithms, as `fit` asks for them."
-    before, only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
+    only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
@@ -450,7 +461,8 @@ def timed_step(
     budget:Budget|None=None,
 )->dict:
     "The time and the memory of one model's step."
-    step, batch = stepping(sized_model(name, spec.width), device, precision), ragged_batch(size, spec.steps).to(device)
+    step = stepping(sized_model(name, spec.width), device, precision)
+    batch = ragged_batch(size, spec.steps).to(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with deterministic():
@@ -585,16 +597,18 @@ def loader_row(
         epoch_seconds(step, resident[:4], size, device)
         alone = epoch_seconds(step, resident, size, device)
         del resident
-        plain, early = (epoch_seconds(step, batches(corpus, "train", size, early=e), size, device) for e in (False, True))
-    busy = {f"busy_{k}": significant(min(alone / v, 1), 2) for k, v in (("plain", plain), ("early", early))}
-    return dict(model=name, batch=size, resident_ms=significant(alone * 1e3, 3), plain_ms=significant(plain * 1e3, 3),
-                early_ms=significant(early * 1e3, 3), **busy)
+        plain = epoch_seconds(step, batches(corpus, "train", size), size, device)
+        early = epoch_seconds(step, batches(corpus, "train", size, early=True), size, device)
+    spent = dict(resident_ms=alone, plain_ms=plain, early_ms=early)
+    told = {k: significant(v * 1e3, 3) for k, v in spent.items()}
+    busy = dict(busy_plain=significant(min(alone / plain, 1)), busy_early=significant(min(alone / early, 1)))
+    return dict(model=name, batch=size, **told, **busy)
 
 def loader_busy(
     spec:GpuSpec,
     device:str,
     budget:Budget,
-)->list[dict]:     # a row a model and batch size: milliseconds a step, the share of it in which the GPU is busy
+)->list[dict]:     # a row a model and batch size: milliseconds a step, and how much of it the GPU is busy
     "Whether the loaders keep the GPU busy: the full model, and a model whose step is short."
     corpus, rows = long_corpus(spec, 4 if spec.rehearse else 10), []
     for name in ("full", "lmf"):
@@ -625,8 +639,8 @@ def machine_state(
     found = dict(processor=processor(), cores=os.cpu_count(), python=platform.python_version(), gpu=None)
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
-        found |= dict(gpu=gpu.name, gpu_gib=round(gpu.total_memory / 2**30), capability=f"{gpu.major}.{gpu.minor}",
-                      cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+        found |= dict(gpu=gpu.name, gpu_gib=round(gpu.total_memory / 2**30), cuda=torch.version.cuda,
+                      capability=f"{gpu.major}.{gpu.minor}", cudnn=torch.backends.cudnn.version())
     installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     return found | dict(versions={n: installed[n] for n in VERSIONS if n in installed}, code=code_digest())
 
@@ -665,17 +679,18 @@ class GpuCheck:
         except Exception as error:
             traceback.print_exc()
             part = dict(failed=[one_line(error)], rows=[])
-        self.parts[name] = part | dict(seconds=significant(time.monotonic() - start, 3), left_out=budget.left_out)
+        took = significant(time.monotonic() - start, 3)
+        self.parts[name] = part | dict(seconds=took, left_out=budget.left_out)
         write_json(self.work/"check.json", self.content())
         table = pd.DataFrame(part.get("rows") or [part])
-        print(table.to_string(index=False), f"\n{name}: {self.parts[name]['seconds']} s", flush=True)
+        print(table.to_string(index=False), f"\n{name}: {took} s", flush=True)
         return table
 
     def content(self)->dict:
         "All that is known so far."
-        missing = [p for p in PARTS if p not in self.parts]
-        return dict(rehearsal=self.spec.rehearse, machine=self.machine, seconds=round(time.time() - self.started),
-                    width=self.spec.width, steps=self.spec.steps, batches=self.spec.batches, repeats=self.spec.repeats,
+        missing, s = [p for p in PARTS if p not in self.parts], self.spec
+        return dict(rehearsal=s.rehearse, machine=self.machine, seconds=round(time.time() - self.started),
+                    width=s.width, steps=s.steps, batches=s.batches, repeats=s.repeats,
                     well={n: is_well(p) for n, p in self.parts.items()}, not_run=missing, parts=self.parts)
 
 # %% ../../nbs/experiment/70_gpu.ipynb #cd71e2bc
@@ -700,15 +715,21 @@ def cell_text(value)->str:
 # %% ../../nbs/experiment/70_gpu.ipynb #93643922
 HEADINGS = {   # part → its heading on the page, and what its columns are
     "forked": ("Forked kernels", "Whether a process that is forked like a kernel can use the GPU."),
-    "compare": ("The GPU against the CPU", "‖GPU - CPU‖ / ‖CPU‖ of the output, the loss, and the gradient of all weights together, "
-                "same weights, same batch, no dropout, no TF32; `weight`: whose gradient differs most."),
-    "study": ("A planted study, run by papermill", "Mean metrics of the test split, read from the study's store."),
-    "twice": ("Two runs of one seed", "Largest differences of weights (relative) and predictions; the operations that PyTorch "
-              "knows to sum in no fixed order."),
-    "loaders": ("Whether the loaders keep the GPU busy", "Milliseconds a step when all batches lie on the GPU already, with the "
-                "plain loader, and with the one that makes batches early in pinned memory; busy: the first over the others."),
-    "steps": ("A training step", "Forward, loss, backward, clipping, Adam, with deterministic algorithms, as `fit` does it: the median."),
-    "compiled": ("A compiled training step", "In fp32, and the plain step beside it in the same process, while others compile."),
+    "compare": ("The GPU against the CPU",
+                "‖GPU - CPU‖ / ‖CPU‖ of the output, the loss, and the gradient of all weights together; "
+                "same weights, same batch, no dropout, no TF32. `weight`: whose gradient differs most."),
+    "study": ("A planted study, run by papermill",
+              "Mean metrics of the test split, read from the study's store."),
+    "twice": ("Two runs of one seed",
+              "‖a - b‖ / ‖b‖ of all weights, the largest difference of a prediction, and the operations that "
+              "PyTorch knows to sum in no fixed order."),
+    "loaders": ("Whether the loaders keep the GPU busy",
+                "Milliseconds a step when all batches lie on the GPU already, with the plain loader, and "
+                "with the one that makes batches early, in pinned memory. Busy: the first over the others."),
+    "steps": ("A training step",
+              "Forward, loss, backward, clipping, Adam, deterministic algorithms, as in `fit`: the median."),
+    "compiled": ("A compiled training step",
+                 "In fp32, and the plain step beside it in the same process, while others compile."),
 }
 
 # %% ../../nbs/experiment/70_gpu.ipynb #67bcb2e0
@@ -716,10 +737,12 @@ def gpu_page(
     check:dict,      # as `GpuCheck.content` gives it
 )->str:
     "A check as a Markdown page."
-    title = "# A rehearsal of the GPU check on a CPU: no result" if check["rehearsal"] else "# What the GPU check found"
+    rehearsal = "# A rehearsal of the GPU check on a CPU: no result"
+    title = rehearsal if check["rehearsal"] else "# What the GPU check found"
     machine = {k: v for k, v in check["machine"].items() if k != "versions"} | check["machine"]["versions"]
     told = ", ".join(f"{k} {v}" for k, v in machine.items() if v is not None)
-    sizes = f"d = {check['width']}, T = {check['steps']}, batches of {cell_text(check['batches'])}; {check['seconds']} s in all."
+    batch = cell_text(check["batches"])
+    sizes = f"d = {check['width']}, T = {check['steps']}, batches of {batch}; {check['seconds']} s in all."
     text = [title, f"{told}.", sizes]
     for name, part in check["parts"].items():
         verdict = "well" if check["well"][name] else "not well"
@@ -746,7 +769,8 @@ def store_check(
     return folder
 
 # %% ../../nbs/experiment/70_gpu.ipynb #7dbbd02a
-REHEARSAL = dict(rehearse=True, device="cpu", width=16, steps=12, batches=[2, 4], repeats=2, seconds=400., backend="aot_eager", threads=1)
+REHEARSAL = dict(rehearse=True, device="cpu", width=32, steps=12, batches=[2, 4], repeats=2, seconds=400.,
+                 backend="aot_eager", threads=1)
 
 def execute_check(
     parameters:dict,     # of a `GpuSpec`
@@ -755,12 +779,13 @@ def execute_check(
     import papermill
     copied = runs_folder()/"gpu.ipynb"
     copied.parent.mkdir(parents=True, exist_ok=True)
+    how = dict(kernel_name="python3", kernel_manager_class=kernel_manager(), cwd=str(project_folder()),
+               progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
     try:
-        papermill.execute_notebook(project_folder()/"nbs"/"runs"/"gpu.ipynb", copied, parameters, kernel_name="python3",
-                                   progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-                                   cwd=str(project_folder()), kernel_manager_class=kernel_manager())
+        papermill.execute_notebook(project_folder()/"nbs"/"runs"/"gpu.ipynb", copied, parameters, **how)
     except papermill.PapermillExecutionError as error:
-        raise MsaPaperError(f"{error.ename}: {error.evalue}", copied, "what was found before stands in runs/gpu/check.json") from error
+        remedy = "what was found before stands in check.json below runs/gpu"
+        raise MsaPaperError(f"{error.ename}: {error.evalue}", copied, remedy) from error
     return copied
 
 def gpu_check(
@@ -776,13 +801,14 @@ def gpu_check(
     folder = runs_folder()/"gpu-rehearsal" if rehearse else Path(spec.results or results_folder()/"gpu")
     check = read_json(folder/"check.json")
     print((folder/"gpu.md").read_text())
-    print(f"stored in {os.path.relpath(folder, project_folder())}/{' (a rehearsal: no result)' if rehearse else ''}")
+    about = " (a rehearsal: no result)" if rehearse else ""
+    print(f"stored in {os.path.relpath(folder, project_folder())}/{about}")
     return 0 if all(check["well"].values()) and not check["not_run"] else 1
 
 def main(arguments=None):
     "The command line."
-    parser = argparse.ArgumentParser(prog="python -m msa_paper.experiment.gpu", description=main.__doc__)
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, at small sizes; stored in runs/ only")
+    parser = argparse.ArgumentParser(prog="python -m msa_paper.experiment.gpu", description=gpu_check.__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, at small sizes")
     try:
         raise SystemExit(gpu_check(parser.parse_args(arguments).rehearse))
     except MsaPaperError as error:

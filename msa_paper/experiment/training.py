@@ -25,8 +25,6 @@ from .spec import RunSpec, spec_hash
 from ..model.registry import build_model
 
 # %% ../../nbs/experiment/30_training.ipynb #6e8a00f6
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
 def exact_fp32():
     "Let cuDNN compute 32 bits in 32 bits."
     for part in ("conv", "rnn"):
@@ -269,6 +267,7 @@ def accelerator(
     device:str,  # 'auto', 'cpu' or 'cuda'
 )->str:          # 'cpu' or 'cuda'
     "The device to use; asking for a GPU where there is none is an error."
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     there = torch.cuda.is_available()
     if device == "cuda" and not there: raise MsaPaperError("device 'cuda' is not available", remedy="use device='auto', or check the driver and that torch was built for it")
     return "cuda" if there and device != "cpu" else "cpu"
