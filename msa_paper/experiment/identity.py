@@ -103,7 +103,7 @@ def read_corpus(
     with Watch() as watch:
         corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
     tops = data_folder(), features_folder()
-    opened = (p for p in watch.files if p.suffix != ".lock" and any(p.is_relative_to(t) for t in tops))
+    opened = (p for p in watch.files if p.suffix not in (".lock", ".sha256") and any(p.is_relative_to(t) for t in tops))
     paths = {Path(os.path.abspath(p)) for p in corpus.sources} | {p for p in opened if p.is_file()}
     files = {str(p): (stamp(p), sha256(p)) for p in sorted(paths)}
     noted[question_key(spec)] = files

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARD', 'TextSettings', 'TextEncoder', 'encoder_digest', 'looks_ahead', 'packaged_minilm', 'load_text_encoder',
-           'Tokens', 'tokenise', 'plan_batches', 'encode', 'lay_out', 'fill', 'is_text', 'checked_texts',
+           'Tokens', 'tokenise', 'plan_batches', 'encode', 'lay_out', 'fill', 'is_text', 'checked_texts', 'is_whole',
            'extract_text', 'TextFeatures', 'read_text_features']
 
 # %% ../../nbs/extract/10_text.ipynb #09332184
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, pandas as pd, torch
 from pydantic import BaseModel, ConfigDict, Field
-from ..core import MsaPaperError, validated, write_whole
+from ..core import MsaPaperError, sha256, validated, write_whole
 from ..data.mapped import header_bytes
 from ..data.schema import padded
 
@@ -215,6 +215,20 @@ def checked_texts(
         raise MsaPaperError(f"{len(odd)} {what} are no text", f"the first is that of '{name}'", remedy)
     return ids, texts
 
+def is_whole(
+    path:Path,   # extracted features
+)->bool:
+    "Whether features are there as they were written; damaged ones are removed with one sentence."
+    if not path.is_file():
+        return False
+    mark = path.with_suffix(".sha256")
+    if mark.is_file() and mark.read_text() == sha256(path):
+        return True
+    print(f"{path.name}: not what was written, or without a digest; extracted again", flush=True)
+    path.unlink()
+    mark.unlink(missing_ok=True)
+    return False
+
 def extract_text(
     ids,                     # (N,) unique names of the texts
     texts,                   # (N,) transcripts; None, NaN or blank: no transcript
@@ -231,15 +245,16 @@ def extract_text(
     identity = [1, ids, texts, encoder.digest, s.pooled, s.dtype, limit, s.budget]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     final = Path(folder)/f"text-{key}.safetensors"; work, lock = final.with_suffix(".partial"), final.with_suffix(".lock")
-    if final.is_file(): return final
+    if is_whole(final): return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if not final.is_file():
+        if not is_whole(final):
             tokens = tokenise(encoder, texts, limit); steps = [len(r) if s.pooled == "no" else min(len(r), 1) for r in tokens.rows]
             facts = dict(texts=len(ids), empty=steps.count(0), truncated=tokens.truncated, tokens_lost=tokens.lost, max_tokens=limit, weights=encoder.digest, model=Path(s.model).name, pooled=s.pooled)
             print(f"{len(ids)} texts, {steps.count(0)} without content, {tokens.truncated} cut to {limit} tokens ({tokens.lost} tokens lost)", flush=True)
             path = fill(work, encoder, tokens, ids, np.r_[0, np.cumsum(steps, dtype=np.int64)], s, {"facts": json.dumps(facts), "ids": json.dumps(ids)}, progress)
+            write_whole(final.with_suffix(".sha256"), sha256(path))
             os.replace(path, final)
         shutil.rmtree(work, ignore_errors=True); lock.unlink(missing_ok=True)
     return final
