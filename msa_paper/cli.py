@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'positive', 'run_missing', 'reproduce', 'left_to_run', 'outcome', 'shown', 'fill_in', 'probe', 'publish',
-           'merge', 'verify', 'page', 'pages_to_draw', 'redraw', 'foretell', 'status', 'overhead', 'read_options',
-           'data', 'render_readme', 'add_store', 'add_reproduce', 'add_results', 'add_data', 'readme', 'run_command',
-           'main']
+           'publish_also', 'merge', 'verify', 'page', 'pages_to_draw', 'redraw', 'foretell', 'status', 'overhead',
+           'read_options', 'data', 'render_readme', 'add_store', 'add_reproduce', 'add_results', 'add_data', 'readme',
+           'run_command', 'main']
 
 # %% ../nbs/90_cli.ipynb #950e495d
 import argparse, contextlib, io, os, sys
@@ -91,7 +91,7 @@ def outcome(
     store = Store(results).folder
     if data == "probes":
         probe(results)
-    publish(data, results, str(store/"results"))
+    publish(data, results, str(store/"results"), str(results_folder()))
     fill_in(data, store/"results")
     failures = redraw(str(store/"results"), figures or str(store/"figures"), only=data)
     print(report(data, str(store/"results"), store/"report"), flush=True)
@@ -106,7 +106,8 @@ def fill_in(data:str, to:Path):
     "Put the published results of the other studies beside what was reproduced: pages quote several."
     import shutil
     for folder in (p.parent for p in results_folder().glob("*/study.json")):
-        if folder.name not in ("planted", data) and not (to/folder.name).exists():
+        if folder.name not in ("planted", data):
+            shutil.rmtree(to/folder.name, ignore_errors=True)
             shutil.copytree(folder, to/folder.name)
 
 def probe(results:str=""):
@@ -126,12 +127,26 @@ def publish(
     failures = []
     for study in studies:
         try:
+            if study in ("cards", "overhead"):
+                publish_also(study, results)
+                continue
             told = write(study, results, to)
             lost = f"; {told['lost']} comparisons cannot be computed: their runs came from different stores" if told["lost"] else ""
-            print(f"{study}: {told['runs']} runs ({told['new']} from this store), {told['comparisons']} comparisons{lost}", flush=True)
+            gone = f"; not computed, for want of labels or of all seeds in one store: {', '.join(told['open'])}" if told["open"] else ""
+            print(f"{study}: {told['runs']} runs ({told['new']} from this store), {told['comparisons']} comparisons{lost}{gone}", flush=True)
         except MsaPaperError as error:
             failures.append(f"{study}: {error}")
     return failures
+
+def publish_also(what:str, results:str=""):
+    "Publish what belongs to no study: data cards, counted anew; what the machinery costs, as it was measured in the store."
+    if what == "cards":
+        from msa_paper.analysis.figures import make_cards
+        print("\n".join(make_cards()))
+    else:
+        from msa_paper.core import read_json
+        from msa_paper.experiment.store import Store
+        write_json(results_folder()/"overhead.json", read_json(Store(results).folder/"overhead.json"))
 
 def merge(
     folder:str,          # another working store
@@ -208,7 +223,7 @@ def redraw(
                 draw(**{k: v for k, v in given.items() if k in takes})
             print(f"drawn: {what}", flush=True)
         except Exception as error:
-            if is_full(error) or not isinstance(error, (MsaPaperError, OSError, ValueError, KeyError, TypeError)):
+            if is_full(error):
                 raise
             failures.append(f"{what}: {error if isinstance(error, MsaPaperError) else f'{type(error).__name__}: {error}'}")
     return failures
@@ -295,7 +310,8 @@ def data(
         return print(f"written: {convert(dataset, protocol, output, task, precision, **read_options(option))}")
     if action == "cards":
         from msa_paper.analysis.figures import make_cards
-        return print("\n".join(make_cards()))
+        from msa_paper.core import runs_folder
+        return print("\n".join(make_cards(str(runs_folder()))))
     from msa_paper.data.fetch import checked, fetch, listing
     if action == "fetch" and not names: raise MsaPaperError("which data set?", remedy="name one: `msa-paper data list` shows them")
     if action == "check": return [wrong for name in names or [""] for wrong in checked(name)]
@@ -350,7 +366,7 @@ def add_results(commands):
     for name, told in {"status": "how far each study is, what failed, who is at work", "overhead": "what the machinery costs per training"}.items():
         add_store(commands.add_parser(name, help=told))
     p = commands.add_parser("publish", help="write results/<study>/ from the finished runs of the store")
-    p.add_argument("studies", nargs="+", metavar="STUDY")
+    p.add_argument("studies", nargs="+", metavar="STUDY", help="names of studies; also: cards, overhead")
     add_store(p)
     p.add_argument("--to", default="", metavar="FOLDER", help="another folder than results/")
     m = commands.add_parser("merge", help="take in runs that were finished in another store")
@@ -382,7 +398,7 @@ def add_data(commands):
         if action == "convert":
             a.add_argument("output", help="….safetensors")
             a.add_argument("--precision", default="float32", choices=("float32", "float16"))
-    actions.add_parser("cards", help="count all data sets that are here anew, into results/cards")
+    actions.add_parser("cards", help="count all data sets that are here, into runs/cards (`publish cards` commits them)")
 
 # %% ../nbs/90_cli.ipynb #aa71e365
 def readme():
@@ -400,6 +416,10 @@ def run_command(
     try:
         failures = COMMANDS[command](**given)
     except MsaPaperError as error:
+        failures = [str(error)]
+    except OSError as error:
+        if is_full(error):
+            error = disk_full(given.get("results") or given.get("output") or project_folder())
         failures = [str(error)]
     except Exception as error:
         if not is_full(error):

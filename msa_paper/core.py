@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMERICS', 'halves', 'FULL', 'NUMBER', 'NO_SPACE', 'MsaPaperError', 'known', 'validated', 'project_folder',
-           'data_folder', 'runs_folder', 'results_folder', 'figures_folder', 'in_use', 'abandoned', 'half_written',
-           'sweep_halves', 'is_full', 'disk_full', 'room_on_disk', 'write_whole', 'plain', 'json_text', 'strict_json',
-           'read_json', 'write_json', 'sha256', 'die_with_parent']
+           'whole_path', 'data_folder', 'runs_folder', 'results_folder', 'figures_folder', 'in_use', 'abandoned',
+           'half_written', 'sweep_halves', 'is_full', 'disk_full', 'room_on_disk', 'write_whole', 'plain', 'json_text',
+           'strict_json', 'read_json', 'write_json', 'sha256', 'die_with_parent']
 
 # %% ../nbs/00_core.ipynb #7fefda63
 import contextlib, ctypes, difflib, errno, fcntl, glob, hashlib, json, math
@@ -63,13 +63,20 @@ def project_folder()->Path: # the folder that holds settings.ini, nbs, results a
             if (folder/"settings.ini").is_file() and (folder/"nbs").is_dir(): return folder
     return Path.cwd()
 
+def whole_path(
+    variable:str,   # of the environment
+    name:str,       # of the folder in the project, where the variable is not set
+)->Path:
+    "A folder as an absolute path without '..': one place has one name; links are not followed."
+    return Path(os.path.abspath(project_folder()/os.environ.get(variable, name)))
+
 def data_folder()->Path: # where data sets lie; relative paths count from the project
     "The folder of the data sets: `MSA_PAPER_DATA`, by default `data` in the project."
-    return project_folder()/os.environ.get("MSA_PAPER_DATA", "data")
+    return whole_path("MSA_PAPER_DATA", "data")
 
 def runs_folder()->Path: # relative paths count from the project
     "The working store of runs: `MSA_PAPER_RUNS`, by default `runs` in the project; git ignores it."
-    return project_folder()/os.environ.get("MSA_PAPER_RUNS", "runs")
+    return whole_path("MSA_PAPER_RUNS", "runs")
 
 def results_folder()->Path:
     "The published results, which tables, figures and claims are drawn from."
@@ -77,7 +84,7 @@ def results_folder()->Path:
 
 def figures_folder()->Path: # relative paths count from the project
     "Where tables and figures are: `MSA_PAPER_FIGURES`, by default `figures` in the project, which is committed."
-    return project_folder()/os.environ.get("MSA_PAPER_FIGURES", "figures")
+    return whole_path("MSA_PAPER_FIGURES", "figures")
 
 # %% ../nbs/00_core.ipynb #52ad7447
 def in_use(file):

@@ -290,8 +290,10 @@ def figure6(
     block = block_of(SCATTER[known(data, SCATTER, "data of figure6")])
     runs, folder = block_runs(block, ("full",), results)["full"], page_folder(figures, data)
     errors = open_results(results).derived(f"errors {block.key}", study_of(block))
-    if not runs or not errors:
+    if not runs:
         return Markdown(f"**No run of the full model on `{data}` is published:** `make reproduce DATA={data}`")
+    if not errors:
+        return Markdown("**Not drawn**: the statistics of this figure need all seeds in one store (`msa-paper merge`), and the labels.")
     note, numbers = figure6_note(runs, errors, UNITS.get(block.dataset, ("sequences",))[0])
     sidecar = behind(runs) | numbers | dict(points=runs[0].id, n=errors["n"], share_in_ellipse=errors["share_in_ellipse"])
     try:

@@ -24,7 +24,7 @@ from .identity import files_of, here, place
 from .matrix import Entry
 from .spec import Machine, RunSpec, TuneSpec
 from .store import Store, hold, signature
-from .tuning import read_trials, tuning_file
+from .tuning import check_search, read_search, read_trials, tuning_file, unsealed
 from ..processes import at_interruption, move_in, sweep, temporary_folder
 
 # %% ../../nbs/experiment/57_cluster.ipynb #ae78864a
@@ -393,17 +393,14 @@ class Inbox:
     def take_trials(self, spec:TuneSpec, job:dict, message:dict):
         "The trials of a search, when they are more than there are."
         path, content = tuning_file(spec), some_bytes(message.get("content"), COPY)
-        told = strict_table(content, "search")
-        fields = {k: v for k, v in told.get("spec", {}).items() if k not in Machine.model_fields}
-        search = validated(TuneSpec, fields, "search")
-        machine = set(Machine.model_fields)
-        if search.model_dump(exclude=machine) != spec.model_dump(exclude=machine):
-            raise MsaPaperError("it is another search than the one that was asked for")
-        trials = told.get("trials")
-        if not isinstance(trials, list) or not all(isinstance(t, dict) for t in trials) or len(trials) > spec.trials:
-            raise MsaPaperError("its trials are none")
-        there = len(strict_table(path.read_bytes(), "search")["trials"]) if path.is_file() else 0
-        if there < len(trials):
+        try:
+            told = check_search(unsealed(strict_table(content, "search"), "a search"), path.stem)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MsaPaperError("it is no search") from error
+        if len(told["trials"]) > spec.trials:
+            raise MsaPaperError("its trials are more than were asked for")
+        there = read_search(path)
+        if not there or len(there["trials"]) < len(told["trials"]):
             write_whole(path, content)
 
     def take_copy(self, spec:RunSpec|TuneSpec, job:dict, message:dict):

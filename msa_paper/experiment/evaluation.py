@@ -6,7 +6,7 @@
 __all__ = ['prediction_columns', 'predict', 'evaluate', 'run_seed', 'load_run', 'evaluation_folder', 'publish_evaluation']
 
 # %% ../../nbs/experiment/40_evaluation.ipynb #e1568073
-import time
+import os, shutil, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import load as load_bytes, save_file
@@ -135,7 +135,9 @@ def publish_evaluation(
     told = spec.model_dump(mode="json", exclude={"results"}) | dict(run=run.id)
     files = {"spec.json": json_text(told).encode(), "metrics.json": json_text(metrics).encode(),
              "predictions.parquet": parquet(predictions), "replicates.parquet": parquet(replicates)}
-    for name, content in files.items():
-        write_whole(folder/name, content)
-    write_whole(folder/MANIFEST, manifest_of("/".join(folder.parts[-3:]), files))
+    new = folder.with_name(f".{folder.name}.new")
+    for name, content in (files | {MANIFEST: manifest_of("/".join(folder.parts[-3:]), files)}).items():
+        write_whole(new/name, content)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(new, folder)
     return folder

@@ -346,11 +346,12 @@ def spoken(
 # %% ../../nbs/experiment/55_execution.ipynb #789fbda5
 def published_seeds(
     row:RunSpec,
+    read:bool=True,   # the data, where it is not known what they are
 )->list[int]:
     "The seeds of a row that are published of the data that are here; none of a planted corpus of the main study."
     if anew() or (row.dataset, row.protocol) == ("planted", "mixed"):
         return []
-    data = data_digest(row, read=False)
+    data = data_digest(row, read)
     return [r.seed for r in open_results().row(row) if data in (None, r.row["data"])]
 
 def without_published(
@@ -572,8 +573,12 @@ def standing(
             at["searches"][tuning_file(e.search)] = settled(e.search)
         at["needed"] += len(e.seeds)
         if row := e.row:
-            missing = Store(results).missing(row)
-            published = [s for s in published_seeds(row) if s in missing]
+            try:
+                missing = Store(results).missing(row)
+            except MsaPaperError as error:               # data that cannot be read stop no command that only looks
+                print(f"{e.name}: {error.what}", file=sys.stderr, flush=True)
+                continue
+            published = [s for s in published_seeds(row, read=False) if s in missing]
             at["runs"] += len(row.seeds) - len(missing) + len(published)
             at["published"] += len(published)
     return [dict(study=name, block=block, searches=sum(at["searches"].values()), searches_needed=len(at["searches"]),

@@ -7,7 +7,7 @@ __all__ = ['noted', 'Watch', 'features_folder', 'place', 'here', 'digest_of', 's
            'read_corpus', 'files_of', 'data_digest']
 
 # %% ../../nbs/experiment/12_identity.ipynb #c96f6560
-import hashlib, json, os, sys
+import hashlib, json, os, sys, time
 from pathlib import Path
 from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
 from ..core import sha256, write_json
@@ -62,13 +62,13 @@ def here(
 
 # %% ../../nbs/experiment/12_identity.ipynb #2689595b
 def digest_of(
-    files:dict[str, str],   # {place: SHA-256}
+    files:list[tuple[str, str]],   # (place, SHA-256)
 )->str:                     # 8 hexadecimal digits; 'made' where nothing was read
     "What identifies the data of a run."
     if not files:
         return f"made{NUMERICS}"
-    known_by_name = {n: "" if n.startswith("features/") else content for n, content in files.items()}
-    text = json.dumps([NUMERICS, sorted(known_by_name.items())])
+    known_by_name = [(name, "" if name.startswith("features/") else content) for name, content in files]
+    text = json.dumps([NUMERICS, sorted(known_by_name)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 # %% ../../nbs/experiment/12_identity.ipynb #c8b2fe96
@@ -100,12 +100,16 @@ def read_corpus(
 )->"Corpus":
     "Read the data of a question, and note what they were read from."
     from msa_paper.data.catalogue import load_corpus
+    began = time.time_ns()
     with Watch() as watch:
         corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
     tops = data_folder(), features_folder()
     opened = (p for p in watch.files if p.suffix not in (".lock", ".sha256") and any(p.is_relative_to(t) for t in tops))
     paths = {Path(os.path.abspath(p)) for p in corpus.sources} | {p for p in opened if p.is_file()}
     files = {str(p): (stamp(p), sha256(p)) for p in sorted(paths)}
+    own = features_folder()
+    if any(s[2] > began and not Path(p).is_relative_to(own) for p, (s, _) in files.items()):
+        raise MsaPaperError("a data file was changed while it was read", next(iter(files)), "run the same command again")
     noted[question_key(spec)] = files
     if files:
         try:
@@ -144,6 +148,8 @@ def data_digest(
     "The digest of what a question reads now."
     try:
         files = files_of(spec, read)
-    except MsaPaperError:
-        return None
-    return None if files is None else digest_of({place(Path(p)): content for p, (_, content) in files.items()})
+    except MsaPaperError as error:
+        if error.what == "missing file":
+            return None
+        raise                                       # data that are here and cannot be read are no data of before
+    return None if files is None else digest_of([(place(Path(p)), content) for p, (_, content) in files.items()])

@@ -14,6 +14,7 @@ __all__ = ['THETAS', 'SIGMAS', 'RATES', 'COSTED', 'WEIGHED', 'ATTENTIVE', 'PROBE
 # %% ../../nbs/experiment/65_probes.ipynb #ced63c91
 import itertools, json, time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -389,9 +390,12 @@ def probes_of(
     found = {p["probe"]: p for p in run.read("probes.json") if "values" in p}
     for path in sorted(later_folder(run).glob("*.json")):
         try:
-            found[path.stem] = unsealed(read_json(path), path.name)
-        except MsaPaperError as error:
-            print(f"probe {path.stem} of {run.id}: {error.what}", flush=True)
+            content = unsealed(read_json(path), path.name)
+            if (content["run"], content["probe"]) != (run.id, path.stem):
+                raise MsaPaperError("it is another run's or another probe", path.name)
+            found[path.stem] = content
+        except (MsaPaperError, KeyError) as error:
+            print(f"probe {path.stem} of {run.id}: {getattr(error, 'what', 'damaged')}; not read", flush=True)
     return found
 
 def probe_rows(
@@ -410,7 +414,7 @@ def probe_rows(
             told["no_weights"].append(run.id)
             continue
         for name in names:
-            write_json(later_folder(run)/f"{name}.json", sealed(ask_again(run, name)))
+            write_json(later_folder(run)/f"{name}.json", sealed(ask_again(run, name) | dict(run=run.id)))
             told["made"].append(f"{run.id} {name}")
     return told
 
@@ -437,6 +441,7 @@ def cost_path(results:str="")->Path:
 def cost_once(spec:ProbeSpec)->Path:
     "Measure the cost of modalities, unless that is there."
     path = cost_path(spec.results)
-    if path.is_file():
+    with suppress(MsaPaperError):
+        unsealed(read_json(path), path.name)
         return path
     return write_json(path, sealed(rounded(measure_cost(spec.modalities, spec.repeats))))

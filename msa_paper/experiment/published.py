@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'TABLES', 'TEXTS', 'COUNTS', 'opened', 'significant', 'meaningful', 'comparison_name', 'write_study',
-           'Study', 'Tables', 'grouped', 'PublishedRun', 'Metrics', 'Published', 'NotComparable', 'Results',
-           'Comparisons', 'compact_ids', 'behind', 'open_results']
+           'Study', 'Tables', 'grouped', 'PublishedRun', 'Metrics', 'Published', 'NotComparable', 'studies_of',
+           'Results', 'Comparisons', 'compact_ids', 'behind', 'open_results']
 
 # %% ../../nbs/experiment/22_published.ipynb #7e6f0e3c
-import io, json, sys
+import io, json, os, shutil, sys
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256 as hash_of
@@ -59,14 +59,22 @@ def write_study(
     "Write what is published of a study."
     files = {f"{known(n, TABLES, 'table')}.parquet": parquet(t) for n, t in tables.items()}
     files |= {f"{known(n, TEXTS, 'text')}.json": json_text(sealed(t)).encode() for n, t in texts.items()}
-    for name, content in files.items():
-        write_whole(folder/name, content)
     digests = {name: hash_of(content).hexdigest() for name, content in sorted(files.items())}
-    return write_whole(folder/"study.json", json_text(sealed(about | dict(study=folder.name, files=digests))))
+    files["study.json"] = json_text(sealed(about | dict(study=folder.name, files=digests))).encode()
+    new, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    for name, content in files.items():
+        write_whole(new/name, content)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder/"study.json"
 
 # %% ../../nbs/experiment/22_published.ipynb #3351a07c
 class Study:
-    "One published study; each file is compared with its digest when it is first read."
+    "One published study; each file is compared with its digest when it is read."
     def __init__(self, folder:Path):
         self.folder, self.name = Path(folder), Path(folder).name
         where = f"{self.name}/study.json"
@@ -228,13 +236,18 @@ class Published(PublishedRun):
 class NotComparable(MsaPaperError):
     "A comparison of which no variance was published."
 
+def studies_of(folder:Path)->list[Path]:
+    "The folders of published studies: those with a table or a study.json."
+    return sorted({p.parent for pattern in ("*/study.json", "*/*.parquet") for p in folder.glob(pattern)
+                   if not p.parent.name.startswith(".")})
+
 class Results:
     "The published studies below one folder."
     def __init__(self, folder=""):
         self.folder, self.broken = Path(folder) if folder else results_folder(), {}
         self.studies = {}
-        for path in sorted(self.folder.glob("*/study.json")):
-            self.open(path.parent)
+        for folder in studies_of(self.folder):
+            self.open(folder)
 
     def open(self, folder:Path):
         "Read a study, or name what is wrong with it."
@@ -329,7 +342,7 @@ opened = {}   # folder → (what its studies said of themselves, results)
 def open_results(folder="")->Comparisons:
     "The published results of a folder, read once as long as they stay what they are."
     path = Path(folder) if folder else results_folder()
-    now = [(p, p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in sorted(path.glob("*/study.json"))]
+    now = [(p, p.stat().st_mtime_ns, p.stat().st_ctime_ns) for folder in studies_of(path) for p in sorted(folder.glob("*.*"))]
     if opened.get(path, (None,))[0] != now:
         opened[path] = now, Comparisons(path)
     return opened[path][1]

@@ -60,7 +60,7 @@ class Machine(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"   # auto: the GPU when there is one
     devices: int = Field(1, ge=1, le=MANY)             # processes of one training (DDP)
     threads: int = Field(1, ge=1, le=MANY)             # of PyTorch on a CPU; 1 gives the same numbers on any number of cores
-    results: str = ""                                  # the store; empty: results/ of the project
+    results: str = ""                                  # the working store; empty: runs/ of the project
     progress: bool = True                              # a progress bar
 
     @model_validator(mode="before")
@@ -177,7 +177,7 @@ class GpuSpec(Machine):
     width: int = Field(256, ge=8)      # d
     models: tuple[str, ...] = ()       # empty: all
     repeats: int = Field(20, ge=2)     # the median of these is told
-    seconds: float = Field(450, gt=0)  # what is not done by then is left out, and said to be
+    seconds: float = Field(420, gt=0)  # what is not done by then is left out, and said to be
     backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
     rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
     threads: int = Field(16, ge=1)     # at most: of the CPU that the GPU is compared with

@@ -214,6 +214,9 @@ class Shelf:
         if digest := data_digest(spec):
             return self.folder/run_id(spec, seed, digest)
         there = sorted(self.folder.glob(run_id(spec, seed, "*") + "/" + MANIFEST))
+        if len(there) > 1:
+            raise MsaPaperError("runs on several data are here, and the data are not", run_id(spec, seed, "…"),
+                                "put the data into the data folder (MSA_PAPER_DATA)")
         return there[0].parent if there else self.folder/run_id(spec, seed, "unknown")
 
     def sound(self, folder:Path, weights:bool=False)->bool:
@@ -390,7 +393,7 @@ class Adopting(Appearing):
                 continue
             try:
                 verify_folder(folder, name)
-                files = {p.name: p.read_bytes() for p in folder.iterdir()}
+                files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
                 new += [name] if self.adopt(name, files) else []
             except MsaPaperError as error:
                 refused.append(f"{name}: {error.what}")

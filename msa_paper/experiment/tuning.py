@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'layers', 'nested', 'merged', 'points',
            'tuning_key', 'store_of', 'short_hash', 'tuning_file', 'sealed', 'unsealed', 'check_trials', 'anew',
-           'made_anew', 'published_settings', 'set_search_aside', 'read_search', 'read_trials', 'best_trial',
-           'next_choice', 'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file', 'decide', 'decision',
-           'chosen', 'merge_searches']
+           'made_anew', 'published_settings', 'set_search_aside', 'check_search', 'read_search', 'read_trials',
+           'best_trial', 'next_choice', 'run_trial', 'search_content', 'tune', 'question_hash', 'decision_file',
+           'decision_name', 'decide', 'decision', 'chosen', 'merge_searches']
 
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
 import hashlib, json, os, sys, tempfile, time, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from ..core import MsaPaperError, is_full, json_text, known, plain, read_json, results_folder, runs_folder
 from ..core import write_json
@@ -144,16 +144,11 @@ def made_anew(yes:bool=True):
             os.environ["MSA_PAPER_ANEW"] = before
 
 def published_settings()->list[dict]:
-    "The searches and decisions of all published studies; a damaged file says so and gives nothing."
-    found = []
+    "The searches and decisions of all published studies; a damaged study is named and gives nothing."
     if anew():
-        return found
-    for path in sorted(results_folder().glob("*/settings.json")):
-        try:
-            found.append(unsealed(read_json(path), path.parent.name + "/settings.json"))
-        except MsaPaperError as error:
-            print(f"{path.parent.name}/settings.json: {error.what}", file=sys.stderr, flush=True)
-    return found
+        return []
+    from msa_paper.experiment.published import open_results       # it seals what it writes with this module
+    return [s.settings for s in open_results().studies.values() if s.settings]
 
 # %% ../../nbs/experiment/45_tuning.ipynb #e9c7c834
 def set_search_aside(path:Path, why:str):
@@ -167,6 +162,16 @@ def set_search_aside(path:Path, why:str):
         told = "left where it is, and not read"
     print(f"search {path.stem}: {why}; {told}", file=sys.stderr, flush=True)
 
+def check_search(
+    content:dict,
+    name:str,       # that its place says
+)->dict:            # the content
+    "Raise where a search is another one, or cannot be one."
+    if content["name"] != name:
+        raise Damaged(f"it is the search {content['name']}", name, "it is made anew")
+    check_trials(content["trials"], name)
+    return content
+
 def read_search(
     path:Path,
 )->dict|None:      # its content; None when it is not there, or damaged and put aside
@@ -174,9 +179,7 @@ def read_search(
     if not path.is_file():
         return None
     try:
-        content = unsealed(read_json(path), path.name)
-        check_trials(content["trials"], path.name)
-        return content
+        return check_search(unsealed(read_json(path), path.name), path.stem)
     except (MsaPaperError, KeyError, TypeError, AttributeError) as error:
         set_search_aside(path, getattr(error, "what", "it is not what was written"))
         return None
@@ -275,6 +278,10 @@ def decision_file(spec:TuneSpec)->Path:
     name = f"{spec.model}-{question_hash(spec)}-{data_digest(spec) or 'unknown'}.json"
     return store_of(spec)/"decisions"/tuning_key(spec)/name
 
+def decision_name(content:dict)->str:
+    "What a decision is called, by what it says."
+    return f"{content['model']}-{content['question']}-{content['data'] or 'unknown'}"
+
 def decide(
     spec:TuneSpec,
     trials:list[dict],
@@ -298,9 +305,12 @@ def decision(
     kept = [path] if data else sorted(path.parent.glob(f"{spec.model}-{question_hash(spec)}-*.json"))
     for path in (p for p in kept if p.is_file()):
         try:
-            return unsealed(read_json(path), path.name)
-        except MsaPaperError as error:
-            set_search_aside(path, error.what)
+            content = unsealed(read_json(path), path.name)
+            if decision_name(content) != path.stem:
+                raise Damaged("it is another decision", path.name)
+            return content
+        except (MsaPaperError, KeyError) as error:
+            set_search_aside(path, getattr(error, "what", "it is not what was written"))
     every = (d for content in published_settings() for d in content["decisions"])
     return next((d for d in every if d["question"] == question_hash(spec) and data in (None, d["data"])), None)
 
@@ -314,6 +324,8 @@ def chosen(
     if len(trials) < spec.trials:
         return None
     if best := best_trial(trials):
+        with suppress(OSError, MsaPaperError):          # trials that came from elsewhere decide here, once
+            decide(spec, trials)
         return nested(best["choice"])
     raise MsaPaperError(f"all {len(trials)} trials failed: {trials[0]['error']}", tuning_file(spec).name,
                         "mend the cause and remove that file")
@@ -327,12 +339,15 @@ def merge_searches(
     for path in sorted(p for kind in ("tuning", "decisions") for p in (other/kind).rglob("*.json")):
         to = here/path.relative_to(other)
         try:
-            content = unsealed(read_json(path), path.name)
+            content, kind = unsealed(read_json(path), path.name), path.relative_to(other).parts[0]
+            name = check_search(content, path.stem)["name"] if kind == "tuning" else decision_name(content)
+            if name != path.stem:
+                raise Damaged("it is another decision", path.name)
             there = unsealed(read_json(to), to.name) if to.is_file() else {}
-            trials = check_trials(content["trials"], path.name) if path.relative_to(other).parts[0] == "tuning" else []
+            trials = content["trials"] if kind == "tuning" else []
             if not there or len(trials) > len(there.get("trials", []) if trials else []):
                 write_json(to, content)
-                new += path.relative_to(other).parts[0] == "tuning"
-        except MsaPaperError as error:
-            refused.append(f"search {path.stem}: {error.what}")
+                new += kind == "tuning"
+        except (MsaPaperError, KeyError) as error:
+            refused.append(f"search {path.stem}: {getattr(error, 'what', 'it is not what was written')}")
     return new, refused

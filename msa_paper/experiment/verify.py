@@ -8,10 +8,10 @@ __all__ = ['wrong_with_run', 'wrong_with_sealed', 'verify_store', 'verify_publis
 # %% ../../nbs/experiment/58_verify.ipynb #2ebe53b2
 from pathlib import Path
 from ..core import MsaPaperError, read_json
-from .published import Tables
+from .published import Tables, studies_of
 from .spec import RunSpec, run_id
 from .store import Damaged, Run, Store, order_of, verify_folder
-from .tuning import check_trials, unsealed
+from .tuning import check_search, decision_name, unsealed
 
 # %% ../../nbs/experiment/58_verify.ipynb #9690c7e9
 def wrong_with_run(folder:Path)->str: # empty: nothing
@@ -30,8 +30,12 @@ def wrong_with_sealed(path:Path, top:Path)->str: # empty: nothing
     "What is wrong with a search, a decision or a probe."
     try:
         content = unsealed(read_json(path), path.name)
-        if "trials" in content and isinstance(content["trials"], list):
-            check_trials(content["trials"], path.name)
+        if path.relative_to(top).parts[0] == "tuning":
+            check_search(content, path.stem)
+        if path.relative_to(top).parts[0] == "decisions" and decision_name(content) != path.stem:
+            raise Damaged("it is another decision", path.name)
+        if path.parent.parent.name == "probes" and (content["probe"], content["run"].replace("/", "_")) != (path.stem, path.parent.name):
+            raise Damaged("it is another run's or another probe", path.name)
         return ""
     except (MsaPaperError, KeyError, TypeError, AttributeError) as error:
         return f"{path.relative_to(top).as_posix()}: {getattr(error, 'what', 'it is not what was written')}"
@@ -58,12 +62,14 @@ def verify_published(
     folder:Path,             # results/
 )->tuple[int, list[str]]:    # how many studies; what is wrong
     "Every file of every published study."
-    wrong, studies = [], sorted(folder.glob("*/study.json"))
+    wrong, studies = [], studies_of(folder)
     for path in studies:
         try:
-            study = Tables(path.parent)
+            study = Tables(path)
             for file in study.files:
                 study.bytes(file)
+            extra = sorted(p.name for p in path.iterdir() if p.name not in {*study.files, "study.json"})
+            wrong += [f"{path.name}/{name}: it is not of this study" for name in extra]
         except MsaPaperError as error:
             wrong.append(f"{error.where}: {error.what}")
     return len(studies), wrong
