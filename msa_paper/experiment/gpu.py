@@ -662,7 +662,8 @@ class GpuCheck:
     "The parts of a check, one after the other, within one time."
     def __init__(self, spec:GpuSpec):
         self.spec, self.device = spec, "cpu" if spec.rehearse else accelerator("cuda")
-        self.started = float(os.environ.get("GPU_CHECK_BEGAN", time.time()))   # installing and importing count too
+        # installing and importing count too
+        self.started = float(os.environ.get("GPU_CHECK_BEGAN", time.time()))
         self.budget, self.parts = Budget(spec.seconds - (time.time() - self.started)), {}
         self.work = runs_folder()/("gpu-rehearsal" if spec.rehearse else "gpu")
         self.machine = machine_state(self.device)
