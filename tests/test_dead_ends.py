@@ -88,6 +88,11 @@ def kernels(pid):
     return found
 
 
+def heard():
+    "A suite that runs in the background has Ctrl-C ignored: what it starts here hears it, as in a terminal."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Command:
     "run_matrix as a command in a session of its own, as a terminal starts it."
 
@@ -95,7 +100,13 @@ class Command:
         self.script, self.store = folder / "command.py", Path(spec.results)
         self.script.write_text(COMMAND.format(spec=spec.model_dump(mode="json")))
         self.process = subprocess.Popen(
-            [sys.executable, self.script], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, self.script],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heard,
         )
 
     def until(self, condition):
@@ -229,7 +240,7 @@ def test_ctrl_c_while_the_readme_is_rendered():
     "Its kernel belongs to the command itself, and nbclient would like to have the signal."
     before, readme = temporary(), (PROJECT / "README.md").stat().st_mtime_ns
     code = "import sys; from msa_paper.cli import main; sys.argv = ['msa-paper', 'readme']; sys.exit(main())"
-    command = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     while not (family := psutil.Process(command.pid).children(recursive=True)):
         assert command.poll() is None
         time.sleep(0.02)
