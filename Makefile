@@ -61,10 +61,10 @@ mmsa: $(READY)
 	$(BENCHMARK)
 
 # what Python 3.12 with PyTorch and its kin still lacks: papermill, ipykernel, nbclient, nbconvert, pydantic, pooch, optuna, distributed, and what these need
-GPU_WHEELS = alembic annotated-types asttokens beautifulsoup4 bleach colorlog comm dask debugpy defusedxml distributed \
+GPU_WHEELS = alembic annotated-types asttokens beautifulsoup4 bleach cffi colorlog comm cryptography dask debugpy defusedxml distributed \
   entrypoints executing fastjsonschema ipykernel ipython ipython-pygments-lexers jedi jsonschema jsonschema-specifications \
   jupyter-client jupyter-core jupyterlab-pygments locket mako matplotlib-inline mistune nbclient nbconvert nbformat \
-  nest-asyncio2 optuna pandocfilters papermill parso partd pexpect platformdirs pooch prompt-toolkit ptyprocess pure-eval \
+  nest-asyncio2 optuna pandocfilters papermill parso partd pexpect platformdirs pooch prompt-toolkit ptyprocess pure-eval pycparser \
   pydantic pydantic-core pyzmq referencing rpds-py sortedcontainers soupsieve sqlalchemy stack-data tblib tenacity \
   tinycss2 tornado traitlets typing-inspection wcwidth webencodings zict
 GPU_PLATFORMS = $(foreach p,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1,--platform $(p)_x86_64)

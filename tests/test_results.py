@@ -109,16 +109,20 @@ def test_a_misplaced_run_is_not_taken_for_another(copy, capsys):
     assert found.row(wrong) == [] and "not the one that its place says" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["score", "choice", "NaN", "removed"])
+@pytest.mark.parametrize("change", ["score", "choice", "NaN", "removed", "swapped"])
 def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
     "Attack 8."
     spec = TuneSpec(model="lmf", trials=2, results=str(tmp_path))
     trials = [dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, select="loss") for n in range(2)]
     write_json(tuning_file(spec), search_content(spec, trials))
     assert chosen(spec) == {"learning_rate": 2e-3}
+    shutil.rmtree(tmp_path / "decisions")
     text = tuning_file(spec).read_text()
     with_changes = {"score": text.replace("0.5,", "0.1,", 1), "choice": text.replace("0.002", "0.2"), "NaN": text.replace('"score": 0.5', '"score": NaN')}
-    if change == "removed":
+    if change == "swapped":
+        other = spec.model_copy(update=dict(model="tfn"))
+        write_json(tuning_file(spec), search_content(other, trials))
+    elif change == "removed":
         edit(tuning_file(spec), lambda c: c["trials"].pop())
     else:
         assert with_changes[change] != text

@@ -173,14 +173,14 @@ SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec
 class GpuSpec(Machine):
     "A check of a GPU: how large, how long, or only rehearsed on a CPU."
     batches: tuple[int, ...] = Field((32, 256), min_length=1)   # samples
-    steps: int = Field(50, ge=12)      # T
-    width: int = Field(256, ge=8)      # d
+    steps: int = Field(50, ge=12, le=LONG)      # T
+    width: int = Field(256, ge=8, le=LONG)      # d
     models: tuple[str, ...] = ()       # empty: all
-    repeats: int = Field(20, ge=2)     # the median of these is told
+    repeats: int = Field(20, ge=2, le=LONG)     # the median of these is told
     seconds: float = Field(420, gt=0)  # what is not done by then is left out, and said to be
     backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
     rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
-    threads: int = Field(16, ge=1)     # at most: of the CPU that the GPU is compared with
+    threads: int = Field(16, ge=1, le=MANY)     # at most: of the CPU that the GPU is compared with
 
 SPECIFICATIONS["gpu"] = GpuSpec
 
