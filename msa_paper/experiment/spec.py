@@ -177,7 +177,7 @@ class GpuSpec(Machine):
     width: int = Field(256, ge=8, le=LONG)      # d
     models: tuple[str, ...] = ()       # empty: all
     repeats: int = Field(20, ge=2, le=LONG)     # the median of these is told
-    seconds: float = Field(420, gt=0)  # what is not done by then is left out, and said to be
+    seconds: float = Field(450, gt=0)  # what is not done by then is left out, and said to be
     backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
     rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
     threads: int = Field(16, ge=1, le=MANY)     # at most: of the CPU that the GPU is compared with

@@ -215,6 +215,7 @@ def checked_texts(
         raise MsaPaperError(f"{len(odd)} {what} are no text", f"the first is that of '{name}'", remedy)
     return ids, texts
 
+# %% ../../nbs/extract/10_text.ipynb #e76e337c
 def is_whole(
     path:Path,   # extracted features
 )->bool:
@@ -229,6 +230,7 @@ def is_whole(
     mark.unlink(missing_ok=True)
     return False
 
+# %% ../../nbs/extract/10_text.ipynb #16434300
 def extract_text(
     ids,                     # (N,) unique names of the texts
     texts,                   # (N,) transcripts; None, NaN or blank: no transcript
