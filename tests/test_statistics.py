@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from msa_paper.analysis.comparisons import (
-    by_seed, compare, effective_groups, estimate, p_value, planted_matrices, planted_predictions, rejected, smallest_difference, test_groups as groups_of, uncertainty,
+    effective_groups, p_value, planted_matrices, planted_predictions, rejected, smallest_difference, test_groups as groups_of, uncertainty,
 )
-from msa_paper.experiment.matrix import BLOCKS, row
-from msa_paper.experiment.store import Store
+from msa_paper.analysis.tables import difference, summary
+from msa_paper.experiment.published import open_results
 
 SIZES = (10, 31), (5, 31), (3, 300)
 MIXTURES = {"two models": (1, 0.2, 0.9), "near twins": (0, 0.25, 1), "seeds matter": (0.5, 0.5, 1), "all alike": (1, 0.2, 0.5)}
@@ -58,16 +58,14 @@ def test_unequal_videos_count_for_less():
     assert effective_groups(group) < 7 and np.isclose(effective_groups(np.arange(40)), 40)
 
 
-def test_stored_runs_give_consistent_intervals_and_p_values():
-    specs = {m: row(BLOCKS["mosi"][0], m) for m in ("full", "no_graph")}
-    runs = {m: Store().row(spec) if spec else [] for m, spec in specs.items()}
+def test_published_runs_give_consistent_intervals_and_p_values():
+    runs = {m: open_results().of("mosi", "mosi-context-regression", m) for m in ("full", "no_graph")}
     if len(runs["full"]) < 5 or len(runs["no_graph"]) < 5:
-        pytest.skip("no stored runs on MOSI")
+        pytest.skip("no published runs on MOSI")
     groups = groups_of(runs["full"])
     for metric in ("mae", "corr", "acc2_has0", "f1_has0"):
-        a, b = by_seed(runs["no_graph"], metric), by_seed(runs["full"], metric)
-        d = compare(a, b, groups)
+        d, swapped = difference(runs["no_graph"], runs["full"], metric), difference(runs["full"], runs["no_graph"], metric)
         assert 20 < groups <= 31 and 4 <= d["df"] <= 30 and (d["p"] < 0.05) == (d["low"] > 0 or d["high"] < 0)
-        assert np.isclose(d["mean"], estimate(a, groups)["mean"] - estimate(b, groups)["mean"]) and d["smallest"] > 2.5 * d["se"]
-        swapped = compare(b, a, groups)
+        assert np.isclose(d["mean"], summary(runs["no_graph"], metric)["mean"] - summary(runs["full"], metric)["mean"])
+        assert d["smallest"] > 2.5 * d["se"]
         assert np.isclose(swapped["mean"], -d["mean"]) and np.isclose(swapped["p"], d["p"])
