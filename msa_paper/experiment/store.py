@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'checked', 'FILES', 'Damaged', 'manifest_of', 'read_manifest', 'verify_file', 'verify_folder', 'defined',
-           'Run', 'signature', 'hold', 'holder', 'Shelf', 'Listing', 'order_of', 'parquet', 'Publisher', 'Appearing',
-           'check_files', 'Adopting', 'Store', 'runs_table']
+           'Run', 'signature', 'hold', 'holder', 'set_aside', 'Shelf', 'Listing', 'order_of', 'parquet', 'Publisher',
+           'Appearing', 'check_files', 'Adopting', 'Store', 'runs_table']
 
 # %% ../../nbs/experiment/20_store.ipynb #8c50637d
 import fcntl, io, json, os, platform, shutil, sys, tempfile
@@ -201,6 +201,22 @@ def holder(
             return dict(host="?", pid=None, since="?")
 
 # %% ../../nbs/experiment/20_store.ipynb #24dc7544
+def set_aside(
+    path:Path,        # what is damaged
+    store:Path,       # the folder of the store
+    name:str,         # what it is called
+    why:str,
+):
+    "Move something damaged into `aside/` of its store, and say so; where nothing can be moved it stays, unread."
+    to = store/"aside"/f"{name.replace('/', '_').replace(' ', '-')}-{os.urandom(3).hex()}{path.suffix if path.is_file() else ''}"
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(path, to)
+        told = f"put aside as aside/{to.name}"
+    except OSError:
+        told = "left where it is, and not read"
+    print(f"{name}: {why}; {told}", file=sys.stderr, flush=True)
+
 class Shelf:
     "The finished runs below one folder."
     def __init__(self,
@@ -232,15 +248,7 @@ class Shelf:
 
     def put_aside(self, folder:Path, why:str):
         "Take a damaged run out of the way, and say so."
-        name = "/".join(folder.parts[-3:])
-        to = self.folder/"aside"/f"{name.replace('/', '_')}-{os.urandom(3).hex()}"
-        try:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(folder, to)
-            told = f"put aside as aside/{to.name}"
-        except OSError:
-            told = "left where it is, and not read"
-        print(f"{name}: {why}; {told}", file=sys.stderr, flush=True)
+        set_aside(folder, self.folder, "/".join(folder.parts[-3:]), why)
 
 # %% ../../nbs/experiment/20_store.ipynb #3aff5ffe
 class Listing(Shelf):

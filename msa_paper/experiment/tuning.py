@@ -10,14 +10,14 @@ __all__ = ['TRAINING', 'RATES', 'PROPOSED', 'HAVE_THETA', 'SPACES', 'THETAS', 'l
            'decision_name', 'decide', 'decision', 'chosen', 'merge_searches']
 
 # %% ../../nbs/experiment/45_tuning.ipynb #a51f960f
-import hashlib, json, os, sys, tempfile, time, warnings
+import hashlib, json, os, tempfile, time, warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from ..core import MsaPaperError, is_full, json_text, known, plain, read_json, results_folder, runs_folder
 from ..core import write_json
 from .identity import data_digest
 from .spec import Machine, RunSpec, TuneSpec
-from .store import Damaged, hold
+from .store import Damaged, hold, set_aside
 
 # %% ../../nbs/experiment/45_tuning.ipynb #4220ec89
 TRAINING = {"learning_rate": (1e-3, 8e-3), "weight_decay": (1e-5, 1e-2)}
@@ -153,14 +153,7 @@ def published_settings()->list[dict]:
 # %% ../../nbs/experiment/45_tuning.ipynb #e9c7c834
 def set_search_aside(path:Path, why:str):
     "Take a damaged search out of the way, and say so."
-    to = path.parents[2]/"aside"/f"{path.stem}-{os.urandom(3).hex()}.json"
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, to)
-        told = f"put aside as aside/{to.name}"
-    except OSError:
-        told = "left where it is, and not read"
-    print(f"search {path.stem}: {why}; {told}", file=sys.stderr, flush=True)
+    set_aside(path, path.parents[2], f"search {path.stem}", why)
 
 def check_search(
     content:dict,
