@@ -30,9 +30,9 @@ def run_missing(
 )->list[str]:                  # what failed
     "Tune and run, here or on a cluster."
     if scheduler == "local":
-        from msa_paper.experiment.execution import run_matrix
+        from msa_paper.jobs.execution import run_matrix
         return run_matrix(some, workers)
-    from msa_paper.experiment.cluster import run_on_cluster, tls_security
+    from msa_paper.jobs.cluster import run_on_cluster, tls_security
     security = tls_security(**tls) if scheduler.startswith("tls://") else None
     return run_on_cluster(some, scheduler, weights, insecure_network, security)
 
@@ -52,7 +52,7 @@ def reproduce(
     tls_ca:str="", tls_cert:str="", tls_key:str="",   # certificate files for a tls:// scheduler; empty: Dask's configuration
 )->list[str]:                 # what failed
     "Tune and run what is missing, then draw tables and figures, and put the numbers beside the published ones."
-    from msa_paper.experiment.tuning import made_anew
+    from msa_paper.experiment.search import made_anew
     positive(seeds, "--seeds")
     positive(workers, "--workers")
     with made_anew(anew):
@@ -66,8 +66,8 @@ def reproduce(
 # %% ../nbs/90_cli.ipynb #444c22ec
 def left_to_run(data:str, results:str, only:tuple, seeds:int|None)->list:
     "The entries of a study without what is published of them; says how much that is."
-    from msa_paper.experiment.execution import without_published
-    from msa_paper.experiment.matrix import entries
+    from msa_paper.jobs.execution import without_published
+    from msa_paper.studies.study import entries
     every = entries(data, results, only, seeds)
     if not every:
         raise MsaPaperError(f"'{data}' has no row yet: it changes one thing in a tuned full model, and none is tuned",
@@ -85,8 +85,8 @@ def outcome(
     figures:str="",
 )->list[str]:          # what failed
     "What was reproduced of a study: written as it would be published, drawn, and put beside what is published."
-    from msa_paper.analysis.publish import publish
-    from msa_paper.analysis.reproduced import report
+    from msa_paper.report.publish import publish
+    from msa_paper.report.reproduced import report
     from msa_paper.experiment.store import Store
     store = Store(results).folder
     if data == "probes":
@@ -112,7 +112,7 @@ def fill_in(data:str, to:Path):
 
 def probe(results:str=""):
     "Ask what was not asked when the runs of a store ended, and measure what a modality costs."
-    from msa_paper.experiment.execution import execute_notebook
+    from msa_paper.jobs.execution import execute_notebook
     from msa_paper.experiment.store import Store
     execute_notebook("runs/probe.ipynb", Store(results).folder/"notebooks"/"probe.ipynb", dict(results=results))
 
@@ -123,7 +123,7 @@ def publish(
     to:str="",           # empty: results/ of the project
 )->list[str]:            # what failed
     "Write what is published of some studies."
-    from msa_paper.analysis.publish import publish as write
+    from msa_paper.report.publish import publish as write
     failures = []
     for study in studies:
         try:
@@ -141,7 +141,7 @@ def publish(
 def publish_also(what:str, results:str=""):
     "Publish what belongs to no study: data cards, counted anew; what the machinery costs, as it was measured in the store."
     if what == "cards":
-        from msa_paper.analysis.figures import make_cards
+        from msa_paper.report.pages import make_cards
         print("\n".join(make_cards()))
     else:
         from msa_paper.core import read_json
@@ -154,7 +154,7 @@ def merge(
 )->list[str]:            # what was refused
     "Take in the runs and searches that were finished in another store."
     from msa_paper.experiment.store import Store
-    from msa_paper.experiment.tuning import merge_searches
+    from msa_paper.experiment.search import merge_searches
     if not Path(folder).is_dir():
         raise MsaPaperError("no such store", folder, "name the folder of a working store: it holds …/<model>/s1-…")
     store = Store(results)
@@ -182,8 +182,8 @@ def page(
 ):              # the function that draws it
     "What draws a page."
     import importlib
-    for module in ("figures", "diagrams", "mechanisms", "claims", "errata"):
-        part = importlib.import_module(f"msa_paper.analysis.{module}")
+    for module in ("report.pages", "report.diagrams", "evidence.mechanisms", "evidence.claims", "evidence.ambiguities"):
+        part = importlib.import_module(f"msa_paper.{module}")
         for found in (getattr(part, n, None) for n in (name, f"{name}_page")):
             if found is not None and found.__module__ == part.__name__:
                 return found
@@ -194,7 +194,7 @@ def pages_to_draw(
     only:str,          # a study; empty: all
 )->list[tuple[str, str|None]]: # (page, study; None where it takes none)
     "Every page that published results allow."
-    from msa_paper.analysis.figures import PAGES, WHOLE
+    from msa_paper.report.pages import PAGES, WHOLE
     from msa_paper.experiment.published import open_results
     there = [d for d in PAGES if d not in WHOLE and d in open_results(results).studies]
     if only:
@@ -234,9 +234,9 @@ def foretell(
     workers:int|None=None,
 ):
     "Say what `reproduce` would tune and run, and how long it may take."
-    from msa_paper.experiment.execution import seconds_left, spoken
+    from msa_paper.jobs.execution import seconds_left, spoken
     from msa_paper.experiment.store import Store
-    from msa_paper.experiment.tuning import chosen, read_trials, tuning_file
+    from msa_paper.experiment.search import chosen, read_trials, tuning_file
     searches = set()
     for e in some:
         trials = e.search and chosen(e.search) is None and e.search.trials - len(read_trials(e.search))
@@ -251,8 +251,8 @@ def foretell(
 
 def status(results:str="")->list[str]:
     "How far each block is, what failed, who is at work, what is damaged."
-    from msa_paper.experiment.execution import at_work, failed_notebooks, standing
-    from msa_paper.experiment.matrix import MATRICES
+    from msa_paper.jobs.execution import at_work, failed_notebooks, standing
+    from msa_paper.studies.study import MATRICES
     from msa_paper.experiment.published import open_results
     from msa_paper.experiment.store import Store
     for b in standing(results, MATRICES):
@@ -271,7 +271,7 @@ def status(results:str="")->list[str]:
 # %% ../nbs/90_cli.ipynb #53a96311
 def overhead(results:str=""):
     "What the machinery costs per training; written to overhead.json of the store."
-    from msa_paper.experiment.execution import overhead as measured
+    from msa_paper.jobs.execution import overhead as measured
     from msa_paper.experiment.store import Store
     found = measured(results)
     if not found["rows"]:
@@ -309,7 +309,7 @@ def data(
         from msa_paper.data.catalogue import convert
         return print(f"written: {convert(dataset, protocol, output, task, precision, **read_options(option))}")
     if action == "cards":
-        from msa_paper.analysis.figures import make_cards
+        from msa_paper.report.pages import make_cards
         from msa_paper.core import runs_folder
         return print("\n".join(make_cards(str(runs_folder()))))
     from msa_paper.data.fetch import checked, fetch, listing
@@ -325,7 +325,7 @@ def render_readme()->str:   # Markdown
     import nbformat
     from nbclient import NotebookClient
     from nbconvert import MarkdownExporter
-    from msa_paper.experiment.execution import kernel_manager
+    from msa_paper.jobs.execution import kernel_manager
     nb = nbformat.read(project_folder()/"nbs"/"index.ipynb", 4)
     client = NotebookClient(nb, timeout=300, kernel_name="python3", kernel_manager_class=kernel_manager(),
                             resources={"metadata": {"path": str(project_folder()/"nbs")}})

@@ -29,4 +29,4 @@ if ! "$python" -c "$NEEDS" 2>/dev/null; then
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
     "$python" -c "$NEEDS"
 fi
-PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m msa_paper.experiment.gpu ${REHEARSE:+--rehearse}
+PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" "$python" -m msa_paper.benchmark.gpu ${REHEARSE:+--rehearse}

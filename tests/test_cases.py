@@ -11,22 +11,22 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from msa_paper.analysis.metrics import task_metrics
+from msa_paper.measures.metrics import task_metrics
 from msa_paper.core import MsaPaperError, strict_json, validated
-from msa_paper.data import mapped
+from msa_paper.formats import feature_store as mapped
 from msa_paper.data.cards import card, card_markdown, save_card
 from msa_paper.data.catalogue import convert, load_corpus
-from msa_paper.data.conversations import conversation_corpus, generated_conversations, generated_tuple
-from msa_paper.data.features import feature_corpus
-from msa_paper.data.generated import generated_lmf, generated_mmsa, generated_mult, write_pickle
-from msa_paper.data.hdf5 import write_hdf5
-from msa_paper.data.mfn import mfn_corpus, write_generated_mfn
+from msa_paper.formats.conversations import conversation_corpus, generated_conversations, generated_tuple
+from msa_paper.formats.feature_files import feature_corpus
+from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult, write_pickle
+from msa_paper.formats.hdf5 import write_hdf5
+from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
 from msa_paper.data.planted import planted_corpus
-from msa_paper.data.schema import MOSI_TASKS, SIMS_TASKS, TASKS, Batch, check_batch
-from msa_paper.data.sequences import csd_corpus, write_csd, write_generated_csd
-from msa_paper.data.transcripts import mosei_videos, transcripts, write_generated_transcripts
+from msa_paper.schema import MOSI_TASKS, SIMS_TASKS, TASKS, Batch, check_batch
+from msa_paper.formats.csd import csd_corpus, write_csd, write_generated_csd
+from msa_paper.formats.transcripts import mosei_videos, transcripts, write_generated_transcripts
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.experiment.spec import SPECIFICATIONS, RunSpec, TuneSpec, read_parameters, spec_hash
+from msa_paper.experiment.specification import SPECIFICATIONS, RunSpec, TuneSpec, read_parameters, spec_hash
 from msa_paper.experiment.store import Store
 from msa_paper.extract.text import extract_text, read_text_features
 

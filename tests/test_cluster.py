@@ -16,10 +16,10 @@ import pytest
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError, die_with_parent
 from msa_paper.data.catalogue import load_corpus
-from msa_paper.data.mosi import write_generated_mosi
-from msa_paper.experiment.cluster import Cluster, listening, new_ticket, run_on_cluster, store_key, tls_security
+from msa_paper.formats.bc_lstm_csv import write_generated_mosi
+from msa_paper.jobs.cluster import Cluster, listening, new_ticket, run_on_cluster, store_key, tls_security
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 from test_runs import alive, children, contents
 
@@ -29,9 +29,9 @@ ROWS, SEEDS, PATIENCE = (4, 10, 3600) if SLOW else (2, 4, 600)
 TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=3, progress=False)
 COMMAND = """
 import sys
-from msa_paper.experiment.cluster import run_on_cluster
-from msa_paper.experiment.execution import run_matrix
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.jobs.cluster import run_on_cluster
+from msa_paper.jobs.execution import run_matrix
+from msa_paper.experiment.specification import RunSpec
 if __name__ == "__main__":
     rows = [RunSpec(**r) for r in {rows!r}]
     failures = run_on_cluster(rows, {address!r}) if {address!r} else run_matrix(rows, 2)
@@ -198,7 +198,7 @@ def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, m
     for part in ("msa_paper", "nbs/runs"):
         shutil.copytree(PROJECT / part, other / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "settings.ini", other)
-    (other / "msa_paper/analysis/metrics.py").open("a").write("\n# changed\n")
+    (other / "msa_paper/measures/metrics.py").open("a").write("\n# changed\n")
     dask.worker(PYTHONPATH=str(other))
     monkeypatch.setenv("MSA_PAPER_DATA", str(write_generated_mosi(tmp_path / "data")))
     row = RunSpec(dataset="mosi", protocol="context", settings=dict(width=8), batch_size=8, epochs=1, seeds=(1, 2), progress=False, results=str(tmp_path / "store"))

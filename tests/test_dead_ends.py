@@ -18,8 +18,8 @@ from conftest import PROJECT
 from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.experiment.execution import Local, notebooks_of, run_matrix, run_row, sweep_entry, worker_failure
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.jobs.execution import Local, notebooks_of, run_matrix, run_row, sweep_entry, worker_failure
+from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 from msa_paper.experiment import training
 from msa_paper.experiment.training import Training
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process trees, 
 TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=4, progress=False)
 COMMAND = """
 import sys
-from msa_paper.experiment.execution import run_matrix
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.jobs.execution import run_matrix
+from msa_paper.experiment.specification import RunSpec
 from msa_paper.processes import interruptible
 if __name__ == "__main__":
     with interruptible():

@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 
 from msa_paper.data.catalogue import load_corpus
-from msa_paper.data.conversations import generated_conversations, generated_tuple
-from msa_paper.data.generated import generated_mmsa, write_pickle
+from msa_paper.formats.conversations import generated_conversations, generated_tuple
+from msa_paper.formats.generated import generated_mmsa, write_pickle
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.experiment.matrix import BLOCKS, row, search
+from msa_paper.studies.study import BLOCKS, row, search
 from msa_paper.experiment.store import Store
-from msa_paper.experiment.tuning import tune
+from msa_paper.experiment.search import tune
 
 SHAPES = {"aligned_50": ((7, 6), (7, 5), (7, 4)), "unaligned_39": ((7, 6), (12, 5), (9, 4))}
 

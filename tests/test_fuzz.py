@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from msa_paper.core import MsaPaperError
-from msa_paper.data.conversations import conversation_corpus, generated_conversations, generated_tuple
-from msa_paper.data.features import feature_corpus
-from msa_paper.data.generated import generated_lmf, generated_mmsa, generated_mult
-from msa_paper.data.mapped import open_corpus, store_corpus
-from msa_paper.data.mfn import mfn_corpus, write_generated_mfn
-from msa_paper.data.mosi import mosi_corpus, write_generated_mosi
+from msa_paper.formats.conversations import conversation_corpus, generated_conversations, generated_tuple
+from msa_paper.formats.feature_files import feature_corpus
+from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult
+from msa_paper.formats.feature_store import open_corpus, store_corpus
+from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
+from msa_paper.formats.bc_lstm_csv import mosi_corpus, write_generated_mosi
 from msa_paper.data.planted import planted_corpus
-from msa_paper.data.sequences import csd_corpus, write_generated_csd
-from msa_paper.data.transcripts import mosei_videos, transcripts, write_generated_transcripts
+from msa_paper.formats.csd import csd_corpus, write_generated_csd
+from msa_paper.formats.transcripts import mosei_videos, transcripts, write_generated_transcripts
 
 SIZES, SHAPES = (14, 5, 6), ((7, 6), (9, 4), (11, 3))
 TOTAL = int(os.environ.get("MSA_PAPER_FUZZ", 400))

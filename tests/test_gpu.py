@@ -13,10 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from conftest import PROJECT
 from msa_paper.core import read_json
 from msa_paper.data.planted import planted_corpus
-from msa_paper.data.schema import Batch
-from msa_paper.experiment import gpu, training
-from msa_paper.experiment.spec import GpuSpec, RunSpec
-from msa_paper.model.registry import MODELS, build_model
+from msa_paper.schema import Batch
+from msa_paper.benchmark import gpu
+from msa_paper.experiment import training
+from msa_paper.experiment.specification import GpuSpec, RunSpec
+from msa_paper.model.contract import MODELS, build_model
 
 TINY = GpuSpec(rehearse=True, device="cpu", width=8, steps=12, batches=(2,), repeats=2, models=("full", "lmf"), threads=1)
 
@@ -121,8 +122,8 @@ def watch(owner, name):
 for name in ("is_available", "device_count", "_lazy_init"): watch(torch.cuda, name)
 for name in ("_cuda_getDeviceCount", "_cuda_init"): hasattr(torch._C, name) and watch(torch._C, name)
 import importlib
-from msa_paper.experiment.execution import PRELOADED
-for module in (*PRELOADED, "msa_paper.experiment.gpu"): importlib.import_module(module)
+from msa_paper.jobs.execution import PRELOADED
+for module in (*PRELOADED, "msa_paper.benchmark.gpu"): importlib.import_module(module)
 print(touched)
 """
 

@@ -11,12 +11,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from conftest import PROJECT
-from msa_paper.analysis.figures import SCATTER, block_of, jittered
-from msa_paper.analysis.publish import with_truth
-from msa_paper.analysis.statistics import group_draws, replicates
+from msa_paper.report.pages import SCATTER, block_of, jittered
+from msa_paper.report.publish import with_truth
+from msa_paper.measures.bootstrap import group_draws, replicates
 from msa_paper.core import MsaPaperError, data_folder
-from msa_paper.data.schema import TASKS, targets_from_intensity
-from msa_paper.data.transcripts import READ
+from msa_paper.schema import TASKS, targets_from_intensity
+from msa_paper.formats.transcripts import READ
 from msa_paper.experiment.published import open_results
 
 TRACKED = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split("\n")[:-1]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from msa_paper.baselines import graph_mfn, mfn
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
 from msa_paper.baselines.mfn import MFN, MFNSettings
-from msa_paper.data.schema import TASKS, Batch, DataSpec, Modality
+from msa_paper.schema import TASKS, Batch, DataSpec, Modality
 
 VERSION = "2.2.1"
 FOUND = importlib.util.find_spec("MMSA")
@@ -175,7 +175,7 @@ FRESH = """
 import sys, torch
 from safetensors.torch import load_file
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
-from msa_paper.data.schema import TASKS, Batch, DataSpec, Modality
+from msa_paper.schema import TASKS, Batch, DataSpec, Modality
 torch.set_num_threads(1)
 data = DataSpec({m: Modality(3) for m in ("text", "audio", "vision")}, TASKS["regression"])
 model = GraphMFN(data, GraphMFNSettings(variant=sys.argv[2], hidden=6, node=7))

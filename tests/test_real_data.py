@@ -4,12 +4,12 @@ import pytest
 
 from msa_paper.core import MsaPaperError, data_folder
 from msa_paper.data.catalogue import convert, load_corpus
-from msa_paper.data.generated import generated_mmsa, write_pickle
-from msa_paper.data.mosi import read_numbers
-from msa_paper.data.pickles import read_npz, read_pickle
-from msa_paper.data.transcripts import READ, mosei_videos
-from msa_paper.experiment.execution import run_row
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.formats.generated import generated_mmsa, write_pickle
+from msa_paper.formats.bc_lstm_csv import read_numbers
+from msa_paper.formats.pickles import read_npz, read_pickle
+from msa_paper.formats.transcripts import READ, mosei_videos
+from msa_paper.jobs.execution import run_row
+from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 
 REAL = [("mosi", "context", {}), ("mosi", "official", dict(source="words")), ("mosei", "videos", {}), ("iemocap", "context", {}), ("iemocap", "B", dict(fold=9)), ("iemocap", "C", {})]

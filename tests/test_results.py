@@ -10,18 +10,19 @@ import pandas as pd
 import pytest
 
 from conftest import PROJECT
-from msa_paper.analysis.publish import publish
+from msa_paper.report.publish import publish
 from msa_paper.cli import main, redraw
 from msa_paper.core import MsaPaperError, json_text, results_folder
-from msa_paper.data.mosi import write_generated_mosi
+from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation, run_seed
-from msa_paper.experiment.execution import run_matrix
+from msa_paper.jobs.execution import run_matrix
 from msa_paper.experiment.identity import read_corpus
-from msa_paper.experiment.matrix import BLOCKS, row
+from msa_paper.studies.study import BLOCKS, row
 from msa_paper.experiment.published import Comparisons
-from msa_paper.experiment.spec import EvaluationSpec, Question, RunSpec, TuneSpec
+from msa_paper.experiment.specification import EvaluationSpec, Question, RunSpec, TuneSpec
 from msa_paper.experiment.store import MANIFEST, Damaged, Run, Store
-from msa_paper.experiment.tuning import chosen, read_trials, search_content, tuning_file, write_json
+from msa_paper.experiment.search import chosen, read_trials, search_content, tuning_file
+from msa_paper.core import write_json
 
 TRACKED = [p for p in subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split("\n")[:-1] if (PROJECT / p).is_file()]
 TINY = dict(protocol="tone", data=dict(segments=120), settings=dict(width=8, tcn_levels=1), epochs=1, progress=False)
@@ -229,14 +230,14 @@ def test_every_json_of_a_store_is_strict(store):
 
 def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     "What is published gives every interval that the store gives."
-    from msa_paper.analysis.tables import difference, summary
+    from msa_paper.report.tables import difference, summary
 
     spec = {m: RunSpec(**TINY | dict(data=dict(segments=200)), seeds=(1, 2), model=m, results=str(tmp_path)) for m in ("full", "no_graph")}
     runs = {m: [run_seed(s, k, read_corpus(s), Store(tmp_path)) for k in s.seeds] for m, s in spec.items()}
     from unittest import mock
 
-    from msa_paper.analysis import publish as module
-    from msa_paper.analysis.contrasts import Configuration
+    from msa_paper.report import publish as module
+    from msa_paper.studies.contrasts import Configuration
 
     some = [Configuration("planted-tone-regression", s) for s in spec.values()]
     with mock.patch.object(module, "configurations", lambda *a: some), mock.patch.object(module, "entries", lambda *a: []):

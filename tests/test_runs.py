@@ -12,9 +12,9 @@ import pytest
 
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
-from msa_paper.data.mosi import write_generated_mosi
-from msa_paper.experiment.execution import execute_notebook, run_matrix, run_row
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.formats.bc_lstm_csv import write_generated_mosi
+from msa_paper.jobs.execution import execute_notebook, run_matrix, run_row
+from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 
 SMALL = dict(protocol="tone", data=dict(segments=400), settings=dict(width=8, tcn_levels=1), epochs=8, learning_rate=3e-3, seeds=(1, 2), progress=False)
@@ -61,8 +61,8 @@ def test_a_finished_run_is_not_repeated(undisturbed):
 
 
 COMMAND = """
-from msa_paper.experiment.execution import run_matrix
-from msa_paper.experiment.spec import RunSpec
+from msa_paper.jobs.execution import run_matrix
+from msa_paper.experiment.specification import RunSpec
 if __name__ == "__main__": raise SystemExit(bool(run_matrix([RunSpec(**{spec!r})])))
 """
 
@@ -148,7 +148,7 @@ def test_the_mosi_row_runs_on_generated_files(tmp_path, monkeypatch):
 
 
 def test_real_mosi_is_what_its_page_says(mosi_folder):
-    from msa_paper.data.mosi import mosi_corpus
+    from msa_paper.formats.bc_lstm_csv import mosi_corpus
 
     corpus = mosi_corpus()
     segments = {s: int(corpus.lengths("text")[i].sum()) for s, i in corpus.splits.items()}

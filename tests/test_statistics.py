@@ -2,10 +2,11 @@
 import numpy as np
 import pytest
 
-from msa_paper.analysis.comparisons import (
-    effective_groups, p_value, planted_matrices, planted_predictions, rejected, smallest_difference, test_groups as groups_of, uncertainty,
+from msa_paper.measures.comparisons import (
+    effective_groups, p_value, planted_matrices, planted_predictions, rejected, smallest_difference,
+    test_groups as groups_of, uncertainty,
 )
-from msa_paper.analysis.tables import difference, summary
+from msa_paper.report.tables import difference, summary
 from msa_paper.experiment.published import open_results
 
 SIZES = (10, 31), (5, 31), (3, 300)

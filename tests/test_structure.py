@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from conftest import NOTEBOOKS, PROJECT
-from msa_paper.experiment.spec import SPECIFICATIONS
+from msa_paper.experiment.specification import SPECIFICATIONS
 
 
 def cells(path, kind="code"):
@@ -64,7 +64,7 @@ def test_run_notebooks_have_the_defaults_of_their_specification(path):
 def test_figure_notebooks_draw_with_one_function_and_do_not_train(path):
     source = "\n".join(c["source"] for c in cells(path))
     assert "#| export" not in source and "run_seed" not in source and "fit(" not in source
-    assert len(re.findall(r"^from msa_paper\.analysis\.\w+ import (\w+)$", source, flags=re.M)) == 1
+    assert len(re.findall(r"^from msa_paper\.(?:report|evidence)\.\w+ import (\w+)$", source, flags=re.M)) == 1
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name != "index.ipynb"], ids=names)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from .inputs import Rate, Size, Sizes, in_step, language_of, per_modality
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.encoders import BiLSTM
 from ..model.head import mean_valid
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .inputs import Size, Sizes, in_step, language_of, per_modality, public_array
 from .mfn import GatedMemory, HiddenLayer, SystemOfLSTMs, before, folded_mean, two_layers
 from ..core import MsaPaperError
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #4bca6686

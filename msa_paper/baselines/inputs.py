@@ -13,7 +13,7 @@ import torch, torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from ..core import MsaPaperError, known
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.encoders import resampling
 
 # %% ../../nbs/baselines/00_inputs.ipynb #ab635ab9

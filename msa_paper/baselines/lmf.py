@@ -10,7 +10,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from .inputs import Size
 from .tfn import Subnets, SubnetSettings
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 
 # %% ../../nbs/baselines/20_lmf.ipynb #5356a324
 class LMFSettings(SubnetSettings):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from .inputs import Rate, Size, Sizes, in_step, language_of, per_modality, public_array
 from ..core import MsaPaperError
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/30_mfn.ipynb #02f49a33

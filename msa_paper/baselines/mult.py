@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from .inputs import Rate, Rates, Size, Sizes, in_step, language_of, per_modality, public_array, quick_dropout
 from ..core import MsaPaperError
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 
 # %% ../../nbs/baselines/60_mult.ipynb #e410090a
 class MulTSettings(BaseModel):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from .inputs import Rate, Size, Sizes, in_step, language_of, per_modality
 from ..core import MsaPaperError, known
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.fusion import last_valid
 
 # %% ../../nbs/baselines/50_raven.ipynb #d8e8e5ab

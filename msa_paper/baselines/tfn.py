@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from .inputs import QuickDropout, Rate, Rates, Size, Sizes, in_step, language_of, per_modality, public_array
 from ..core import MsaPaperError
-from ..data.schema import Batch, DataSpec
+from ..schema import Batch, DataSpec
 from ..model.fusion import last_valid
 from ..model.head import mean_valid
 

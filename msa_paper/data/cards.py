@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import plain, project_folder, write_json
-from .schema import Corpus, split_labels
+from ..schema import Corpus, split_labels
 
 # %% ../../nbs/data/90_cards.ipynb #397e4502
 LEAKS = {   # (data set, protocol) → what a reader of results has to know

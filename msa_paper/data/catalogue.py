@@ -9,16 +9,16 @@ __all__ = ['CONVERSATIONS', 'READERS', 'transcript_corpus', 'conversations', 'so
 from functools import partial
 from pathlib import Path
 from ..core import MsaPaperError, known, project_folder
-from .conversations import conversation_corpus
-from .features import feature_corpus, feature_file
-from .mapped import store_corpus
-from .mfn import mfn_corpus
-from .mosi import mosi_corpus
-from .options import accepted
+from ..formats.conversations import conversation_corpus
+from ..formats.feature_files import feature_corpus, feature_file
+from ..formats.feature_store import store_corpus
+from ..formats.mfn_arrays import mfn_corpus
+from ..formats.bc_lstm_csv import mosi_corpus
+from ..formats.options import accepted
 from .planted import planted_corpus
-from .schema import TASKS, Corpus
-from .sequences import mosi_words_corpus
-from .transcripts import mosei_videos, text_corpus, transcripts
+from ..schema import TASKS, Corpus
+from ..formats.csd import mosi_words_corpus
+from ..formats.transcripts import mosei_videos, text_corpus, transcripts
 
 # %% ../../nbs/data/80_catalogue.ipynb #9bd1594b
 def transcript_corpus(

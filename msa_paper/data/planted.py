@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, known, validated
-from .schema import (TASKS, Corpus, DataSpec, Modality, check_corpus, check_names,
-                                   targets_from_intensity)
+from msa_paper.schema import (
+    TASKS, Corpus, DataSpec, Modality, check_corpus, check_names, targets_from_intensity,
+)
 
 # %% ../../nbs/data/10_planted.ipynb #f5355711
 Effect = Literal["tone", "quality", "poor_modality", "conflict", "lag", "long_range"]

@@ -10,17 +10,17 @@ import os, shutil, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import load as load_bytes, save_file
-from ..analysis.metrics import task_metrics
-from ..analysis.statistics import replicates
+from ..measures.metrics import task_metrics
+from ..measures.bootstrap import replicates
 from ..core import MsaPaperError, json_text, plain, write_whole
-from ..data.schema import Corpus, batches, named, need_finite, need_labels
+from ..schema import Corpus, batches, named, need_finite, need_labels
 from .identity import data_digest
 from .provenance import provenance
-from .spec import EvaluationSpec, Question, RunSpec
+from .specification import EvaluationSpec, Question, RunSpec
 from .store import MANIFEST, Run, Store, manifest_of, parquet
 from .training import Training, accelerator, fit
-from .tuning import short_hash
-from ..model.registry import count_parameters
+from .search import short_hash
+from ..model.contract import count_parameters
 
 # %% ../../nbs/experiment/40_evaluation.ipynb #f7d974b4
 def prediction_columns(task)->list[str]:

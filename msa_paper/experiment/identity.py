@@ -11,7 +11,7 @@ import hashlib, json, os, sys, time
 from pathlib import Path
 from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
 from ..core import sha256, write_json
-from .spec import Question
+from .specification import Question
 
 # %% ../../nbs/experiment/12_identity.ipynb #752ac510
 class Watch:

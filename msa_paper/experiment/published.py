@@ -15,9 +15,9 @@ from hashlib import sha256 as hash_of
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, json_text, known, read_json, results_folder, validated, write_whole
-from .spec import RunSpec, spec_hash
+from .specification import RunSpec, spec_hash
 from .store import Damaged, parquet
-from .tuning import sealed, unsealed
+from .search import sealed, unsealed
 
 # %% ../../nbs/experiment/22_published.ipynb #28ced79f
 DIGITS = 7

@@ -18,7 +18,7 @@ import pandas as pd
 from ..core import MsaPaperError, disk_full, is_full, json_text, runs_folder, sha256, strict_json
 from ..core import validated, write_whole
 from .identity import data_digest, stamp
-from .spec import RunSpec, run_id
+from .specification import RunSpec, run_id
 
 # %% ../../nbs/experiment/20_store.ipynb #d0d4042e
 MANIFEST = "manifest.json"

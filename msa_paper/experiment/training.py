@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from ..core import MsaPaperError, room_on_disk
-from ..data.schema import (Batch, Corpus, DataSpec, batches, check_batch, named, need_finite, need_labels,
-                                   split_pieces)
-from .spec import RunSpec, spec_hash
-from ..model.registry import build_model
+from msa_paper.schema import (
+    Batch, Corpus, DataSpec, batches, check_batch, named, need_finite, need_labels, split_pieces,
+)
+from .specification import RunSpec, spec_hash
+from ..model.contract import build_model
 
 # %% ../../nbs/experiment/30_training.ipynb #6e8a00f6
 def exact_fp32():

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np, pandas as pd, torch
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, sha256, validated, write_whole
-from ..data.mapped import header_bytes
-from ..data.schema import padded
+from ..formats.feature_store import header_bytes
+from ..schema import padded
 
 # %% ../../nbs/extract/10_text.ipynb #53dfd7b6
 class TextSettings(BaseModel):
