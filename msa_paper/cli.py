@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'positive', 'run_missing', 'reproduce', 'left_to_run', 'outcome', 'shown', 'fill_in', 'probe', 'publish',
-           'publish_also', 'merge', 'verify', 'page', 'pages_to_draw', 'redraw', 'foretell', 'status', 'overhead',
-           'read_options', 'data', 'render_readme', 'add_store', 'add_reproduce', 'add_results', 'add_data', 'readme',
-           'run_command', 'main']
+           'publish_also', 'merge', 'verify', 'foretell', 'status', 'overhead', 'read_options', 'data', 'render_readme',
+           'add_store', 'add_reproduce', 'add_results', 'add_data', 'readme', 'figures', 'run_command', 'main']
 
 # %% ../nbs/90_cli.ipynb #950e495d
 import argparse, contextlib, io, os, sys
@@ -93,6 +92,7 @@ def outcome(
         probe(results)
     publish(data, results, str(store/"results"), str(results_folder()))
     fill_in(data, store/"results")
+    from msa_paper.report.pages import redraw
     failures = redraw(str(store/"results"), figures or str(store/"figures"), only=data)
     print(report(data, str(store/"results"), store/"report"), flush=True)
     print(f"tables and figures: {shown(Path(figures) if figures else store/'figures')}, number by number: {shown(store/'report')}")
@@ -175,58 +175,6 @@ def verify(
     print(f"{n} runs, searches, decisions, probes and evaluations, {studies} published studies: "
           f"{len(wrong) + len(damaged)} are not what was written")
     return wrong + damaged
-
-# %% ../nbs/90_cli.ipynb #7c2d9e02
-def page(
-    name:str,   # of a figure notebook
-):              # the function that draws it
-    "What draws a page."
-    import importlib
-    for module in ("report.pages", "report.diagrams", "evidence.mechanisms", "evidence.claims", "evidence.ambiguities"):
-        part = importlib.import_module(f"msa_paper.{module}")
-        for found in (getattr(part, n, None) for n in (name, f"{name}_page")):
-            if found is not None and found.__module__ == part.__name__:
-                return found
-    raise MsaPaperError(f"no function draws '{name}'")
-
-def pages_to_draw(
-    results:str,
-    only:str,          # a study; empty: all
-)->list[tuple[str, str|None]]: # (page, study; None where it takes none)
-    "Every page that published results allow."
-    from msa_paper.report.pages import PAGES, WHOLE
-    from msa_paper.experiment.published import open_results
-    there = [d for d in PAGES if d not in WHOLE and d in open_results(results).studies]
-    if only:
-        return [(n, None if n in WHOLE else only) for n in PAGES[only]] + [("claims", None)] * (only != "planted")
-    return [(n, d) for d in there for n in PAGES[d]] + [(n, None) for n in WHOLE]
-
-# %% ../nbs/90_cli.ipynb #a354f9fd
-def redraw(
-    results:str="",           # the published results; empty: results/ of the project
-    figures:str="",           # tables and figures go below it; empty: figures/ of the project
-    pages:tuple[str, ...]=(), # only these; empty: all
-    only:str="",              # only those of this study
-)->list[str]:                 # what failed
-    "Every table and figure that published results allow, without training."
-    import inspect
-    from msa_paper.experiment.published import open_results
-    failures = [f"a study is left out: {why}" for why in open_results(results).broken.values()]
-    for name, data in pages_to_draw(results, only):
-        if pages and name not in pages:
-            continue
-        draw, what = page(name), f"{data or 'all'} {name}"
-        takes = inspect.signature(draw).parameters
-        given = dict(data=data, results=results, figures=figures)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):          # pages show their pictures where somebody looks on
-                draw(**{k: v for k, v in given.items() if k in takes})
-            print(f"drawn: {what}", flush=True)
-        except Exception as error:
-            if is_full(error):
-                raise
-            failures.append(f"{what}: {error if isinstance(error, MsaPaperError) else f'{type(error).__name__}: {error}'}")
-    return failures
 
 # %% ../nbs/90_cli.ipynb #c564a7dc
 def foretell(
@@ -405,8 +353,13 @@ def readme():
     "Render README.md."
     write_whole(project_folder()/"README.md", render_readme())
 
+def figures(**given)->list[str]: # what failed
+    "Redraw tables and figures."
+    from msa_paper.report.pages import redraw
+    return redraw(**given)
+
 COMMANDS = {"reproduce": reproduce, "status": status, "overhead": overhead, "publish": publish, "merge": merge,
-            "verify": verify, "figures": redraw, "data": data, "readme": readme}
+            "verify": verify, "figures": figures, "data": data, "readme": readme}
 
 def run_command(
     command:str,

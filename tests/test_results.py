@@ -11,7 +11,8 @@ import pytest
 
 from conftest import PROJECT
 from msa_paper.report.publish import publish
-from msa_paper.cli import main, redraw
+from msa_paper.cli import main
+from msa_paper.report.pages import redraw
 from msa_paper.core import MsaPaperError, json_text, results_folder
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation, run_seed

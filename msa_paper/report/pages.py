@@ -10,10 +10,10 @@ __all__ = ['UNITS', 'DATA_ORDER', 'CARDS', 'READ_AS_CLASSES', 'TWO', 'SEVEN', 'I
            'rows_of', 'best_elsewhere', 'aimed', 'table_part', 'tables_page', 'table3', 'table4', 'table5', 'table6',
            'jittered', 'figure6_note', 'figure6', 'nothing', 'picture', 'main_blocks', 'compared', 'figure7', 'plateau',
            'plateaus', 'over_seeds', 'figure8', 'figure9', 'searched', 'trials_of', 'tuning_panel', 'tuning', 'verdict',
-           'mechanisms']
+           'mechanisms', 'page', 'pages_to_draw', 'redraw']
 
 # %% ../../nbs/report/40_pages.ipynb #c250e196
-import hashlib, json
+import contextlib, hashlib, importlib, inspect, io, json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -28,7 +28,7 @@ from msa_paper.report.tables import (
     METRICS, NAMES, difference, markdown, p_text, part_markdown, published, reported, results_table,
     save_table, summary,
 )
-from ..core import MsaPaperError, figures_folder, json_text, known, read_json, results_folder
+from ..core import MsaPaperError, is_full, figures_folder, json_text, known, read_json, results_folder
 from ..core import runs_folder, write_whole
 from ..data.cards import card_markdown, cards_table, save_card
 from ..data.catalogue import load_corpus, usual_task
@@ -488,3 +488,50 @@ PAGES = {   # matrix → its figure notebooks
     "errata": ("errata",),
 }
 WHOLE = "table1", "table2", "figures1to5", "mechanisms", "probes", "claims", "errata"
+
+# %% ../../nbs/report/40_pages.ipynb #7c2d9e02
+def page(
+    name:str,   # of a figure notebook
+):              # the function that draws it
+    "What draws a page."
+    for module in ("report.pages", "report.diagrams", "evidence.mechanisms", "evidence.claims", "evidence.ambiguities"):
+        part = importlib.import_module(f"msa_paper.{module}")
+        for found in (getattr(part, n, None) for n in (name, f"{name}_page")):
+            if found is not None and found.__module__ == part.__name__:
+                return found
+    raise MsaPaperError(f"no function draws '{name}'")
+
+def pages_to_draw(
+    results:str,
+    only:str,          # a study; empty: all
+)->list[tuple[str, str|None]]: # (page, study; None where it takes none)
+    "Every page that published results allow."
+    there = [d for d in PAGES if d not in WHOLE and d in open_results(results).studies]
+    if only:
+        return [(n, None if n in WHOLE else only) for n in PAGES[only]] + [("claims", None)] * (only != "planted")
+    return [(n, d) for d in there for n in PAGES[d]] + [(n, None) for n in WHOLE]
+
+# %% ../../nbs/report/40_pages.ipynb #a354f9fd
+def redraw(
+    results:str="",           # the published results; empty: results/ of the project
+    figures:str="",           # tables and figures go below it; empty: figures/ of the project
+    pages:tuple[str, ...]=(), # only these; empty: all
+    only:str="",              # only those of this study
+)->list[str]:                 # what failed
+    "Every table and figure that published results allow, without training."
+    failures = [f"a study is left out: {why}" for why in open_results(results).broken.values()]
+    for name, data in pages_to_draw(results, only):
+        if pages and name not in pages:
+            continue
+        draw, what = page(name), f"{data or 'all'} {name}"
+        takes = inspect.signature(draw).parameters
+        given = dict(data=data, results=results, figures=figures)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):          # pages show their pictures where somebody looks on
+                draw(**{k: v for k, v in given.items() if k in takes})
+            print(f"drawn: {what}", flush=True)
+        except Exception as error:
+            if is_full(error):
+                raise
+            failures.append(f"{what}: {error if isinstance(error, MsaPaperError) else f'{type(error).__name__}: {error}'}")
+    return failures
