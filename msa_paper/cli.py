@@ -66,7 +66,7 @@ def reproduce(
 def left_to_run(data:str, results:str, only:tuple, seeds:int|None)->list:
     "The entries of a study without what is published of them; says how much that is."
     from msa_paper.jobs.execution import without_published
-    from msa_paper.studies.study import entries
+    from msa_paper.studies.configurations import entries
     every = entries(data, results, only, seeds)
     if not every:
         raise MsaPaperError(f"'{data}' has no row yet: it changes one thing in a tuned full model, and none is tuned",

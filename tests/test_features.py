@@ -7,7 +7,8 @@ from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.conversations import generated_conversations, generated_tuple
 from msa_paper.formats.generated import generated_mmsa, write_pickle
 from msa_paper.experiment.evaluation import run_seed
-from msa_paper.studies.study import BLOCKS, row, search
+from msa_paper.studies.study import BLOCKS, row
+from msa_paper.studies.configurations import search
 from msa_paper.experiment.store import Store
 from msa_paper.experiment.search import tune
 

@@ -238,7 +238,7 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     from unittest import mock
 
     from msa_paper.report import publish as module
-    from msa_paper.studies.contrasts import Configuration
+    from msa_paper.studies.comparisons import Configuration
 
     some = [Configuration("planted-tone-regression", s) for s in spec.values()]
     with mock.patch.object(module, "configurations", lambda *a: some), mock.patch.object(module, "entries", lambda *a: []):

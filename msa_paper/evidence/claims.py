@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from scipy.stats import t as student
 from ..measures.comparisons import holm, p_value
-from ..studies.contrasts import EASY, HARD, MAIN
+from ..studies.comparisons import EASY, HARD
+from ..studies.contrasts import MAIN
 from msa_paper.report.pages import (
     C8, CURVES, SHORT, block_of, block_runs, over_seeds, page_folder, plateaus, study_of,
 )

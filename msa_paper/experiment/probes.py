@@ -24,7 +24,7 @@ from ..core import MsaPaperError, known, read_json, write_json
 from ..data.catalogue import load_corpus
 from ..schema import TASKS, Batch, Corpus, DataSpec, Modality, batches
 from .evaluation import load_run
-from ..studies.study import matrix_rows
+from ..studies.configurations import configurations_of
 from .provenance import hardware_state
 from .specification import ProbeSpec, RunSpec
 from .store import Run, Store
@@ -431,7 +431,7 @@ def probe_all(
     probes:tuple[str, ...]=(),
 )->dict[str, list[str]]:
     "Make every probe that is missing, of every run of the named matrices whose weights are here."
-    told = [probe_rows(matrix_rows(data, results), results, probes) for data in which]
+    told = [probe_rows(configurations_of(data, results), results, probes) for data in which]
     return {k: sorted({x for t in told for x in t[k]}) for k in ("made", "there", "no_weights")}
 
 def cost_path(results:str="")->Path:

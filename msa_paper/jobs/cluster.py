@@ -21,7 +21,7 @@ from ..core import strict_json, validated, write_whole
 from .execution import KernelDied, mark_of, new_output, notebooks_of, run_matrix
 from .execution import worker_failure
 from ..experiment.identity import files_of, here, place
-from ..studies.study import Entry
+from ..studies.configurations import Entry
 from ..experiment.specification import Machine, RunSpec, TuneSpec
 from ..experiment.store import Store, hold, signature
 from ..experiment.search import check_search, read_search, read_trials, tuning_file, unsealed

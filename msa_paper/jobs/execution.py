@@ -25,7 +25,8 @@ from pathlib import Path
 import msa_paper
 from ..core import MsaPaperError, abandoned, die_with_parent, disk_full, in_use, is_full
 from ..core import project_folder, room_on_disk, write_whole
-from ..studies.study import BLOCKS, Entry, entries, entry
+from ..studies.configurations import Entry, entries, entry
+from ..studies.study import study_names
 from ..experiment.specification import RunSpec, TuneSpec, spec_hash
 from ..experiment.published import open_results
 from ..experiment.store import Run, Store, hold, holder
@@ -582,11 +583,11 @@ def overhead(
 # %% ../../nbs/jobs/10_execution.ipynb #93a13c5f
 def standing(
     results:str="",   # the store
-    data:tuple[str, ...]=tuple(BLOCKS),   # names of matrices
+    data:tuple[str, ...]=(),   # names of matrices
 )->list[dict]:        # one row a block: searches and runs, finished (stored or published) and needed
     "How far each block is."
     found = {}
-    for name, e in ((d, e) for d in data for e in entries(d, results)):
+    for name, e in ((d, e) for d in data or study_names() for e in entries(d, results)):
         at = found.setdefault((name, e.name.rsplit("/", 1)[0]), dict(searches={}, runs=0, published=0, needed=0))
         if e.search:
             at["searches"][tuning_file(e.search)] = settled(e.search)

@@ -17,7 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..measures.comparisons import by_seed, effective_groups, rank_agreement, slope
-from ..studies.contrasts import MAIN, comparisons, configurations, variances
+from ..studies.comparisons import comparisons, configurations
+from ..studies.variances import variances
 from .plots import dense_ellipse
 from ..experiment.locked import key_of, lock, pack, unlock, unpack
 from ..measures.bootstrap import group_sums, resampled
@@ -26,7 +27,8 @@ from ..core import NUMERICS, MsaPaperError, known, plain, read_json, results_fol
 from ..schema import TASKS
 from ..jobs.execution import failed_notebooks, read_notebook
 from ..experiment.identity import data_digest, read_corpus
-from ..studies.study import BASELINES, BLOCKS, MATRICES, entries
+from ..studies.configurations import entries
+from ..studies.study import baselines, experiment, has_experiments, is_solved, study_names
 from ..experiment.probes import cost_path, probes_of
 from ..experiment.published import Comparisons, meaningful, significant, write_study
 from ..experiment.specification import Question
@@ -56,11 +58,11 @@ def origin(run:Run)->dict:
 class AtHand:
     "The runs of a study: those of a store, and those that were published and are not in it."
     def __init__(self,
-        study:str,          # a name of `MATRICES`
+        study:str,          # a name of `study_names()`
         results:str="",     # the working store
         to:str="",          # where it was, or will be, published
     ):
-        self.study, self.results, self.before = known(study, MATRICES, "study"), results, Comparisons(to)
+        self.study, self.results, self.before = known(study, study_names(), "study"), results, Comparisons(to)
         if study in self.before.broken and study != "planted":
             raise MsaPaperError("what was published of it is damaged, and publishing would lose it", self.before.broken[study],
                                 "restore it (git checkout), or remove its folder to publish the store alone")
@@ -215,7 +217,7 @@ def covariance_table(
 )->tuple[pd.DataFrame, list[str]]: # one row a comparison; names of those that cannot be had
     "The variances of every declared comparison."
     declared = comparisons(at.study, at.every, at.metrics(), at.results)
-    solved = {c.hash for c in at.some if c.model.startswith("floor_")}
+    solved = {c.hash for c in at.some if is_solved(c.model)}
     beyond = other_runs(at, declared, draws)
     rows, lost = [], []
     for name, terms in declared.items():
@@ -244,7 +246,7 @@ def other_runs(at:AtHand, declared:dict, draws:dict)->dict:
     "Resamples of configurations of other studies that a comparison needs: the full model as it was tuned."
     wanted = {c for terms in declared.values() for c, _ in terms} - set(draws)
     found = {}
-    for study in BLOCKS if wanted else ():
+    for study in filter(has_experiments, study_names()) if wanted else ():
         for c in (c for c in configurations(study, at.results) if c.hash in wanted):
             found[c.hash] = {r.seed: r.replicates for r in Store(at.results).row(c.spec)} or opened_draws(at.before, c)
     return found
@@ -270,7 +272,7 @@ def history_table(at:AtHand)->pd.DataFrame:
 def prediction_table(at:AtHand)->pd.DataFrame:
     "Test predictions of the full model's first seed: one row a sample and output, in float32."
     parts = []
-    for c in (c for c in at.every if c.model == "full" and at.study in BLOCKS):
+    for c in (c for c in at.every if c.model == "full" and has_experiments(at.study)):
         seed, run = min(at.all(c.hash).items())
         long = long_predictions(run.predictions)
         parts.append(long.assign(**{f"s{seed}": long["value"].astype(np.float32)}).drop(columns="value").assign(configuration=c.hash))
@@ -314,7 +316,7 @@ def settings_text(at:AtHand)->dict:
 def by_model(at:AtHand, key:str, draws:dict, metric:str)->dict: # {model: {seed: (metric, draws)}}
     "What `rank_agreement` wants of a block; a model that lacks resamples is left out."
     found = {}
-    for c in (c for c in at.every if c.key == key and c.model in (*BASELINES, "full")):
+    for c in (c for c in at.every if c.key == key and c.model in (*baselines(), "full")):
         runs = at.all(c.hash)
         of = {s: (runs[s].metrics["test"][metric], d[metric].to_numpy(np.float64)) for s, d in draws[c.hash].items()}
         if set(of) == set(runs):
@@ -323,12 +325,12 @@ def by_model(at:AtHand, key:str, draws:dict, metric:str)->dict: # {model: {seed:
 
 def ranks(at:AtHand, key:str, draws:dict)->dict|None:
     "How well the models of a block follow the paper's order (C4)."
-    results, metric = by_model(at, key, draws, MAIN[key]), MAIN[key]
-    if len(results) < len(BASELINES) + 1:
+    results, metric = by_model(at, key, draws, experiment(key).main), experiment(key).main
+    if len(results) < len(baselines()) + 1:
         return None
     full = next(c for c in at.every if c.key == key and c.model == "full")
     groups = run_groups(next(iter(at.all(full.hash).values())))
-    return rank_agreement([*BASELINES, "full"], results, groups, METRICS[metric].better > 0)
+    return rank_agreement([*baselines(), "full"], results, groups, METRICS[metric].better > 0)
 
 def run_groups(run)->float:
     "How many videos or dialogues the test set of a run is worth."
@@ -378,9 +380,9 @@ def derived_text(at:AtHand, draws:dict)->dict:
     "All derived statistics of a study, each with the runs that it is of."
     before = at.before.studies.get(at.study)
     old, found = before.derived if before else {}, {}
-    for key in dict.fromkeys(c.key for c in at.every) if at.study in BLOCKS else ():
+    for key in dict.fromkeys(c.key for c in at.every) if has_experiments(at.study) else ():
         some = {c.model: c.hash for c in at.every if c.key == key}
-        value = ranks(at, key, draws) if key in MAIN else None
+        value = ranks(at, key, draws) if experiment(key).main else None
         found |= new_or_kept(f"ranks {key}", sorted({tag(r) for h in some.values() for r in at.all(h).values()}), value, old)
         runs = sorted(at.all(some["full"]).items()) if "full" in some else []
         if runs and not TASKS[runs[0][1].spec.task].classes:
@@ -422,7 +424,7 @@ def compute_of(at:AtHand, runs:pd.DataFrame, settings:dict)->dict:
 
 # %% ../../nbs/report/30_publish.ipynb #ea8b1447
 def publish(
-    study:str,          # a name of `MATRICES`
+    study:str,          # a name of `study_names()`
     results:str="",     # the working store; empty: runs/ of the project
     to:str="",          # where to; empty: results/ of the project
     before:str="",      # where it was published; empty: where it is to go
@@ -443,7 +445,7 @@ def publish(
     derived = derived_text(at, draws)
     write_study(folder, about, tables, dict(settings=settings, derived=derived))
     new = sum(len(of) for of in at.runs.values())
-    gone = [f"{kind} {key}" for key in dict.fromkeys(c.key for c in at.every if at.study in BLOCKS and c.model == "full")
+    gone = [f"{kind} {key}" for key in dict.fromkeys(c.key for c in at.every if has_experiments(at.study) and c.model == "full")
             for kind in ("ranks", "errors") if f"{kind} {key}" not in derived and wants(kind, key, at)]
     return dict(folder=folder, runs=len(runs), new=new, comparisons=len(covariance), lost=len(lost), open=gone)
 
@@ -451,5 +453,5 @@ def wants(kind:str, key:str, at:AtHand)->bool:
     "Whether a statistic of everything at once is expected of a block."
     models = {c.model for c in at.every if c.key == key}
     if kind == "ranks":
-        return key in MAIN and models >= {*BASELINES, "full"}
+        return experiment(key).main and models >= {*baselines(), "full"}
     return not next(TASKS[c.spec.task].classes for c in at.every if c.key == key)

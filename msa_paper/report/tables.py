@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..measures.comparisons import against_paper, estimate_from, holm, test_groups, tested
-from ..studies.contrasts import weigh
+from ..studies.variances import weigh
 from ..core import json_text, project_folder, write_whole
 from ..experiment.published import NotComparable, behind
 
