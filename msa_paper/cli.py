@@ -141,7 +141,7 @@ def publish(
 def publish_also(what:str, results:str=""):
     "Publish what belongs to no study: data cards, counted anew; what the machinery costs, as it was measured in the store."
     if what == "cards":
-        from msa_paper.report.pages import make_cards
+        from msa_paper.report.table1 import make_cards
         print("\n".join(make_cards()))
     else:
         from msa_paper.core import read_json
@@ -257,7 +257,7 @@ def data(
         from msa_paper.data.catalogue import convert
         return print(f"written: {convert(dataset, protocol, output, task, precision, **read_options(option))}")
     if action == "cards":
-        from msa_paper.report.pages import make_cards
+        from msa_paper.report.table1 import make_cards
         from msa_paper.core import runs_folder
         return print("\n".join(make_cards(str(runs_folder()))))
     from msa_paper.data.fetch import checked, fetch, listing

@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass
 import numpy as np, pandas as pd
 from ..studies.contrasts import MAIN
-from ..report.pages import SHORT, block_of, block_runs, page_folder
+from .mechanisms import SHORT
+from ..report.pages import block_of, block_runs, page_folder
 from ..report.tables import METRICS, difference, markdown, p_text, summary, weighed_sum
 from ..core import json_text, write_whole
 from ..studies.study import READINGS, READ_ON

@@ -19,9 +19,9 @@ from scipy.stats import t as student
 from ..measures.comparisons import holm, p_value
 from ..studies.comparisons import EASY, HARD
 from ..studies.contrasts import MAIN
-from msa_paper.report.pages import (
-    C8, CURVES, SHORT, block_of, block_runs, over_seeds, page_folder, plateaus, study_of,
-)
+from ..report.pages import C8, block_of, block_runs, page_folder, study_of
+from ..report.figure8 import CURVES, over_seeds, plateaus
+from .mechanisms import SHORT
 from .mechanisms import probe_summary
 from ..report.plots import few_digits
 from ..report.tables import METRICS, NAMES, difference, markdown, p_text, weighed_sum

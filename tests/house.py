@@ -1,0 +1,203 @@
+"""What the house is like: `python tests/house.py [FOLDER]` measures a checkout and prints one line a measure.
+
+Everything about code is read, nothing is imported; `--times` also starts processes and tells how long they take.
+"""
+import ast
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+import tokenize
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+WIDTH, LONGEST_CELL, LARGEST_CELL, LONGEST_MODULE = 110, 40, 1800, 300
+# a module may import from what stands before it
+LAYERS = """core registry processes schema batch corpus loaders formats extract data model baselines measures experiment
+studies jobs report evidence benchmark cli face""".split()
+BLOCKS = ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try
+
+
+@dataclass
+class Cell:
+    "A code cell of a library notebook."
+    where: str
+    source: str
+    exported: bool
+
+    @property
+    def lines(self):
+        return [line for line in self.source.splitlines() if line.strip() and not line.startswith("#|")]
+
+    @property
+    def tree(self):
+        return ast.parse(re.sub(r"^([%!].*)$", "", self.source, flags=re.M))
+
+
+@dataclass
+class House:
+    "Cells and modules of a checkout."
+    folder: Path
+    cells: list[Cell] = field(default_factory=list)
+
+    def __post_init__(self):
+        for path in sorted((self.folder / "nbs").rglob("*.ipynb")):
+            if ".ipynb_checkpoints" in path.parts:
+                continue
+            for number, c in enumerate(json.loads(path.read_text())["cells"]):
+                source = "".join(c["source"])
+                if c["cell_type"] == "code" and source.strip():
+                    where = f"{path.relative_to(self.folder)}, cell {number}"
+                    self.cells.append(Cell(where, source, bool(re.search(r"^#\|\s*exporti?\b", source, re.M))))
+
+    @property
+    def exported(self):
+        return [c for c in self.cells if c.exported]
+
+    @property
+    def modules(self):
+        found = (self.folder / "msa_paper").rglob("*.py")
+        return sorted(p for p in found if p.name not in ("__init__.py", "_modidx.py"))
+
+
+def long_lines(house):
+    return [f"{c.where}: {len(line)} characters" for c in house.cells for line in c.source.splitlines() if len(line) > WIDTH]
+
+
+def semicolons(house):
+    found = []
+    for c in house.exported:
+        tokens = tokenize.generate_tokens(io.StringIO(c.source).readline)
+        found += [f"{c.where}, line {t.start[0]}" for t in tokens if t.type == tokenize.OP and t.string == ";"]
+    return found
+
+
+def blocks_on_headers(house):
+    found = []
+    for c in house.exported:
+        for node in ast.walk(c.tree):
+            if isinstance(node, BLOCKS) and node.body[0].lineno == node.lineno:
+                found.append(f"{c.where}, line {node.lineno}")
+    return found
+
+
+def named_lambdas(house):
+    nodes = [(c, node) for c in house.cells for node in ast.walk(c.tree)]
+    return [f"{c.where}, line {n.lineno}" for c, n in nodes if isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda)]
+
+
+def large_cells(house):
+    found = [c for c in house.exported if len(c.lines) > LONGEST_CELL or len(c.source) > LARGEST_CELL]
+    return [f"{c.where}: {len(c.lines)} lines, {len(c.source)} characters" for c in found]
+
+
+def median_cell(house):
+    return statistics.median(len(c.lines) for c in house.exported)
+
+
+def crowded_cells(house):
+    kinds = ast.FunctionDef, ast.ClassDef
+    counts = [(c, sum(isinstance(n, kinds) for n in c.tree.body)) for c in house.exported]
+    return [f"{c.where}: {n} definitions" for c, n in counts if n >= 4]
+
+
+def code_lines(path):
+    return len(path.read_text().splitlines())
+
+
+def long_modules(house):
+    return [f"{p.relative_to(house.folder)}: {code_lines(p)} lines" for p in house.modules if code_lines(p) > LONGEST_MODULE]
+
+
+def imported(path, package):
+    "The modules of the package that a module imports, wherever the import stands: 'data.catalogue'."
+    parts, found = path.relative_to(package).with_suffix("").parts, set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            base = parts[: len(parts) - node.level]
+        elif (node.module or "").split(".")[0] == package.name:
+            base, node.module = (), node.module.partition(".")[2] or None
+        else:
+            continue
+        names = [node.module] if node.module else [a.name for a in node.names]
+        found |= {".".join((*base, name)) for name in names}
+    return found
+
+
+def layer(module):
+    name = module.split(".")[0]
+    return LAYERS.index(name) if name in LAYERS else len(LAYERS) - 1
+
+
+def imports_upward(house):
+    package, found = house.folder / "msa_paper", []
+    for path in house.modules:
+        own = ".".join(path.relative_to(package).with_suffix("").parts)
+        found += [f"{own} imports {other}" for other in sorted(imported(path, package)) if layer(other) > layer(own)]
+    return found
+
+
+def untyped_arguments(house):
+    "Arguments of public functions without a type; what a closure or a private name takes does not count."
+    found = []
+    for c in house.exported:
+        for f in (n for n in c.tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")):
+            bare = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.annotation is None]
+            found += [f"{c.where}: {f.name}({a})" for a in bare]
+    return found
+
+
+MEASURES = {
+    f"lines over {WIDTH} characters": long_lines,
+    "semicolons": semicolons,
+    "blocks on their header's line": blocks_on_headers,
+    "lambdas with a name": named_lambdas,
+    f"exported cells over {LONGEST_CELL} lines or {LARGEST_CELL} characters": large_cells,
+    "exported cells with four or more definitions": crowded_cells,
+    f"modules over {LONGEST_MODULE} lines": long_modules,
+    "imports upward": imports_upward,
+    "untyped public arguments": untyped_arguments,
+}
+COMMANDS = {
+    "import msa_paper": [sys.executable, "-c", "import msa_paper"],
+    "python alone": [sys.executable, "-c", "pass"],
+    "msa-paper status": [sys.executable, "-m", "msa_paper.cli", "status"],
+    "one table redrawn": [sys.executable, "-m", "msa_paper.cli", "figures", "--pages", "table5", "--only", "mosi"],
+}
+
+
+def seconds(command, folder):
+    "Wall and CPU seconds of a command, the second time it is run."
+    for _ in range(2):
+        before, start = time.process_time(), time.perf_counter()
+        usage = subprocess.run(["bash", "-c", 'time "$@"', "x", *command], cwd=folder, capture_output=True, text=True)
+        wall = time.perf_counter() - start
+    told = dict(re.findall(r"(user|sys)\s+(\d+m[\d.]+)s", usage.stderr))
+    cpu = sum(60 * float(t.split("m")[0]) + float(t.split("m")[1]) for t in told.values())
+    return wall, cpu
+
+
+def main(arguments):
+    house = House(Path(next((a for a in arguments if not a.startswith("-")), PROJECT)).resolve())
+    for name, measure in MEASURES.items():
+        found = measure(house)
+        print(f"{name}: {len(found)}")
+        if "--list" in arguments:
+            print(*(f"  {line}" for line in found), sep="\n")
+    print(f"lines of an exported cell, median: {median_cell(house):g}")
+    total = sum(len(c.lines) for c in house.exported)
+    print(f"exported: {total} lines in {len(house.exported)} cells, {len(house.modules)} modules")
+    if "--times" in arguments:
+        for name, command in COMMANDS.items():
+            wall, cpu = seconds(command, house.folder)
+            print(f"{name}: {wall:.2f} s, {cpu:.2f} s of CPU")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
