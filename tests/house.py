@@ -102,7 +102,7 @@ def median_cell(house):
 def crowded_cells(house):
     kinds = ast.FunctionDef, ast.ClassDef
     counts = [(c, sum(isinstance(n, kinds) for n in c.tree.body)) for c in house.exported]
-    return [f"{c.where}: {n} definitions" for c, n in counts if n >= 4]
+    return [f"{c.where}: {n} definitions" for c, n in counts if n >= 5]
 
 
 def code_lines(path):
@@ -159,7 +159,7 @@ MEASURES = {
     "blocks on their header's line": blocks_on_headers,
     "lambdas with a name": named_lambdas,
     f"exported cells over {LONGEST_CELL} lines or {LARGEST_CELL} characters": large_cells,
-    "exported cells with four or more definitions": crowded_cells,
+    "exported cells with five or more definitions": crowded_cells,
     f"modules over {LONGEST_MODULE} lines": long_modules,
     "imports upward": imports_upward,
     "untyped public arguments": untyped_arguments,

@@ -38,7 +38,8 @@ def train(
 )->Trained:
     "Train until validation stops improving (§4.4). Raises for a name, setting or choice that does not exist."
     told = dict(dataset=corpus.name, protocol=corpus.protocol, task=corpus.spec.task.name, progress=False)
-    spec = validated(RunSpec, told | dict(model=model, settings=settings or {}, seeds=(seed,)) | choices, "train")
+    told |= dict(model=model, settings=settings or {}, seeds=(seed,))
+    spec = validated(RunSpec, told | choices, "train")
     module = Training(spec, corpus.spec, seed)
     with tempfile.TemporaryDirectory() as work:
         history, _ = fit(module, corpus, Path(work))

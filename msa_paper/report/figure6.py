@@ -7,6 +7,7 @@ __all__ = ['JITTER', 'jittered', 'scattered', 'said', 'figure6_note', 'exact_pic
 
 # %% ../../nbs/report/43_figure6.ipynb #402b06fa
 import hashlib
+from pathlib import Path
 import numpy as np
 from IPython.display import Image, Markdown
 from ..core import MsaPaperError, known, runs_folder
@@ -37,7 +38,8 @@ def scattered(
     name:str,       # of a study
 )->Experiment:
     "The experiment of a study whose predictions are intensities."
-    return next(e for e in experiments(known(name, shown_on("figure6"), "data of figure6")) if e.main == "mae")
+    known(name, shown_on("figure6"), "data of figure6")
+    return next(e for e in experiments(name) if e.main == "mae")
 
 def said(
     name:str,
@@ -55,7 +57,8 @@ def figure6_note(
     "n, MAE, r and the slope of the errors, with their intervals."
     numbers = dict(mae=summary(runs, "mae"), corr=summary(runs, "corr"), slope=errors["slope"])
     lines = [f"n = {errors['n']} test {unit}", said("MAE", numbers["mae"]), said("r", numbers["corr"]),
-             said("slope of |error| on |y|", numbers["slope"], "+"), f"means over {len(runs)} seeds, 95 % intervals"]
+             said("slope of |error| on |y|", numbers["slope"], "+"),
+             f"means over {len(runs)} seeds, 95 % intervals"]
     return "\n".join(lines), numbers
 
 # %% ../../nbs/report/43_figure6.ipynb #1e6492ec
@@ -64,7 +67,7 @@ def exact_picture(
     title:str,
     note:str,
     share:float,     # of the points in the ellipse
-    folder,
+    folder:Path,
     sidecar:dict,
 )->list:             # of paths
     "The points as they are."
@@ -75,11 +78,12 @@ def moved_picture(
     title:str,
     note:str,
     share:float,
-    folder,
+    folder:Path,
     sidecar:dict,
 )->list:
     "Points that are moved, and lines of the density of the exact ones: pixels only."
-    title += f": points moved at random (sd {JITTER}),\nlines hold 25, 50 and 90 % of the density of the exact points"
+    title += f": points moved at random (sd {JITTER}),\n"
+    title += "lines hold 25, 50 and 90 % of the density of the exact points"
     figure = predicted_against_true(*points, title, note, share, shown=jittered(*points))
     return save_figure(figure, folder, "figure6", sidecar | dict(jitter=JITTER), kinds=("png",))
 
@@ -104,6 +108,7 @@ def drawn_points(
         paths = moved_picture(points, f"{title}, seed {runs[0].seed}", note, share, own, sidecar)
     return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
+# %% ../../nbs/report/43_figure6.ipynb #f6a1b2c3
 @page("figure6", order=7)
 def figure6(
     data:str,         # a study with a regression: 'planted' or 'mosi'
@@ -114,7 +119,8 @@ def figure6(
     e = scattered(data)
     runs, errors = runs_of(e, ("full",), results)["full"], derived(e, "errors", results)
     if not runs:
-        return Markdown(f"**No run of the full model on `{data}` is published:** `make reproduce DATA={data}`")
+        where = f"`make reproduce DATA={data}`"
+        return Markdown(f"**No run of the full model on `{data}` is published:** {where}")
     if not errors:
         return Markdown("**Not drawn**: the statistics of this figure need all seeds in one store "
                         "(`msa-paper merge`), and the labels.")

@@ -50,7 +50,8 @@ def losses_panel(
     unit = f"{m.label.removesuffix(', %').split(',')[0]} − full" + (", points" if m.scale == 100 else "")
     bars = {NAMES[v]: tuple(m.scale * d[k] for k in ("mean", "low", "high")) if d else None
             for v, d in found.differences.items()}
-    beside = {NAMES[v]: 100 * (paper[v] - paper["full"]) for v in found.differences if m.scale == 100 and v in paper}
+    told = [v for v in found.differences if m.scale == 100 and v in paper]
+    beside = {NAMES[v]: 100 * (paper[v] - paper["full"]) for v in told}
     return dict(title=f"{found.experiment.place}\n{n}", unit=unit, bars=bars, paper=beside)
 
 @page("figure7", order=8)

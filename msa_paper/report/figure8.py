@@ -66,7 +66,9 @@ def curves_panel(
     runs:dict[str, list[Published]],
 )->dict:              # of `learning_curves`
     "One panel: every seed's curve of both models."
-    curves = {NAMES[m]: [r.history.validation_accuracy.to_numpy() for r in found] for m, found in runs.items()}
+    def accuracies(found):
+        return [r.history.validation_accuracy.to_numpy() for r in found]
+    curves = {NAMES[m]: accuracies(found) for m, found in runs.items()}
     return dict(title=f"{e.place}, {len(runs['full'])} seeds", curves=curves)
 
 @page("figure8", order=9)
@@ -81,4 +83,5 @@ def figure8(
     if not there:
         return nothing(data)
     sidecar = {e.key: curves_sidecar(runs) for e, runs in there}
-    return picture(learning_curves([curves_panel(e, runs) for e, runs in there]), data, figures, "figure8", sidecar)
+    drawn = learning_curves([curves_panel(e, runs) for e, runs in there])
+    return picture(drawn, data, figures, "figure8", sidecar)

@@ -58,7 +58,8 @@ def figure9(
     n = next(r for r in runs.values() if r)[0].metrics["test"]["n"]
     title = f"F1 (%) on {e.place}, n = {n:,} test {units(e)[0]}\nmean over seeds [95 % interval]"
     ours = sum(m in extra_models() for m in runs)
-    figure = class_heatmap([NAMES[m] for m in runs], list(classes), mean, np.stack([low, high], -1), title, ours)
+    labels, between = [NAMES[m] for m in runs], np.stack([low, high], -1)
+    figure = class_heatmap(labels, list(classes), mean, between, title, ours)
     told = {m: dict(zip(classes, found)) for m, found in scores.items() if found}
     sidecar = dict(**behind([r for found in runs.values() for r in found]), n=n, f1=told)
     return picture(figure, data, figures, "figure9", sidecar)

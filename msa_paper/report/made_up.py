@@ -9,7 +9,6 @@ __all__ = ['ERRORS', 'noisy_predictions', 'made_up_history', 'make_up_run', 'mad
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import MsaPaperError
 from ..data.catalogue import load_corpus
 from ..experiment.store import Store
 from ..measures.bootstrap import replicates
@@ -62,8 +61,8 @@ def make_up_run(
         both = {"test": metrics, "validation": metrics}
         with store.claim(spec, seed) as work:
             (work/"w").write_bytes(b"")
-            told = size | dict(seconds=1.)
-            store.publish(spec, seed, work, work/"w", both, made_up_history(error, 5 + seed), table, draws, told)
+            told, history = size | dict(seconds=1.), made_up_history(error, 5 + seed)
+            store.publish(spec, seed, work, work/"w", both, history, table, draws, told)
 
 # %% ../../nbs/report/38_made_up.ipynb #74ea20c6
 ERRORS = dict(full=.5, no_graph=.7, tfn=.8, bc_lstm=.5)   # deviation of each model's predictions

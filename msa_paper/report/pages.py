@@ -12,6 +12,7 @@ import inspect
 import io
 from pathlib import Path
 from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
 from ..core import MsaPaperError, figures_folder, is_full, known
 from ..experiment.published import NotComparable, Published, open_results
 from ..registry import dataset, page, study
@@ -96,7 +97,7 @@ def nothing(name:str)->Markdown:
     return Markdown(f"**No run for this figure of `{name}` is published:** `make reproduce DATA={name}`")
 
 def picture(
-    figure,           # of matplotlib
+    figure:Figure,
     name:str,         # of the study
     figures:str,      # where it goes
     file:str,         # without suffix
@@ -160,7 +161,7 @@ def redraw(
         if pages and name not in pages:
             continue
         try:
-            with contextlib.redirect_stdout(io.StringIO()):          # pages show pictures where somebody looks on
+            with contextlib.redirect_stdout(io.StringIO()):     # pages show pictures where somebody looks on
                 draw(name, of, results, figures)
             print(f"drawn: {of or 'all'} {name}", flush=True)
         except Exception as error:

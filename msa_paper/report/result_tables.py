@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 from ..core import known
 from ..experiment.published import Published
-from ..registry import model, page
+from ..registry import page
 from .pages import page_folder, parameters, runs_of, shown_on, test_set, units
-from .tables import METRICS, NAMES, part_markdown, published, reported, results_table, save_table
-from ..studies.study import Aim, Asked, Experiment, Part, ablations, baselines, experiment, extra_models
-from ..studies.study import studied
+from .tables import METRICS, NAMES, part_markdown, published, reported
+from .tables import results_table, save_table
+from ..studies.study import Aim, Asked, Experiment, Part, ablations, baselines
+from ..studies.study import experiment, extra_models, studied
 
 # %% ../../nbs/report/42_result_tables.ipynb #d96c031c
 def rows_of(
@@ -66,7 +67,8 @@ def aimed(
 # %% ../../nbs/report/42_result_tables.ipynb #c918e978
 ABLATED_DATA = "mosei"      # the paper's Table 6 is of this data set
 OTHER_DATA = " The paper's numbers are of MOSEI: only their order can be compared."
-COMPARED = ["gap", "gap_low", "gap_high", "one_low", "one_high"]   # columns that compare a number with the paper's
+# columns that compare a number with the paper's
+COMPARED = ["gap", "gap_low", "gap_high", "one_low", "one_high"]
 
 @dataclass(frozen=True)
 class Made:
@@ -128,11 +130,11 @@ def made_part(
 
 # %% ../../nbs/report/42_result_tables.ipynb #be1214ea
 READ = (
-    "Ours: mean ± sd over seeds, [95 % interval over seeds and {groups}]; differences are paired by seed and by "
-    "resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference in units of "
-    "its own spread over seeds. *Smallest difference*: what four of five such experiments would have found. "
-    "Published numbers belong to the protocols of their sources, the paper's to one that it does not tell "
-    "(errata E11, E12).\n"
+    "Ours: mean ± sd over seeds, [95 % interval over seeds and {groups}]; differences are paired by seed and "
+    "by resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference in "
+    "units of its own spread over seeds. *Smallest difference*: what four of five such experiments would "
+    "have found. Published numbers belong to the protocols of their sources, the paper's to one that it does "
+    "not tell (errata E11, E12).\n"
 )
 
 def tables_page(

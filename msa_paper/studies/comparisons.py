@@ -76,7 +76,9 @@ def against_no_graph(
     terms = []
     for key in dict.fromkeys(c.key for c in some if (c.key, "no_graph") in by):
         if main := experiment(key).main:
-            terms += [{(by[key, v], main): 1., (by[key, "no_graph"], main): -1.} for v in parts if (key, v) in by]
+            reference = by[key, "no_graph"]
+            own = [by[key, v] for v in parts if (key, v) in by]
+            terms += [{(c, main): 1., (reference, main): -1.} for c in own]
     return terms
 
 # %% ../../nbs/studies/10_comparisons.ipynb #1b7d741c

@@ -18,7 +18,8 @@ def tuned_by(e:Experiment)->Experiment:
     "The experiment whose search decides: its own, or that of another task on the same data."
     if not e.tuned_on:
         return e
-    same = [o for o in experiments(e.study) if (o.dataset, o.protocol, o.data) == (e.dataset, e.protocol, e.data)]
+    read = e.dataset, e.protocol, e.data
+    same = [o for o in experiments(e.study) if (o.dataset, o.protocol, o.data) == read]
     return next(o for o in same if o.task == e.tuned_on)
 
 def search(
@@ -39,7 +40,8 @@ def configuration(
     results:str="",   # the store
 )->RunSpec|None:      # None while the search is not finished
     "One model of an experiment with all its seeds."
-    which = dict(dataset=e.dataset, protocol=e.protocol, task=e.task, data=e.data, model=model, results=results)
+    which = dict(dataset=e.dataset, protocol=e.protocol, task=e.task, data=e.data, model=model)
+    which |= dict(results=results)
     if is_solved(model):
         return RunSpec(**which, seeds=(1,))
     fixed = e.fixed | dict(settings=e.settings_of(model))

@@ -50,4 +50,5 @@ def iemocap()->Study:
 def iemocap_features()->Study:
     "IEMOCAP with the field's feature file."
     pages = *FEATURE_TABLES, "figure7", "figure8", "figure9", "tuning"
-    return Study((WITH_VISION,), comparisons=OF_EXPERIMENTS, pages=pages, tables=FEATURE_TABLES, needs=FEATURES)
+    return Study((WITH_VISION,), comparisons=OF_EXPERIMENTS, pages=pages, tables=FEATURE_TABLES,
+                 needs=FEATURES)

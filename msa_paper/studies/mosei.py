@@ -16,7 +16,8 @@ from .settings import BOUNDED, FEATURE_FILE, PER_STEP, bound
 FIXED = dict(batch_size=32, alike=10, epochs=5, patience=2)
 CLASSES = FIXED | dict(select="accuracy")
 BUDGET = dict(seeds=5, trials=6)
-REGRESSION = Experiment("mosei", "context", "regression", FIXED, settings=BOUNDED, place="MOSEI text, intensity", **BUDGET)
+REGRESSION = Experiment("mosei", "context", "regression", FIXED, settings=BOUNDED,
+                        place="MOSEI text, intensity", **BUDGET)
 BINARY = Experiment(
     "mosei", "context", "binary", CLASSES, settings=PER_STEP, tuned_on="regression", main="acc",
     place="MOSEI text, 2 classes", same_as_full=("no_feature_attention",), **BUDGET,
@@ -66,14 +67,16 @@ LOST = Part("MOSEI, single segments with text, vision and audio, as in the paper
 # %% ../../nbs/studies/50_mosei.ipynb #4d8bbead
 TABLES = {
     "table3": (
-        Part("Text of each segment in the course of its video, trained for intensity", REGRESSION.key, READ_AS_CLASSES),
+        Part("Text of each segment in the course of its video, trained for intensity", REGRESSION.key,
+             READ_AS_CLASSES),
         Part("The same, trained for two classes", BINARY.key, TWO),
         Part("The same, trained for seven classes", SEVEN.key, SEVEN_ASKED),
         Part("Whole videos with text, vision and audio", VIDEOS.key, READ_AS_CLASSES),
         SEGMENTS[0],
     ),
     "table6": (
-        Part("MOSEI, text of each segment in the course of its video, two classes", BINARY.key, (Asked("acc", "acc2"),)),
+        Part("MOSEI, text of each segment in the course of its video, two classes", BINARY.key,
+             (Asked("acc", "acc2"),)),
         Part("MOSEI, whole videos with text, vision and audio, trained for intensity", VIDEOS.key,
              (Asked("acc2_has0", "acc2"),)),
         LOST,

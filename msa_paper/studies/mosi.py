@@ -16,7 +16,8 @@ FIXED = dict(batch_size=8, alike=3, epochs=12, patience=4)
 BC_LSTM, INTER_MODAL = "bc-LSTM as published", "contextual inter-modal attention"
 REGRESSION = Experiment(
     "mosi", "context", "regression", FIXED, settings=BOUNDED, main="mae", place="MOSI, intensity",
-    aims=(Aim("full", "mae", .88), Aim("full", "acc2_has0", .803, BC_LSTM), Aim("plus", "acc2_has0", .8231, INTER_MODAL)),
+    aims=(Aim("full", "mae", .88), Aim("full", "acc2_has0", .803, BC_LSTM),
+          Aim("plus", "acc2_has0", .8231, INTER_MODAL)),
 )
 BINARY = Experiment(
     "mosi", "context", "binary", FIXED | dict(select="accuracy"), settings=PER_STEP, tuned_on="regression",
@@ -36,7 +37,8 @@ MISSING = (
 WORDS = Part(WORDS_TITLE, "mosi-official-regression", (*INTENSITY, *ZEROS), MISSING, "mosi-features")
 TABLES = {
     "table5": (
-        Part("Segments in the course of their video, trained for intensity", REGRESSION.key, (*INTENSITY, *ZEROS)),
+        Part("Segments in the course of their video, trained for intensity", REGRESSION.key,
+             (*INTENSITY, *ZEROS)),
         Part("The same, trained for two classes", BINARY.key,
              (Asked("acc", "", "acc2_has0"), Asked("f1_weighted", "", "f1_has0"))),
         WORDS,

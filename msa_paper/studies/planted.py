@@ -25,7 +25,10 @@ TABLES = {
     "table3": (Part(*INTENSITY, (Asked("acc2_has0"), Asked("f1_has0"), Asked("acc7"))),),
     "table4": (Part(*FOUR, (Asked("acc"), Asked("f1_weighted"))),),
     "table5": (Part(*INTENSITY, (Asked("mae"), Asked("corr"))),),
-    "table6": (Part(*INTENSITY, (Asked("mae"), Asked("corr"))), Part(*FOUR, (Asked("acc"), Asked("f1_weighted")))),
+    "table6": (
+        Part(*INTENSITY, (Asked("mae"), Asked("corr"))),
+        Part(*FOUR, (Asked("acc"), Asked("f1_weighted"))),
+    ),
 }
 
 @study("planted", order=1)

@@ -25,7 +25,8 @@ def quick(
     **settings,       # of the model
 )->RunSpec:
     "A small configuration whose trained insides are looked at."
-    return RunSpec(**QUICK, protocol=protocol, data=data, model=model, settings=dict(width=32, dropout=.1) | settings)
+    small = dict(width=32, dropout=.1) | settings
+    return RunSpec(**QUICK, protocol=protocol, data=data, model=model, settings=small)
 
 # %% ../../nbs/studies/90_probes.ipynb #10de6880
 def looked_into(results:str="")->list[RunSpec]:

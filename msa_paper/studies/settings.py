@@ -9,7 +9,8 @@ __all__ = ['FEATURE_FILE', 'PER_STEP', 'BOUNDED', 'bound']
 from ..experiment.search import merged
 from .study import ablations
 
-FEATURE_FILE = dict(batch_size=32, alike=10, epochs=40, patience=8)   # of single segments, from a feature file
+# of single segments, from a feature file
+FEATURE_FILE = dict(batch_size=32, alike=10, epochs=40, patience=8)
 PER_STEP = {m: dict(decision_readout="step", vectors="bilstm") for m in ablations()}
 
 def bound(

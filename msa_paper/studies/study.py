@@ -112,7 +112,9 @@ def studied(name:str)->Study:
     "A study by name, its experiments and parts filled in."
     made = study[name]()
     experiments = tuple(replace(e, study=name) for e in made.experiments)
-    tables = {page: tuple(replace(p, study=p.study or name) for p in parts) for page, parts in made.tables.items()}
+    def owned(parts):
+        return tuple(replace(p, study=p.study or name) for p in parts)
+    tables = {page: owned(parts) for page, parts in made.tables.items()}
     return replace(made, name=name, experiments=experiments, tables=tables)
 
 def study_names()->tuple[str, ...]:

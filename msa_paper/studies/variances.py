@@ -47,7 +47,8 @@ def solved_terms(
     terms:list[tuple[float, list, str]],   # (weight, runs of one configuration, metric)
 )->set[str]:                               # numbers of terms
     "The terms whose model is fitted in closed form."
-    return {str(k) for k, (_, runs, _) in enumerate(terms) if len(runs) == 1 and is_solved(runs[0].spec.model)}
+    lone = {str(k): runs[0].spec.model for k, (_, runs, _) in enumerate(terms) if len(runs) == 1}
+    return {k for k, model in lone.items() if is_solved(model)}
 
 def from_resamples(
     terms:list[tuple[float, list, str]],
@@ -55,7 +56,9 @@ def from_resamples(
     "A weighted sum of metrics, from the resamples of its runs. Raises where they share no seed."
     values = [by_seed(runs, metric) for _, runs, metric in terms]
     solved = solved_terms(terms)
-    draws = {str(k): {s: pd.DataFrame({terms[k][2]: d}) for s, (_, d) in v.items()} for k, v in enumerate(values)}
+    def tables(metric, found):
+        return {s: pd.DataFrame({metric: d}) for s, (_, d) in found.items()}
+    draws = {str(k): tables(terms[k][2], v) for k, v in enumerate(values)}
     found = variances({(str(k), metric): w for k, (w, _, metric) in enumerate(terms)}, draws, solved)
     if found is None:
         raise MsaPaperError("the models share no seed", remedy="run both with the same seeds")
