@@ -49,7 +49,7 @@ def test_a_command_that_only_looks_imports_no_torch():
 
 def test_one_model_imports_no_other():
     build = "build_model('tfn', load_corpus('planted', 'mixed', 'regression', segments=20).spec, {})"
-    found = modules_after(f"from msa_paper import build_model, load_corpus\n{build}")
+    found = modules_after(f"from msa_paper.model.contract import build_model; from msa_paper.data.catalogue import load_corpus\n{build}")
     baselines = {m for m in found if m.startswith("msa_paper.baselines.")}
     allowed = {f"msa_paper.baselines.{m}" for m in ("tfn", "inputs")}
     others = {m for m in baselines - allowed if not m.rsplit(".", 1)[1].startswith(("fast_tfn", "inputs"))}

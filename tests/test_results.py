@@ -1,9 +1,8 @@
 """What is tracked is light; what is stored is protected, and named by what it read."""
+
 import json
-import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,13 @@ from msa_paper.cli import main
 from msa_paper.report.pages import redraw
 from msa_paper.core import MsaPaperError, json_text, results_folder
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
-from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation, run_seed
+from msa_paper.experiment.evaluation import (
+    evaluate,
+    evaluation_folder,
+    load_run,
+    publish_evaluation,
+    run_seed,
+)
 from msa_paper.jobs.execution import run_matrix
 from msa_paper.experiment.identity import read_corpus
 from msa_paper.studies.study import BLOCKS, row
@@ -25,8 +30,10 @@ from msa_paper.experiment.store import MANIFEST, Damaged, Run, Store
 from msa_paper.experiment.search import chosen, read_trials, search_content, tuning_file
 from msa_paper.core import write_json
 
-TRACKED = [p for p in subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split("\n")[:-1] if (PROJECT / p).is_file()]
-TINY = dict(protocol="tone", data=dict(segments=120), settings=dict(width=8, tcn_levels=1), epochs=1, progress=False)
+LISTED = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout
+TRACKED = [p for p in LISTED.split("\n")[:-1] if (PROJECT / p).is_file()]
+SMALL = dict(width=8, tcn_levels=1)
+TINY = dict(protocol="tone", data=dict(segments=120), settings=SMALL, epochs=1, progress=False)
 
 
 def weight(*beginnings):
@@ -36,7 +43,8 @@ def weight(*beginnings):
 def test_what_is_tracked_is_light():
     assert weight("") <= 30 and len(TRACKED) <= 900
     assert weight("results/") <= 10 and weight("figures/", "nbs/") <= 14
-    assert sum((PROJECT / p).stat().st_size for p in TRACKED if p.endswith((".safetensors", ".onnx", ".pt"))) / 1e6 <= 4
+    weights = [p for p in TRACKED if p.endswith((".safetensors", ".onnx", ".pt"))]
+    assert sum((PROJECT / p).stat().st_size for p in weights) / 1e6 <= 4
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +94,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack, capsys):
-    "Attacks 1 and 6 on a store: one sentence, nothing believed, the row is whole again after the same command."
+    "Attacks 1 and 6 on a store: one sentence, nothing believed, and the same command makes the row whole."
     found, spec = copy
     first, second = (found.path(spec, s) for s in spec.seeds)
     ATTACKS[attack](first, second)
@@ -115,12 +123,19 @@ def test_a_misplaced_run_is_not_taken_for_another(copy, capsys):
 def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
     "Attack 8."
     spec = TuneSpec(model="lmf", trials=2, results=str(tmp_path))
-    trials = [dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, select="loss") for n in range(2)]
+    trials = [
+        dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, select="loss")
+        for n in range(2)
+    ]
     write_json(tuning_file(spec), search_content(spec, trials))
     assert chosen(spec) == {"learning_rate": 2e-3}
     shutil.rmtree(tmp_path / "decisions")
     text = tuning_file(spec).read_text()
-    with_changes = {"score": text.replace("0.5,", "0.1,", 1), "choice": text.replace("0.002", "0.2"), "NaN": text.replace('"score": 0.5', '"score": NaN')}
+    with_changes = {
+        "score": text.replace("0.5,", "0.1,", 1),
+        "choice": text.replace("0.002", "0.2"),
+        "NaN": text.replace('"score": 0.5', '"score": NaN'),
+    }
     if change == "swapped":
         other = spec.model_copy(update=dict(model="tfn"))
         write_json(tuning_file(spec), search_content(other, trials))
@@ -142,7 +157,8 @@ def test_a_published_number_that_was_edited_enters_no_table(tmp_path, capsys):
     path = tmp_path / "results" / "mosi" / "runs.parquet"
     table = pd.read_parquet(path)
     table.assign(test_mae=-5.0).to_parquet(path)
-    failures = redraw(str(tmp_path / "results"), str(tmp_path / "figures"), pages=("table4", "table5", "claims"))
+    pages = ("table4", "table5", "claims")
+    failures = redraw(str(tmp_path / "results"), str(tmp_path / "figures"), pages=pages)
     assert failures == ["a study is left out: mosi/runs.parquet: it is not what was published"]
     assert (tmp_path / "figures/iemocap/table4.md").is_file() and not (tmp_path / "figures/mosi").exists()
     assert "not run" in (tmp_path / "figures/claims/claims.md").read_text()
@@ -174,18 +190,18 @@ def test_a_data_file_rewritten_between_two_runs_gives_two_runs(tmp_path, monkeyp
 
 def test_a_wider_space_leaves_published_rows_where_they_are():
     "A decision is not derived anew: the hash of a space has no part in it."
-    from msa_paper.experiment import tuning
+    from msa_paper.experiment import search
 
     if not (results_folder() / "mosi").is_dir():
         pytest.skip("no published study of MOSI")
     before, block = row(BLOCKS["mosi"][0], "tfn"), BLOCKS["mosi"][0]
-    kept = tuning.SPACES["tfn"]
+    kept = search.SPACES["tfn"]
     try:
-        tuning.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
+        search.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
         assert row(block, "tfn") == before is not None
         assert len(Comparisons().row(before)) == 10
     finally:
-        tuning.SPACES["tfn"] = kept
+        search.SPACES["tfn"] = kept
 
 
 def mounted(folder, *options):
@@ -209,7 +225,10 @@ def test_a_finished_store_on_a_read_only_disk_is_read_and_published(store, tmp_p
         subprocess.run(["umount", str(disk)])
 
 
-@pytest.mark.parametrize("arguments", [["--workers", "-3"], ["--seeds", "-1"], ["--seeds", "0"], ["--data", "mosj"]])
+SENSELESS = [["--workers", "-3"], ["--seeds", "-1"], ["--seeds", "0"], ["--data", "mosj"]]
+
+
+@pytest.mark.parametrize("arguments", SENSELESS)
 def test_arguments_that_make_no_sense_end_in_one_sentence(arguments, capsys):
     "Attack 11."
     assert main(["reproduce", *arguments]) == 1
@@ -225,7 +244,8 @@ def test_every_json_of_a_store_is_strict(store):
     assert len(found) > 8
     for path in found:
         json.loads(path.read_text(), parse_constant=refuse)
-    for path in (PROJECT / p for p in TRACKED if p.endswith(".json") and p.startswith(("results/", "figures/"))):
+    published = [p for p in TRACKED if p.endswith(".json") and p.startswith(("results/", "figures/"))]
+    for path in (PROJECT / p for p in published):
         json.loads(path.read_text(), parse_constant=refuse)
 
 
@@ -233,7 +253,8 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     "What is published gives every interval that the store gives."
     from msa_paper.report.tables import difference, summary
 
-    spec = {m: RunSpec(**TINY | dict(data=dict(segments=200)), seeds=(1, 2), model=m, results=str(tmp_path)) for m in ("full", "no_graph")}
+    shared = TINY | dict(data=dict(segments=200), seeds=(1, 2), results=str(tmp_path))
+    spec = {m: RunSpec(**shared, model=m) for m in ("full", "no_graph")}
     runs = {m: [run_seed(s, k, read_corpus(s), Store(tmp_path)) for k in s.seeds] for m, s in spec.items()}
     from unittest import mock
 
@@ -241,7 +262,7 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     from msa_paper.studies.comparisons import Configuration
 
     some = [Configuration("planted-tone-regression", s) for s in spec.values()]
-    with mock.patch.object(module, "configurations", lambda *a: some), mock.patch.object(module, "entries", lambda *a: []):
+    with mock.patch.multiple(module, configurations=lambda *a: some, entries=lambda *a: []):
         publish("planted", str(tmp_path), str(tmp_path / "published"))
     found = Comparisons(tmp_path / "published")
     for metric in ("mae", "corr", "acc2_has0", "f1_non0"):
@@ -249,4 +270,5 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
         assert np.isclose(ours["se"], theirs["se"], rtol=1e-5), metric
         ours = difference(found.row(spec["no_graph"]), found.row(spec["full"]), metric)
         theirs = difference(runs["no_graph"], runs["full"], metric)
-        assert np.isclose(ours["se"], theirs["se"], rtol=1e-4) and np.isclose(ours["p"], theirs["p"], rtol=1e-3), metric
+        assert np.isclose(ours["se"], theirs["se"], rtol=1e-4), metric
+        assert np.isclose(ours["p"], theirs["p"], rtol=1e-3), metric

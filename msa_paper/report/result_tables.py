@@ -131,8 +131,8 @@ def made_part(
 # %% ../../nbs/report/42_result_tables.ipynb #be1214ea
 READ = (
     "Ours: mean ± sd over seeds, [95 % interval over seeds and {groups}]; differences are paired by seed and "
-    "by resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference in "
-    "units of its own spread over seeds. *Smallest difference*: what four of five such experiments would "
+    "by resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference "
+    "in units of its own spread over seeds. *Smallest difference*: what four of five such experiments would "
     "have found. Published numbers belong to the protocols of their sources, the paper's to one that it does "
     "not tell (errata E11, E12).\n"
 )
