@@ -2,6 +2,7 @@
 
 Each case gives what it should, or ends in one sentence that says what was wrong, where, and what to do.
 """
+
 import os
 import time
 
@@ -55,7 +56,7 @@ def read(path, dataset="mosi", task="regression", **options):
     return load_corpus(dataset, "official", task, file=str(path), any_size=True, **options)
 
 
-# Labels --------------------------------------------------------------------------------------------------------------
+# Labels -----------------------------------------------------------------------------------------------------
 
 
 def of_mmsa(folder, wrong, task):
@@ -186,11 +187,22 @@ def test_classes_that_there_are_not(wrong, tmp_path):
     dialogue = next(iter(tree[2]))
     tree[2][dialogue][:2] = [wrong, wrong]
     path = write_pickle(tuple(tree), tmp_path / "c.pkl")
-    read = lambda: conversation_corpus("iemocap", "context", "moods", path, any_size=True)
-    refused(read, "2 of 206 labels are not one of 0 … 5", f"class {wrong} of Ses01F_gen00_000")
+    refused(
+        lambda: conversation_corpus("iemocap", "context", "moods", path, any_size=True),
+        "2 of 206 labels are not one of 0 … 5",
+        f"class {wrong} of Ses01F_gen00_000",
+    )
 
 
-@pytest.mark.parametrize("label, what", [(1.5, "labels between two classes"), (4, "labels that are no class from 0 to 3"), (-1, "labels that are no class from 0 to 3"), (np.inf, "infinite labels")])
+@pytest.mark.parametrize(
+    "label, what",
+    [
+        (1.5, "labels between two classes"),
+        (4, "labels that are no class from 0 to 3"),
+        (-1, "labels that are no class from 0 to 3"),
+        (np.inf, "infinite labels"),
+    ],
+)
 def test_a_corpus_with_other_classes_is_not_trained(label, what, tmp_path):
     "Whoever made it: a corpus in memory has passed no reader."
     corpus = planted_corpus("tone", "moods", segments=40)
@@ -204,7 +216,7 @@ def test_a_corpus_with_other_classes_is_not_trained(label, what, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-# Words ---------------------------------------------------------------------------------------------------------------
+# Words ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +224,23 @@ def arrays():
     return generated_conversations()
 
 
-@pytest.mark.parametrize("task, protocol, words", [("moods", "context", {"anger": "Anger", "sadness": "SAD"}), ("moods", "B", {"neutral": "calm"}), ("moods", "C", {"excited": "Excited"}), ("meld_emotions", "context", {})])
+@pytest.mark.parametrize(
+    "task, protocol, words",
+    [
+        ("moods", "context", {"anger": "Anger", "sadness": "SAD"}),
+        ("moods", "B", {"neutral": "calm"}),
+        ("moods", "C", {"excited": "Excited"}),
+        ("meld_emotions", "context", {}),
+    ],
+)
 def test_words_that_are_no_class_are_named_with_counts(task, protocol, words, arrays, tmp_path):
     emotion = np.array([words.get(e, e) for e in arrays["emotion"].tolist()])
     np.savez(tmp_path / "c.npz", **arrays | dict(emotion=emotion))
-    read = lambda: conversation_corpus("iemocap", protocol, task, tmp_path / "c.npz", any_size=True)
-    counts = [f"'{w}' ({(emotion == w).sum()})" for w in words.values()] or [f"'happiness' ({(emotion == 'happiness').sum()})"]
+    counts = [f"'{w}' ({(emotion == w).sum()})" for w in words.values()] or [
+        f"'happiness' ({(emotion == 'happiness').sum()})"
+    ]
     refused(
-        read,
+        lambda: conversation_corpus("iemocap", protocol, task, tmp_path / "c.npz", any_size=True),
         f"of {len(emotion)} labels are no word of task '{task}'",
         "leave the text empty where there is no label",
         *counts,
@@ -234,11 +255,15 @@ def test_words_beside_the_classes_are_counted_and_shown(arrays, tmp_path):
     count = {w: int((emotion == w).sum()) for w in ("excited", "fear", "frustration", "other")}
     assert corpus.notes["no_class_of_the_task"] == {"no label": 1} | count
     page = card_markdown(card(corpus))
-    assert f"frustration {count['frustration']}" in page and "no label 1" in page and "Without a label of this task" in page
+    assert (
+        f"frustration {count['frustration']}" in page
+        and "no label 1" in page
+        and "Without a label of this task" in page
+    )
     strict_json(save_card(corpus, tmp_path).read_bytes(), "card")
 
 
-# Splits without labels, and training that takes no step --------------------------------------------------------------
+# Splits without labels, and training that takes no step -----------------------------------------------------
 
 
 def without_labels(split):
@@ -296,7 +321,11 @@ def test_a_modality_without_a_number_is_refused(reader, tmp_path):
         write_hdf5(tmp_path / "X_train.h5", dict(data=np.full((14, 5, 325), np.nan)), compress=False)
         refused(lambda: mfn_corpus(folder=tmp_path, sizes=None), "none of the 22750 values is a number")
         return
-    tree = generated_mmsa("mosi", "unaligned_50", SIZES, SHAPES) if reader == "mmsa" else generated_mult("mosi", True, SIZES, SHAPES[:1] * 3)
+    tree = (
+        generated_mmsa("mosi", "unaligned_50", SIZES, SHAPES)
+        if reader == "mmsa"
+        else generated_mult("mosi", True, SIZES, SHAPES[:1] * 3)
+    )
     for part in tree.values():
         part["audio"] = np.full_like(part["audio"], np.nan)
     path = write_pickle(tree, tmp_path / "n.pkl")
@@ -336,7 +365,7 @@ def test_nan_features_end_a_run_before_it_begins(split, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("metrics.json"))
 
 
-# Strict JSON, numbers and seeds --------------------------------------------------------------------------------------
+# Strict JSON, numbers and seeds -----------------------------------------------------------------------------
 
 
 def test_the_json_of_a_run_is_json(tmp_path):
@@ -352,7 +381,12 @@ def test_the_json_of_a_run_is_json(tmp_path):
     assert np.isnan(run.metrics["test"]["corr"])
 
 
-NUMERIC = [(kind, name) for kind in set(SPECIFICATIONS.values()) for name, f in kind.model_fields.items() if f.annotation in (int, float)]
+NUMERIC = [
+    (kind, name)
+    for kind in set(SPECIFICATIONS.values())
+    for name, f in kind.model_fields.items()
+    if f.annotation in (int, float)
+]
 
 
 @pytest.mark.parametrize("kind, name", sorted(NUMERIC, key=str), ids=lambda x: getattr(x, "__name__", x))
@@ -381,7 +415,18 @@ def test_seeds_are_seeds(seeds):
         refused(lambda: validated(TuneSpec, dict(seed=seeds[0]), "a notebook"), "seed")
 
 
-@pytest.mark.parametrize("text, number", [("5e-1", 0.5), ("1e-3", 0.001), ("1_000", 1000), ('"3"', 3), ('"0.25"', 0.25), ("+.5", 0.5), ("1E2", 100.0)])
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("5e-1", 0.5),
+        ("1e-3", 0.001),
+        ("1_000", 1000),
+        ('"3"', 3),
+        ('"0.25"', 0.25),
+        ("+.5", 0.5),
+        ("1E2", 100.0),
+    ],
+)
 @pytest.mark.parametrize("field", ["data: {noise: %s}", "data: {a: {b: [%s]}}", "settings: {dropout: %s}"])
 def test_numbers_of_yaml_are_numbers(text, number, field):
     one, other = (validated(RunSpec, yaml.safe_load(field % t), "a notebook") for t in (text, repr(number)))
@@ -390,19 +435,34 @@ def test_numbers_of_yaml_are_numbers(text, number, field):
 
 
 def test_texts_stay_texts():
-    data = {"file": "50", "source": "features", "text": {"model": "384", "pooled": "mean"}, "column": "english", "folder": "2024", "columns": {"audio": "covarep_5"}, "id": "007"}
+    data = {
+        "file": "50",
+        "source": "features",
+        "text": {"model": "384", "pooled": "mean"},
+        "column": "english",
+        "folder": "2024",
+        "columns": {"audio": "covarep_5"},
+        "id": "007",
+    }
     assert RunSpec(data=data).data == data
     assert RunSpec(dataset="123", results="7").dataset == "123"
 
 
 def test_a_number_as_text_makes_the_same_corpus():
-    texts, numbers = dict(segments="40", noise="5e-1", steps=["12", "14"]), dict(segments=40, noise=0.5, steps=[12, 14])
-    one, other = (load_corpus("planted", "mixed", "regression", **RunSpec(data=d).data) for d in (texts, numbers))
+    texts, numbers = (
+        dict(segments="40", noise="5e-1", steps=["12", "14"]),
+        dict(segments=40, noise=0.5, steps=[12, 14]),
+    )
+    one, other = (
+        load_corpus("planted", "mixed", "regression", **RunSpec(data=d).data) for d in (texts, numbers)
+    )
     assert np.array_equal(one.features["text"], other.features["text"])
-    assert np.array_equal(load_corpus("planted", "mixed", "regression", **texts).features["text"], other.features["text"])
+    assert np.array_equal(
+        load_corpus("planted", "mixed", "regression", **texts).features["text"], other.features["text"]
+    )
 
 
-# Input that ended in a library's error -------------------------------------------------------------------------------
+# Input that ended in a library's error ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("m", ["text", "audio", "vision"])
@@ -491,7 +551,9 @@ OPTIONS = {  # what is asked for → what the error says
 }
 
 
-@pytest.mark.parametrize("at, options, says", [(at, o, s) for at, many in OPTIONS.items() for o, s in many], ids=str)
+@pytest.mark.parametrize(
+    "at, options, says", [(at, o, s) for at, many in OPTIONS.items() for o, s in many], ids=str
+)
 def test_options_of_a_wrong_kind(at, options, says, tmp_path, monkeypatch):
     monkeypatch.setenv("MSA_PAPER_DATA", str(tmp_path))
     refused(lambda: load_corpus(*at, "moods" if at[0] == "iemocap" else "regression", **options), says)
@@ -511,7 +573,7 @@ def test_a_store_takes_no_options_of_its_conversion(tmp_path):
     refused(lambda: read(mmsa(tmp_path), lenghts="zeros"), "did you mean 'lengths'")
 
 
-# Converted stores ----------------------------------------------------------------------------------------------------
+# Converted stores -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

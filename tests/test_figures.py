@@ -1,4 +1,5 @@
-"""Figure notebooks, executed afresh: nbval finds their committed outputs again, and what they draw elsewhere is what is committed."""
+"""Figure notebooks, executed afresh: nbval finds committed outputs again, and they draw what is committed."""
+
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ NBVAL = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-e
 
 
 def numbered(path, folder):
-    "A copy whose cells are numbered: nbdev cleans the numbers away, and nbval takes a cell without one for a cell that was not run."
+    "A copy with numbered cells: nbdev cleans numbers away, and nbval takes a cell without one as not run."
     notebook = json.loads(path.read_text())
     for k, cell in enumerate(c for c in notebook["cells"] if c["cell_type"] == "code"):
         cell["execution_count"] = k + 1
@@ -33,7 +34,14 @@ def executed(tmp_path_factory):
     copies = [numbered(p, folder) for p in FIGURES]
     environment = os.environ | dict(MSA_PAPER_FIGURES=str(drawn))
     running = [
-        subprocess.Popen([*NBVAL, *half], cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*NBVAL, *half],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for half in (copies[::2], copies[1::2])
     ]
     return [(p.communicate()[0], p.returncode) for p in running], drawn
@@ -52,4 +60,6 @@ def test_nbval_finds_the_committed_outputs_again(executed):
 @pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
 def test_every_page_is_there_to_be_read(path):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
-    assert cells[-1]["outputs"] and not any(o.get("name") == "stderr" for o in cells[-1]["outputs"]), "run `make pages`"
+    assert cells[-1]["outputs"] and not any(o.get("name") == "stderr" for o in cells[-1]["outputs"]), (
+        "run `make pages`"
+    )
