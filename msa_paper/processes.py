@@ -9,7 +9,15 @@ __all__ = ['OURS', 'LONGEST', 'mine', 'INTERRUPTED', 'SIGNALS', 'owner', 'at_int
            'quiet_tracker']
 
 # %% ../nbs/02_processes.ipynb #e3d6e195
-import atexit, fcntl, os, shutil, signal, sys, tempfile
+import atexit
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import psutil
@@ -19,6 +27,13 @@ from .core import MsaPaperError, halves, room_on_disk
 OURS = "MSA_PAPER_TMP"   # tells what a command starts that it has a temporary folder
 LONGEST = 70             # characters of a temporary folder's path: addresses of sockets in it stay below 104
 
+# %% ../nbs/02_processes.ipynb #9ba0957a
+def is_ours_alone(folder:Path)->bool:
+    "Whether a folder is this user's, and nobody else may write into it."
+    there = folder.lstat()
+    return stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o022
+
+# %% ../nbs/02_processes.ipynb #72b7d1d9
 def common_folder()->Path:
     "Where the temporary folders of all commands of this user are; nobody else may write there."
     if inherited := os.environ.get(OURS):
@@ -28,11 +43,12 @@ def common_folder()->Path:
         top = Path("/tmp")
     folder = top/f"msa_paper-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+    if not is_ours_alone(folder):
         raise MsaPaperError("the temporary folder is another user's, or open to others", folder,
                             "have it removed, or set TMPDIR to a folder of your own")
     return folder
 
+# %% ../nbs/02_processes.ipynb #4065227f
 @contextmanager
 def alone(folder:Path):
     "While it is held, no other command makes or sweeps a folder in `folder`."
@@ -53,6 +69,7 @@ def unlocked(folder:Path)->bool:
     except OSError:
         return False
 
+# %% ../nbs/02_processes.ipynb #df63abe2
 def sweep()->int:   # folders that were swept
     "Remove the temporary folders of commands that were killed."
     top = common_folder()
@@ -65,6 +82,7 @@ def sweep()->int:   # folders that were swept
 # %% ../nbs/02_processes.ipynb #2394fd35
 mine = {}   # folder and lock, by process: a fork is not the owner
 
+# %% ../nbs/02_processes.ipynb #458b483f
 def made_folder()->Path:
     "A temporary folder of this process, after those of killed commands were swept."
     with room_on_disk(tempfile.gettempdir()):
@@ -77,6 +95,7 @@ def made_folder()->Path:
     mine[os.getpid()] = folder, lock
     return folder
 
+# %% ../nbs/02_processes.ipynb #dd62d578
 def temporary_folder()->Path:
     "This command's folder for what is temporary: made at its first use, removed at its end."
     inherited = Path(os.environ.get(OURS, "/dev/null"))
@@ -84,6 +103,7 @@ def temporary_folder()->Path:
         return inherited
     return mine[os.getpid()][0] if os.getpid() in mine else made_folder()
 
+# %% ../nbs/02_processes.ipynb #7ff8375c
 @atexit.register
 def forget_folder():
     "Remove this process's temporary folder."
@@ -99,6 +119,7 @@ def with_temporary_folder(
     folder = str(temporary_folder())
     return environment | {"TMPDIR": folder, OURS: folder}
 
+# %% ../nbs/02_processes.ipynb #29279f96
 def move_in(
     folder:Path,   # of the command that started this process
 ):
@@ -112,8 +133,11 @@ SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasatt
 owner = None           # the process that is interruptible
 at_interruption = []   # what tidies up after what is at work now; the last one first
 
+# %% ../nbs/02_processes.ipynb #44719fea
 @contextmanager
-def tidied_by(what):   # a function without arguments
+def tidied_by(
+    what:Callable,   # without arguments
+):
     "Have something called if the command is interrupted in here."
     at_interruption.append(what)
     try:
@@ -121,6 +145,7 @@ def tidied_by(what):   # a function without arguments
     finally:
         at_interruption.remove(what)
 
+# %% ../nbs/02_processes.ipynb #1a4aef48
 def end_children():
     "End every process that this one started, and theirs; Python's own tracker clears up and goes by itself."
     for _ in range(10):
@@ -132,6 +157,7 @@ def end_children():
                 process.kill()
         psutil.wait_procs(some, timeout=.5)
 
+# %% ../nbs/02_processes.ipynb #f07ef691
 def spared(process:psutil.Process)->bool:
     "Whether a process is the resource tracker of `multiprocessing`, or has ended already."
     try:
@@ -146,11 +172,13 @@ def say_and_leave(*_):
     os.write(2, clear + INTERRUPTED.encode() + b"\n")
     os._exit(130)
 
+# %% ../nbs/02_processes.ipynb #0b8d658d
 def drop_halves():
     "Remove the files that this process has not finished."
     for path in list(halves):
         path.unlink(missing_ok=True)
 
+# %% ../nbs/02_processes.ipynb #4d5f9fc1
 def interrupt(number, _):
     "What a signal does: end all processes, tidy up, say one line, leave."
     if os.getpid() != owner:                            # a fork of the command that is asked to end
@@ -164,6 +192,7 @@ def interrupt(number, _):
             step()
     say_and_leave()
 
+# %% ../nbs/02_processes.ipynb #8076dfab
 @contextmanager
 def interruptible():
     "In here a signal ends the command with one line and status 130; one that was ignored before stays so."
@@ -188,6 +217,7 @@ def uninterrupted():
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+# %% ../nbs/02_processes.ipynb #85fe8a5a
 def quiet_tracker():
     "Start Python's resource tracker without its warning: clearing up after a killed command is its work."
     from multiprocessing import resource_tracker

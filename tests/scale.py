@@ -25,7 +25,7 @@ convert("mosei", "official", {store!r}, file={file!r}, precision={precision!r})
 
 OPEN = """
 from msa_paper.data.catalogue import load_corpus
-from msa_paper.schema import batches
+from msa_paper.loaders import batches
 start = time.perf_counter(); corpus = load_corpus("mosei", "official", "regression", file={store!r}); print("opened in %.2f s, imports apart" % (time.perf_counter() - start))
 n = sum(len(b) for b in batches(corpus, "train", 32, seed=1))
 assert n == 16326

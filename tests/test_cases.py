@@ -17,16 +17,22 @@ from msa_paper.core import MsaPaperError, strict_json, validated
 from msa_paper.formats import feature_store as mapped
 from msa_paper.data.cards import card, card_markdown, save_card
 from msa_paper.data.catalogue import convert, load_corpus
-from msa_paper.formats.conversations import conversation_corpus, generated_conversations, generated_tuple
+from msa_paper.formats.dialogues import conversation_corpus
+from msa_paper.formats.generated_dialogues import generated_conversations, generated_tuple
 from msa_paper.formats.feature_files import feature_corpus
 from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult, write_pickle
 from msa_paper.formats.hdf5 import write_hdf5
 from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
 from msa_paper.data.planted import planted_corpus
-from msa_paper.schema import MOSI_TASKS, SIMS_TASKS, TASKS, Batch, check_batch
-from msa_paper.formats.csd import csd_corpus, write_csd, write_generated_csd
-from msa_paper.formats.transcripts import mosei_videos, transcripts, write_generated_transcripts
-from msa_paper.experiment.evaluation import run_seed
+from msa_paper.schema import MOSI_TASKS, SIMS_TASKS, TASKS
+from msa_paper.batch import Batch, check_batch
+from msa_paper.formats.csd_corpus import csd_corpus
+from msa_paper.formats.csd import write_csd
+from msa_paper.formats.generated_csd import write_generated_csd
+from msa_paper.data.mosei import mosei_videos
+from msa_paper.formats.transcripts import transcripts
+from msa_paper.formats.generated_transcripts import write_generated_transcripts
+from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import SPECIFICATIONS, RunSpec, TuneSpec, read_parameters, spec_hash
 from msa_paper.experiment.store import Store
 from msa_paper.extract.text import extract_text, read_text_features

@@ -18,7 +18,7 @@ from msa_paper.core import MsaPaperError, die_with_parent
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.jobs.cluster import Cluster, listening, new_ticket, run_on_cluster, store_key, tls_security
-from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 from test_runs import alive, children, contents

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from conftest import PROJECT
 from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
-from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.run import run_seed
 from msa_paper.jobs.execution import Local, notebooks_of, run_matrix, run_row, sweep_entry, worker_failure
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store

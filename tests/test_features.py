@@ -1,12 +1,15 @@
-"""Full feature files of the field go through the same matrix as everything else: schema-exact generated files, every step but the size."""
+"""Full feature files of the field are searched, trained and scored like everything else.
+
+The files are generated: exact in their schema, and smaller.
+"""
 from dataclasses import replace
 
 import pytest
 
 from msa_paper.data.catalogue import load_corpus
-from msa_paper.formats.conversations import generated_conversations, generated_tuple
+from msa_paper.formats.generated_dialogues import generated_conversations, generated_tuple
 from msa_paper.formats.generated import generated_mmsa, write_pickle
-from msa_paper.experiment.evaluation import run_seed
+from msa_paper.experiment.run import run_seed
 from msa_paper.studies.study import BLOCKS, row
 from msa_paper.studies.configurations import search
 from msa_paper.experiment.store import Store
@@ -28,7 +31,8 @@ def test_generated_files_are_searched_trained_and_scored(data, tmp_path, monkeyp
     monkeypatch.setenv("MSA_PAPER_DATA", str(tmp_path))
     block = BLOCKS[data][0]
     write(data, block, tmp_path)
-    small = replace(block, seeds=1, trials=1, fixed=block.fixed | dict(epochs=1, patience=1), data=block.data | dict(any_size=True))
+    fixed, data_options = block.fixed | dict(epochs=1, patience=1), block.data | dict(any_size=True)
+    small = replace(block, seeds=1, trials=1, fixed=fixed, data=data_options)
     results = str(tmp_path / "store")
     for model in ("full", "lmf", "graph_mfn"):
         assert row(small, model, results) is None, "a row before its search"

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import PROJECT
-from msa_paper.data.fetch import read_manifest
+from msa_paper.data.manifest import read_manifest
 
 
 def command(*arguments, **environment):

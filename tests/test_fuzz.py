@@ -10,17 +10,24 @@ import signal
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from msa_paper.core import MsaPaperError
-from msa_paper.formats.conversations import conversation_corpus, generated_conversations, generated_tuple
-from msa_paper.formats.feature_files import feature_corpus
-from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult
-from msa_paper.formats.feature_store import open_corpus, store_corpus
-from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
-from msa_paper.formats.bc_lstm_csv import mosi_corpus, write_generated_mosi
 from msa_paper.data.planted import planted_corpus
-from msa_paper.formats.csd import csd_corpus, write_generated_csd
-from msa_paper.formats.transcripts import mosei_videos, transcripts, write_generated_transcripts
+from msa_paper.extract.text import read_text_features
+from msa_paper.formats.bc_lstm_csv import mosi_corpus, write_generated_mosi
+from msa_paper.formats.dialogues import conversation_corpus
+from msa_paper.formats.generated_dialogues import generated_conversations, generated_tuple
+from msa_paper.formats.csd_corpus import csd_corpus
+from msa_paper.formats.feature_files import feature_corpus
+from msa_paper.formats.feature_store import open_corpus, store_corpus
+from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult
+from msa_paper.formats.generated_csd import write_generated_csd, write_generated_vectors
+from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
+from msa_paper.data.mosei import mosei_videos
+from msa_paper.formats.transcripts import transcripts
+from msa_paper.formats.generated_transcripts import write_generated_transcripts
+from msa_paper.formats.word_vectors import read_vectors
 
 SIZES, SHAPES = (14, 5, 6), ((7, 6), (9, 4), (11, 3))
 TOTAL = int(os.environ.get("MSA_PAPER_FUZZ", 400))
@@ -40,7 +47,15 @@ def pickled(tree):
 
 
 def features(kind, dataset, task):
-    return lambda path: feature_corpus(dataset, "official", task, path.name, kind, folder=path.parent, any_size=True)
+    def read(path):
+        return feature_corpus(dataset, "official", task, path.name, kind, folder=path.parent, any_size=True)
+
+    return read
+
+
+def dialogues(protocol, task, dataset="iemocap"):
+    size = dict(any_size=True) if dataset == "iemocap" else {}
+    return lambda path: conversation_corpus(dataset, protocol, task, path, **size)
 
 
 def videos(path):
@@ -51,8 +66,14 @@ def videos(path):
 
 def video_arrays():
     rng = np.random.default_rng(0)
-    return dict(video_id=np.array([f"v{i}" for i in range(20)]), language=rng.normal(size=(20, 5)), acoustic=rng.normal(size=(20, 4)), visual=rng.normal(size=(20, 3)),
-                mean_sentiment=rng.uniform(-3, 3, 20), official_split=np.array(["train", "valid", "test", "none"] * 5))
+    return dict(
+        video_id=np.array([f"v{i}" for i in range(20)]),
+        language=rng.normal(size=(20, 5)),
+        acoustic=rng.normal(size=(20, 4)),
+        visual=rng.normal(size=(20, 3)),
+        mean_sentiment=rng.uniform(-3, 3, 20),
+        official_split=np.array(["train", "valid", "test", "none"] * 5),
+    )
 
 
 def in_folder(write, name, read):
@@ -77,25 +98,86 @@ def in_folder(write, name, read):
 
 
 CONVERSATIONS = generated_conversations()
+ALIGNED = (7, 6), (7, 4), (7, 3)
+MULT, MULT_IEMOCAP = (generated_mult(dataset, True, SIZES, ALIGNED) for dataset in ("mosi", "iemocap"))
 TREES = {  # name → what a pickle or an .npz holds, and its reader
     "mmsa": (generated_mmsa("mosi", "unaligned_50", SIZES, SHAPES), features("mmsa", "mosi", "regression")),
-    "mult": (generated_mult("mosi", True, SIZES, ((7, 6), (7, 4), (7, 3))), features("mult", "mosi", "seven")),
-    "mult_iemocap": (generated_mult("iemocap", True, SIZES, ((7, 6), (7, 4), (7, 3))), features("mult", "iemocap", "moods")),
+    "mult": (MULT, features("mult", "mosi", "seven")),
+    "mult_iemocap": (MULT_IEMOCAP, features("mult", "iemocap", "moods")),
     "lmf": (generated_lmf("iemocap", (5, 3, 4)), features("lmf", "iemocap", "sad")),
-    "tuple": (generated_tuple(CONVERSATIONS), lambda path: conversation_corpus("iemocap", "context", "moods", path, any_size=True)),
-    "meld": (generated_tuple(CONVERSATIONS, True), lambda path: conversation_corpus("meld", "context", "meld_emotions", path)),
+    "tuple": (generated_tuple(CONVERSATIONS), dialogues("context", "moods")),
+    "meld": (generated_tuple(CONVERSATIONS, True), dialogues("context", "meld_emotions", "meld")),
 }
 ARCHIVES = {
-    "npz": (CONVERSATIONS, lambda path: conversation_corpus("iemocap", "B", "moods", path, any_size=True)),
+    "npz": (CONVERSATIONS, dialogues("B", "moods")),
     "videos": (video_arrays(), videos),
 }
 
 
-SEQUENCES = dict(labels="csd/CMU_MOSI_Opinion_Labels.csd", sequences=dict(text="csd/CMU_MOSI_ModifiedTimestampedWords.csd", audio="csd/CMU_MOSI_COVAREP.csd"), fold_set="generated", vectors="vectors.npz")
+LABELS, WORDS, FRAMES = (
+    f"csd/CMU_MOSI_{name}.csd" for name in ("Opinion_Labels", "ModifiedTimestampedWords", "COVAREP")
+)
 
 
 def sequences(folder):
-    return csd_corpus(folder=folder, **SEQUENCES)
+    modalities = dict(text=WORDS, audio=FRAMES)
+    return csd_corpus(
+        folder=folder, labels=LABELS, sequences=modalities, fold_set="generated", vectors="vectors.npz"
+    )
+
+
+def damaged_csd(name):
+    return (*in_folder(write_generated_csd, name, sequences), name.split(".")[-1])
+
+
+def mfn_arrays(name):
+    sizes = dict(train=6, validation=3, test=3)
+    return (
+        *in_folder(
+            lambda folder: write_generated_mfn(folder, sizes),
+            name,
+            lambda folder: mfn_corpus(folder=folder, sizes=None),
+        ),
+        "h5",
+    )
+
+
+def mosi_csv(name):
+    return (*in_folder(write_generated_mosi, name, lambda folder: mosi_corpus(folder=folder)), "csv")
+
+
+def transcript_files(dataset, name):
+    return (
+        *in_folder(
+            lambda folder: write_generated_transcripts(folder, dataset, (30, 9, 9)),
+            name,
+            lambda folder: transcripts(dataset, folder, True),
+        ),
+        name.split(".")[-1],
+    )
+
+
+def archive(arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+def stored_rows(path):
+    return [x[0:] for x in open_corpus(path).features.values()]
+
+
+def text_features(path):
+    arrays = dict(offsets=np.array([0, 2, 2, 5]), values=np.ones((5, 4), np.float16))
+    save_file(arrays, path, dict(facts="{}", ids='["a", "b", "c"]'))
+
+
+def read_texts(path):
+    features = read_text_features(path)
+    return [np.array(features[i]) for i in range(len(features))]
+
+
+def word_vectors(path):
+    write_generated_vectors(path.parent)
+    (path.parent / "vectors.npz").replace(path)
 
 
 def store(path):
@@ -104,19 +186,21 @@ def store(path):
 
 FILES = {  # name → how to write the good file, its reader, its suffix
     **{k: (pickled(tree), read, "pkl") for k, (tree, read) in TREES.items()},
-    **{k: ((lambda a: lambda path: np.savez(path, **a))(arrays), read, "npz") for k, (arrays, read) in ARCHIVES.items()},
-    "store": (store, lambda path: [x[0:] for x in open_corpus(path).features.values()], "safetensors"),
-    "csd_labels": (*in_folder(write_generated_csd, SEQUENCES["labels"], sequences), "csd"),
-    "csd_words": (*in_folder(write_generated_csd, SEQUENCES["sequences"]["text"], sequences), "csd"),
-    "csd_frames": (*in_folder(write_generated_csd, SEQUENCES["sequences"]["audio"], sequences), "csd"),
-    "csd_folds": (*in_folder(write_generated_csd, "standard_folds.json", sequences), "json"),
-    "csd_vectors": (*in_folder(write_generated_csd, "vectors.npz", sequences), "npz"),
-    "mfn_h5": (*in_folder(lambda f: write_generated_mfn(f, dict(train=6, validation=3, test=3)), "X_train.h5", lambda f: mfn_corpus(folder=f, sizes=None)), "h5"),
-    "mosi_csv": (*in_folder(write_generated_mosi, "mosi/bclstm/audio_test0.csv", lambda f: mosi_corpus(folder=f)), "csv"),
-    "mosi_script": (*in_folder(write_generated_mosi, "mosi/bclstm/transcripts.csv", lambda f: mosi_corpus(folder=f)), "csv"),
-    "mosei_tsv": (*in_folder(lambda f: write_generated_transcripts(f, "mosei", (30, 9, 9)), "mosei/valid.tsv", lambda f: transcripts("mosei", f, True)), "tsv"),
-    "sims_npz": (*in_folder(lambda f: write_generated_transcripts(f, "sims", (30, 9, 9)), "sims/sims_label.npz", lambda f: transcripts("sims", f, True)), "npz"),
-    "mosi_labels": (*in_folder(lambda f: write_generated_transcripts(f, "mosi", (30, 9, 9)), "mosi/label.csv", lambda f: transcripts("mosi", f, True)), "csv"),
+    **{k: (archive(arrays), read, "npz") for k, (arrays, read) in ARCHIVES.items()},
+    "store": (store, stored_rows, "safetensors"),
+    "texts": (text_features, read_texts, "safetensors"),
+    "vectors": (word_vectors, read_vectors, "npz"),
+    "csd_labels": damaged_csd(LABELS),
+    "csd_words": damaged_csd(WORDS),
+    "csd_frames": damaged_csd(FRAMES),
+    "csd_folds": damaged_csd("standard_folds.json"),
+    "csd_vectors": damaged_csd("vectors.npz"),
+    "mfn_h5": mfn_arrays("X_train.h5"),
+    "mosi_csv": mosi_csv("mosi/bclstm/audio_test0.csv"),
+    "mosi_script": mosi_csv("mosi/bclstm/transcripts.csv"),
+    "mosei_tsv": transcript_files("mosei", "mosei/valid.tsv"),
+    "sims_npz": transcript_files("sims", "sims/sims_label.npz"),
+    "mosi_labels": transcript_files("mosi", "mosi/label.csv"),
 }
 
 
@@ -136,7 +220,11 @@ def damaged_bytes(rng, raw):
             return bytes(raw)
 
 
-STRANGE = (None, "text", b"\xff\xfe", -1, 2**80, 1.5, [], {}, [[1, [2]], "x"], np.zeros((2, 0)), np.array(["é"]), np.array([None, 3], object), float("nan"), True, (), set())
+STRANGE = (
+    *(None, "text", b"\xff\xfe", -1, 2**80, 1.5, [], {}, [[1, [2]], "x"]),
+    *(np.zeros((2, 0)), np.array(["é"]), np.array([None, 3], object), float("nan"), True, (), set()),
+)
+OTHER_TYPES = "S3", "U2", "object", "int8", "float16", "bool", "complex64"
 
 
 def changed(rng, x, proof):
@@ -149,7 +237,7 @@ def changed(rng, x, proof):
             case 0:
                 return y[: rng.integers(len(y))] if y.ndim else y
             case 1:
-                return y.astype(rng.choice(["S3", "U2", "object", "int8", "float16", "bool", "complex64"])) if y.dtype.kind in "biuf" else y.astype(object)
+                return y.astype(rng.choice(OTHER_TYPES)) if y.dtype.kind in "biuf" else y.astype(object)
             case 2:
                 return y.T if y.ndim > 1 else y[:, None] if y.ndim else y
             case 3:
@@ -186,6 +274,23 @@ def damaged_tree(rng, tree, proof):
         return tuple(tree) if isinstance(tree, list) else tree
 
 
+def as_array(value):
+    return value if isinstance(value, np.ndarray) else np.array(value, dtype=object)
+
+
+def damaged(name, seed, good, path, proof):
+    "Write a damaged copy: every other one of a tree has something else in it, the rest have other bytes."
+    rng = np.random.default_rng([seed, len(name)])
+    if name in TREES and seed % 2:
+        tree = damaged_tree(rng, TREES[name][0], proof)
+        path.write_bytes(pickle.dumps(tree, int(rng.integers(2, 6))))
+    elif name in ARCHIVES and seed % 2:
+        tree = damaged_tree(rng, ARCHIVES[name][0], proof)
+        np.savez(path, **{k: as_array(v) for k, v in tree.items() if v is not None})
+    else:
+        path.write_bytes(damaged_bytes(rng, good))
+
+
 def too_long(*_):
     raise TimeoutError("more than 10 s")
 
@@ -200,19 +305,14 @@ def test_a_damaged_file_ends_in_data_or_one_error(name, tmp_path):
     signal.signal(signal.SIGALRM, too_long)
     ends = {True: 0, False: 0}
     for seed in range(max(TOTAL // len(FILES), 10)):
-        rng = np.random.default_rng([seed, len(name)])
-        if name in TREES and seed % 2:
-            path.write_bytes(pickle.dumps(damaged_tree(rng, TREES[name][0], proof), int(rng.integers(2, 6))))
-        elif name in ARCHIVES and seed % 2:
-            np.savez(path, **{k: v if isinstance(v, np.ndarray) else np.array(v, dtype=object) for k, v in damaged_tree(rng, ARCHIVES[name][0], proof).items() if v is not None})
-        else:
-            path.write_bytes(damaged_bytes(rng, good))
+        damaged(name, seed, good, path, proof)
         signal.alarm(10)
         try:
             read(path)
             ends[True] += 1
         except MsaPaperError as error:
             assert error.where is not None or str(tmp_path) in str(error), (seed, str(error))
+            assert len(str(error).splitlines()) <= 3, (seed, str(error))  # what, where, what to do
             ends[False] += 1
         except BaseException as error:
             shutil.copy(path, f"/tmp/fuzz-{name}-{seed}.{suffix}")

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from conftest import PROJECT
 from msa_paper.core import read_json
 from msa_paper.data.planted import planted_corpus
-from msa_paper.schema import Batch
+from msa_paper.batch import Batch
 from msa_paper.benchmark import gpu
 from msa_paper.experiment import training
 from msa_paper.experiment.specification import GpuSpec, RunSpec

@@ -1,4 +1,5 @@
 """Attacks on what is tracked: no label can be had from it that the predictions alone do not give."""
+import itertools
 import json
 import re
 import subprocess
@@ -20,9 +21,20 @@ from msa_paper.schema import TASKS, targets_from_intensity
 from msa_paper.formats.transcripts import READ
 from msa_paper.experiment.published import open_results
 
-TRACKED = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split("\n")[:-1]
-INTENSITIES = ("planted", "planted-mixed-regression"), ("mosi", "mosi-context-regression"), ("mosei", "mosei-context-regression"), ("mosei", "mosei-videos-regression")
-CLASSES = ("planted", "planted-mixed-moods"), ("mosi", "mosi-context-binary"), ("iemocap", "iemocap-context-moods"), ("mosei", "mosei-context-seven")
+LISTED = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout
+TRACKED = [p for p in LISTED.split("\n")[:-1] if (PROJECT / p).is_file()]
+INTENSITIES = (
+    ("planted", "planted-mixed-regression"),
+    ("mosi", "mosi-context-regression"),
+    ("mosei", "mosei-context-regression"),
+    ("mosei", "mosei-videos-regression"),
+)
+CLASSES = (
+    ("planted", "planted-mixed-moods"),
+    ("mosi", "mosi-context-binary"),
+    ("iemocap", "iemocap-context-moods"),
+    ("mosei", "mosei-context-seven"),
+)
 
 
 def given(run):
@@ -43,7 +55,7 @@ def labelled(table, spec):
 
 
 class Known:
-    "What somebody without the labels has of the full model on one test set, and, to judge the attack, the truth."
+    "What somebody without the labels has of the full model; and, to judge the attack, the truth."
 
     def __init__(self, study, key):
         self.where = study, key
@@ -73,14 +85,14 @@ def errors(guess, truth):
 
 
 def alone(p, mean, sd, r):
-    "The best that can be made of predictions and a data card: a seed, their mean, or their mean on the scale of the labels."
+    "The best that predictions and a data card allow: a seed, their mean, or their mean on the labels' scale."
     middle = p.mean(0)
     scaled = mean + r * sd * (middle - middle.mean()) / middle.std()
     return [*p, middle, scaled, np.round(middle * 5) / 5, np.round(middle * 3) / 3]
 
 
 def linear(p, mean, sd, r):
-    "Correlations are linear equations in the labels, once mean and deviation are known: the least change that satisfies them."
+    "Correlations are linear in the labels, once mean and deviation are known: the least change that fits."
     n, middle = p.shape[1], p.mean(0)
     A = np.concatenate([p - p.mean(1, keepdims=True), np.ones((1, n))])
     b = np.r_[n * r * p.std(1) * sd, n * mean]
@@ -120,13 +132,13 @@ def resampled_mae(P, y, inside, counts):
 
 
 def constant(P, y, inside, counts, at):
-    "MAE of the constant model, and its variance over resamples: exact equations in the labels, where the constant is known."
+    "MAE of the constant model, and its variance over resamples: exact, where the constant is known."
     drawn = (counts @ (inside @ (at - y).abs())) / (counts @ inside.sum(1))
     return torch.stack([(at - y).abs().mean(), drawn.var(unbiased=False)])
 
 
 def published_equations(known, at):
-    "What is published of runs whose predictions are known, as equations in the labels: the full model's first seed, and the constant."
+    "What is published of runs with known predictions (first seed, constant), as equations in the labels."
     found = [(mae, torch.tensor(known.metric("mae")), 1e-4), (corr, torch.tensor(known.metric("corr")), 1e-4)]
     floor = open_results().of(*known.where, "floor_mean")
     if floor:
@@ -146,31 +158,36 @@ def test_intensities_cannot_be_solved_for(study, key):
     solved = linear(p, mean, sd, r)
     attacks = {"linear": solved, "linear, on the labels' grid": np.round(solved * 15) / 15}
     if len(np.unique(known.group)) < 400:
-        attacks["all equations"] = nonlinear(p, known.group, published_equations(known, mean), p.mean(0))
-        attacks["all equations, from the linear solution"] = nonlinear(p, known.group, published_equations(known, mean), solved)
+        equations = published_equations(known, mean)
+        attacks["all equations"] = nonlinear(p, known.group, equations, p.mean(0))
+        attacks["all equations, from the linear solution"] = nonlinear(p, known.group, equations, solved)
     found = {name: errors(g, y) for name, g in attacks.items()}
     best = min(e for e, _ in base), max(s for _, s in base)
-    print(f"{key}: predictions alone {best[0]:.4f}, {best[1]:.1%}; " + "; ".join(f"{n} {e:.4f}, {s:.1%}" for n, (e, s) in found.items()))
+    told = "; ".join(f"{n} {e:.4f}, {s:.1%}" for n, (e, s) in found.items())
+    print(f"{key}: predictions alone {best[0]:.4f}, {best[1]:.1%}; {told}")
     for name, (error, share) in found.items():
         assert error >= 0.995 * best[0], name
         assert share <= best[1] + 0.01, name
 
 
 def test_the_attack_is_a_good_one():
-    "With what earlier commits held, the resamples themselves, the labels are given back: errors by a linear system, signs by agreement."
+    "Resamples, which earlier commits held, give labels back: errors by a linear system, signs by agreement."
     rng = np.random.default_rng(0)
     y = np.clip(rng.normal(0, 1.2, 150), -3, 3)
     p = y + rng.normal(0, 0.8, (3, 150))
     counts = np.concatenate(list(group_draws(150)))
     drawn = np.stack([replicates(TASKS["regression"], q[:, None], y, np.arange(150)).mae for q in p], 1)
-    size = np.linalg.lstsq(counts / counts.sum(1, keepdims=True), drawn, rcond=None)[0].T  # |p − y| of every sample: (seeds, n)
+    shares = counts / counts.sum(1, keepdims=True)
+    size = np.linalg.lstsq(shares, drawn, rcond=None)[0].T  # |p − y| of every sample: (seeds, n)
     candidates = np.stack([p + size, p - size])  # (2, seeds, n)
-    spread = [[np.ptp([candidates[i, 0], candidates[j, 1], candidates[k, 2]], axis=0) for k in (0, 1)] for i in (0, 1) for j in (0, 1)]
-    best = np.argmin(np.array(spread).reshape(8, -1), axis=0)
+    signs = itertools.product((0, 1), repeat=3)
+    spread = [np.ptp([candidates[i, 0], candidates[j, 1], candidates[k, 2]], axis=0) for i, j, k in signs]
+    best = np.argmin(spread, axis=0)
     solved = candidates[best // 4, 0, np.arange(150)]
     before, after = errors(p.mean(0), y), errors(solved, y)
-    print(f"mean error of the predictions {before[0]:.3f}, of the labels solved for from resamples {after[0]:.1e}")
-    assert after[0] < 1e-3 and after[1] == 1
+    print(f"mean error of predictions {before[0]:.3f}, of labels solved for from resamples {after[0]:.1e}")
+    assert after[0] < 1e-3
+    assert after[1] == 1
 
 
 def counted(scores, true):
@@ -203,7 +220,11 @@ def test_classes_cannot_be_solved_for(study, key):
             values.append(run.metrics["test"][f"f1_{name}"] * (true[c] + guess[:, c].sum()) / 2)
     A, start = np.array(rows), known.p.mean(0).ravel()
     solved = start + np.linalg.lstsq(A, np.array(values) - A @ start, rcond=1e-6)[0]
-    right = lambda scores: float((scores.reshape(n, C).argmax(1) == known.truth).mean())
+
+    def right(scores):
+        "The share of samples whose class is met."
+        return float((scores.reshape(n, C).argmax(1) == known.truth).mean())
+
     base, found = max(right(q) for q in (*known.p, *(counted(q, true) for q in known.p))), right(solved)
     print(f"{key}: predictions alone {base:.2%} right, solved {found:.2%}")
     assert found <= base + max(0.005, 2.5 / n)
@@ -211,7 +232,7 @@ def test_classes_cannot_be_solved_for(study, key):
 
 @pytest.mark.parametrize("study", SCATTER)
 def test_the_picture_gives_no_label_back(study):
-    "Figure 6: every point is looked for by the height of its prediction, also with the exact place of every dot."
+    "Figure 6: every point is looked for by the height of its prediction, with the exact place of every dot."
     known = Known(study, block_of(SCATTER[study]).key)
     if study == "planted":
         pytest.skip("the planted corpus is everybody's: its exact scatter is committed")
@@ -221,13 +242,14 @@ def test_the_picture_gives_no_label_back(study):
     row, column = linear_sum_assignment(np.abs(z[None] - p[:, None]))
     weights = np.exp(-0.5 * ((z[None] - p[:, None]) / 0.35) ** 2)
     smooth = weights @ x / weights.sum(1)
-    r, base = known.metric("corr"), None
+    r = known.metric("corr")
     base = [errors(g, y) for g in alone(known.p[:, :, 0], y.mean(), y.std(), r.mean())]
     best = min(e for e, _ in base), max(s for _, s in base)
     for name, guess in {"nearest": nearest, "assigned": x[column], "smoothed": smooth}.items():
         error, share = errors(guess, y)
         print(f"{study}, {name}: {error:.4f}, {share:.1%}; predictions alone {best[0]:.4f}, {best[1]:.1%}")
-        assert error >= 0.995 * best[0] and share <= best[1] + 0.01, name
+        assert error >= 0.995 * best[0], name
+        assert share <= best[1] + 0.01, name
 
 
 def test_nothing_tracked_holds_resamples_or_exact_points():

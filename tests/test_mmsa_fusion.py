@@ -8,7 +8,8 @@ import torch
 
 from msa_paper.baselines import lmf, mult, tfn
 from msa_paper.benchmark.baselines import mmsa_class
-from msa_paper.schema import TASKS, Batch, DataSpec, Modality, Task
+from msa_paper.schema import TASKS, DataSpec, Modality, Task
+from msa_paper.batch import Batch
 
 VERSION = "2.2.1"
 FOUND = importlib.util.find_spec("MMSA")

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from msa_paper.baselines import graph_mfn, mfn
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
 from msa_paper.baselines.mfn import MFN, MFNSettings
-from msa_paper.schema import TASKS, Batch, DataSpec, Modality
+from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.batch import Batch
 
 VERSION = "2.2.1"
 FOUND = importlib.util.find_spec("MMSA")
@@ -228,7 +229,8 @@ FRESH = """
 import sys, torch
 from safetensors.torch import load_file
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
-from msa_paper.schema import TASKS, Batch, DataSpec, Modality
+from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.batch import Batch
 torch.set_num_threads(1)
 data = DataSpec({m: Modality(3) for m in ("text", "audio", "vision")}, TASKS["regression"])
 model = GraphMFN(data, GraphMFNSettings(variant=sys.argv[2], hidden=6, node=7))

@@ -8,12 +8,12 @@ import torch
 
 from msa_paper.baselines import crossmodal, memory
 from msa_paper.core import results_folder
-from msa_paper.experiment.seals import short_hash
+from msa_paper.experiment.specification import short_hash
 from msa_paper.experiment.search_space import SPACES, grid_of, points
 from msa_paper.experiment.specification import TuneSpec
 from msa_paper.experiment.trials import decides
 from msa_paper.model.contract import build_model, drawn_batch, parameter_groups
-from msa_paper.model.declared import model as models
+from msa_paper.registry import model as models
 from msa_paper.schema import TASKS, DataSpec, Modality
 
 BUILD_EACH = """

@@ -14,20 +14,18 @@ from msa_paper.cli import main
 from msa_paper.report.pages import redraw
 from msa_paper.core import MsaPaperError, json_text, results_folder
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
-from msa_paper.experiment.evaluation import (
-    evaluate,
-    evaluation_folder,
-    load_run,
-    publish_evaluation,
-    run_seed,
-)
+from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation
+from msa_paper.experiment.run import run_seed
 from msa_paper.jobs.execution import run_matrix
 from msa_paper.experiment.identity import read_corpus
 from msa_paper.studies.study import BLOCKS, row
 from msa_paper.experiment.published import Comparisons
 from msa_paper.experiment.specification import EvaluationSpec, Question, RunSpec, TuneSpec
-from msa_paper.experiment.store import MANIFEST, Damaged, Run, Store
-from msa_paper.experiment.search import chosen, read_trials, search_content, tuning_file
+from msa_paper.experiment.manifest import MANIFEST, Damaged
+from msa_paper.experiment.runs import Run
+from msa_paper.experiment.store import Store
+from msa_paper.experiment.decisions import chosen
+from msa_paper.experiment.trials import read_trials, search_content, tuning_file
 from msa_paper.core import write_json
 
 LISTED = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout

@@ -2,15 +2,19 @@
 import numpy as np
 import pytest
 
-from msa_paper.measures.comparisons import (
-    effective_groups, p_value, planted_matrices, planted_predictions, rejected, smallest_difference,
-    test_groups as groups_of, uncertainty,
-)
-from msa_paper.report.tables import difference, summary
 from msa_paper.experiment.published import open_results
+from msa_paper.measures.comparisons import effective_groups, minimum_detectable_effect, p_value, uncertainty
+from msa_paper.measures.comparisons import test_groups as groups_of
+from msa_paper.measures.simulations import planted_matrices, planted_predictions, rejected
+from msa_paper.report.tables import difference, summary
 
 SIZES = (10, 31), (5, 31), (3, 300)
-MIXTURES = {"two models": (1, 0.2, 0.9), "near twins": (0, 0.25, 1), "seeds matter": (0.5, 0.5, 1), "all alike": (1, 0.2, 0.5)}
+MIXTURES = {
+    "two models": (1, 0.2, 0.9),
+    "near twins": (0, 0.25, 1),
+    "seeds matter": (0.5, 0.5, 1),
+    "all alike": (1, 0.2, 0.5),
+}
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
@@ -29,7 +33,8 @@ def test_never_rejects_too_often_whatever_varies(seeds, groups):
 
 @pytest.mark.parametrize("seeds, groups", SIZES)
 def test_intervals_cover_a_skewed_truth(seeds, groups):
-    covered = 1 - rejected(planted_matrices(seeds, groups, 0.4, 0.05, 0.3, mean=0.9, skewed=True, seed=2026), groups, truth=0.9)
+    matrices = planted_matrices(seeds, groups, 0.4, 0.05, 0.3, mean=0.9, skewed=True, seed=2026)
+    covered = 1 - rejected(matrices, groups, truth=0.9)
     assert 0.935 <= covered <= 0.965, covered
 
 
@@ -46,17 +51,18 @@ def test_ratios_hold_their_level_and_find_what_is_there():
     assert all(better[m] > 0.4 for m in ("mae", "corr", "acc2_has0", "f1_has0")), better
 
 
-def test_smallest_difference_is_found_four_times_in_five():
+def test_minimum_detectable_effect_is_found_four_times_in_five():
     points, draws = next(planted_matrices(10, 31, 1, 0.2, 0.9, seed=3))
     _, se, df = uncertainty(points, draws, 31)
-    delta = smallest_difference((se**2).mean() ** 0.5, df.mean())
+    delta = minimum_detectable_effect((se**2).mean() ** 0.5, df.mean())
     assert 0.76 <= rejected(planted_matrices(10, 31, 1, 0.2, 0.9, mean=delta, seed=4), 31) <= 0.84
 
 
 def test_unequal_videos_count_for_less():
     size = np.r_[[100] * 3, [5] * 28]
     group = np.repeat(np.arange(31), size)
-    assert effective_groups(group) < 7 and np.isclose(effective_groups(np.arange(40)), 40)
+    assert effective_groups(group) < 7
+    assert np.isclose(effective_groups(np.arange(40)), 40)
 
 
 def test_published_runs_give_consistent_intervals_and_p_values():
@@ -65,8 +71,13 @@ def test_published_runs_give_consistent_intervals_and_p_values():
         pytest.skip("no published runs on MOSI")
     groups = groups_of(runs["full"])
     for metric in ("mae", "corr", "acc2_has0", "f1_has0"):
-        d, swapped = difference(runs["no_graph"], runs["full"], metric), difference(runs["full"], runs["no_graph"], metric)
-        assert 20 < groups <= 31 and 4 <= d["df"] <= 30 and (d["p"] < 0.05) == (d["low"] > 0 or d["high"] < 0)
-        assert np.isclose(d["mean"], summary(runs["no_graph"], metric)["mean"] - summary(runs["full"], metric)["mean"])
+        d = difference(runs["no_graph"], runs["full"], metric)
+        swapped = difference(runs["full"], runs["no_graph"], metric)
+        means = {m: summary(runs[m], metric)["mean"] for m in runs}
+        assert 20 < groups <= 31
+        assert 4 <= d["df"] <= 30
+        assert (d["p"] < 0.05) == (d["low"] > 0 or d["high"] < 0)
+        assert np.isclose(d["mean"], means["no_graph"] - means["full"])
         assert d["smallest"] > 2.5 * d["se"]
-        assert np.isclose(swapped["mean"], -d["mean"]) and np.isclose(swapped["p"], d["p"])
+        assert np.isclose(swapped["mean"], -d["mean"])
+        assert np.isclose(swapped["p"], d["p"])

@@ -101,6 +101,6 @@ def test_constraints_pin_everything_that_is_required():
 
 
 def test_readme_equals_its_rendering():
-    from msa_paper.cli import render_readme
+    from msa_paper.commands.pages import render_readme
 
     assert (PROJECT / "README.md").read_text() == render_readme(), "run `make readme`"

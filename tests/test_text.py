@@ -15,7 +15,16 @@ from msa_paper.extract import text
 
 IDS = [f"t{i}" for i in range(800)]
 TEXTS = [" ".join(["good", "bad", "film"][(i * k) % 3] for k in range(i % 25)) for i in range(800)]
-CALL = "import sys, torch; sys.path.insert(0, 'tests'); torch.set_num_threads(1); from test_text import extract; extract(*sys.argv[1:])"
+CALL = """
+import sys
+import torch
+
+sys.path.insert(0, "tests")
+torch.set_num_threads(1)
+from test_text import extract
+
+extract(*sys.argv[1:])
+"""
 
 
 def extract(model, folder):
@@ -32,7 +41,8 @@ def model(tmp_path_factory):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, "good", "bad", "film"]
     (folder / "vocab.txt").write_text("\n".join(words))
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(words), pad_token_id=0, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=40)
+    layers = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
+    config = BertConfig(vocab_size=len(words), pad_token_id=0, max_position_embeddings=40, **layers)
     BertModel(config).save_pretrained(folder)
     BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=40).save_pretrained(folder)
     threads = torch.get_num_threads()
@@ -48,10 +58,12 @@ def undisturbed(model, tmp_path_factory):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
 def test_killed_in_the_middle_it_ends_in_the_same_bytes(model, undisturbed, tmp_path):
-    running = subprocess.Popen([sys.executable, "-c", CALL, model, str(tmp_path)], cwd=PROJECT, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", CALL, model, str(tmp_path)]
+    running = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not list(tmp_path.glob("*.partial/done")):
-        assert time.time() < deadline and running.poll() is None, "the extraction did not begin"
+        assert time.time() < deadline, "the extraction did not begin in time"
+        assert running.poll() is None, "the extraction ended before it could be killed"
         time.sleep(0.002)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
@@ -65,7 +77,11 @@ def test_two_at_once_compute_once(model, undisturbed, tmp_path):
     "The lock belongs to an open file, so that two threads stand for two processes."
     with patch.object(text, "fill", wraps=text.fill) as fill, ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: extract(model, tmp_path), range(2))
-    assert fill.call_count == 1 and one == other and sorted(p.name for p in tmp_path.iterdir()) == [one.name, one.with_suffix(".sha256").name]
+    assert fill.call_count == 1
+    assert one == other
+    assert sorted(p.name for p in tmp_path.iterdir()) == [one.name, one.with_suffix(".sha256").name]
     assert one.read_bytes() == undisturbed
     features = text.read_text_features(one)
-    assert len(features) == 800 and features.facts["empty"] == 32 and len(features[24]) == 26
+    assert len(features) == 800
+    assert features.facts["empty"] == 32
+    assert len(features[24]) == 26

@@ -7,82 +7,136 @@ __all__ = ['DIMS', 'PAIRS', 'mmsa_folder', 'mmsa_class', 'mmsa_model', 'training
 
 # %% ../../nbs/benchmark/30_baselines.ipynb #864c599f
 import importlib, importlib.util, json, sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 import numpy as np, pandas as pd, torch
 from torch import nn
-from ..baselines import graph_mfn, lmf, mfn, mult, tfn
 from ..core import MsaPaperError
-from ..schema import TASKS, Batch, DataSpec, Modality
+from ..schema import TASKS, DataSpec, Modality
+from ..batch import Batch
 from .speed import timed
+from ..model.contract import model_settings
+from ..registry import model as models
 
-# %% ../../nbs/benchmark/30_baselines.ipynb #6d8bd47c
+# %% ../../nbs/benchmark/30_baselines.ipynb #c3ab7567
 DIMS = {"mosi": dict(text=768, audio=5, vision=20), "mosei": dict(text=768, audio=74, vision=35)}
-PAIRS = {"tfn": ("TFN", tfn.TFN, tfn.TFNSettings, tfn.PRESETS), "lmf": ("LMF", lmf.LMF, lmf.LMFSettings, lmf.PRESETS), "mult": ("MULT", mult.MulT, mult.MulTSettings, mult.PRESETS),
-         "mfn": ("MFN", mfn.MFN, mfn.MFNSettings, mfn.PRESETS), "graph_mfn": ("Graph_MFN", graph_mfn.GraphMFN, graph_mfn.GraphMFNSettings, graph_mfn.PRESETS)}
+PAIRS = {"tfn": "TFN", "lmf": "LMF", "mult": "MULT", "mfn": "MFN", "graph_mfn": "Graph_MFN"}   # ours: theirs
 
+# %% ../../nbs/benchmark/30_baselines.ipynb #1fe6be12
 def mmsa_folder()->Path|None:
     "Where MMSA is installed, if it is."
     found = importlib.util.find_spec("MMSA")
     return Path(found.submodule_search_locations[0]) if found else None
 
+# %% ../../nbs/benchmark/30_baselines.ipynb #11cbff37
+@contextmanager
+def empty_packages(folder:Path):
+    "In here MMSA's packages hold nothing, so that one file of it can be imported alone."
+    before, models = set(sys.modules), folder/"models"
+    paths = {"MMSA": folder, "MMSA.models": models, "MMSA.models.singleTask": models/"singleTask"}
+    for package, path in paths.items():
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [str(path)]
+    try:
+        yield
+    finally:
+        for module in set(sys.modules) - before:
+            if module.split(".")[0] == "MMSA":
+                del sys.modules[module]
+
+# %% ../../nbs/benchmark/30_baselines.ipynb #6d8bd47c
 def mmsa_class(
     name:str,      # of the class and of its file below models/singleTask: 'TFN', 'MULT', …
 )->type:
     "A model class of MMSA, from its own file."
     folder = mmsa_folder()
-    if folder is None: raise MsaPaperError("MMSA is not installed", remedy="pip install --no-deps MMSA==2.2.1")
-    before = set(sys.modules)
-    for package, path in (("MMSA", folder), ("MMSA.models", folder/"models"), ("MMSA.models.singleTask", folder/"models"/"singleTask")):
-        sys.modules[package] = ModuleType(package); sys.modules[package].__path__ = [str(path)]
-    try: return getattr(importlib.import_module(f"MMSA.models.singleTask.{name}"), name)
-    finally:
-        for module in set(sys.modules) - before:
-            if module.split(".")[0] == "MMSA": del sys.modules[module]
+    if folder is None:
+        raise MsaPaperError("MMSA is not installed", remedy="pip install --no-deps MMSA==2.2.1")
+    with empty_packages(folder):
+        return getattr(importlib.import_module(f"MMSA.models.singleTask.{name}"), name)
 
+# %% ../../nbs/benchmark/30_baselines.ipynb #d9036174
 def mmsa_model(
     name:str,      # a name of `PAIRS`
     dataset:str,   # a name of `DIMS`
 )->nn.Module:
     "MMSA's model with MMSA's configuration."
-    model = mmsa_class(PAIRS[name][0])
+    model = mmsa_class(PAIRS[name])
     settings = json.loads((mmsa_folder()/"config"/"config_regression.json").read_text())[name]
-    return model(SimpleNamespace(**settings["commonParams"], **settings["datasetParams"][dataset], feature_dims=list(DIMS[dataset].values()), seq_lens=[50] * 3, num_classes=3, train_mode="regression", device="cpu"))
+    fixed = dict(seq_lens=[50] * 3, num_classes=3, train_mode="regression", device="cpu")
+    chosen = settings["commonParams"] | settings["datasetParams"][dataset]
+    return model(SimpleNamespace(**chosen, feature_dims=list(DIMS[dataset].values()), **fixed))
 
-# %% ../../nbs/benchmark/30_baselines.ipynb #e571b64a
-def training_step(model, forward, target):
+# %% ../../nbs/benchmark/30_baselines.ipynb #594957c8
+def drawn_arrays(dataset:str, batch_size:int, steps:int)->Batch:
+    "Random numbers of the dimensions of a data set, nothing padded."
+    x = {m: torch.randn(batch_size, steps, d) for m, d in DIMS[dataset].items()}
+    masks = {m: torch.ones(batch_size, steps, dtype=torch.bool) for m in x}
+    return Batch(x, masks, torch.randn(batch_size), [str(i) for i in range(batch_size)])
+
+def our_model(name:str, dataset:str, variant:str)->nn.Module:
+    "Our model in MMSA's preset, read as `variant` has it."
+    kinds = {m: Modality(d, "tokens" if m == "text" else "frames") for m, d in DIMS[dataset].items()}
+    preset = sys.modules[models[name].__module__].PRESETS["mmsa"][dataset]["settings"]
+    settings = {k: v for k, v in preset.items() if k != "padded"} | dict(variant=variant)
+    return models[name](DataSpec(kinds, TASKS["regression"]), model_settings(name, settings))
+
+# %% ../../nbs/benchmark/30_baselines.ipynb #4a8dd4a6
+def training_step(
+    model:nn.Module,
+    forward,            # a function without arguments: (B, 1)
+    target:torch.Tensor,  # (B,)
+):
     "A function that makes one step of Adam on the L1 loss."
-    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3); model.train()
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    model.train()
     def step():
-        optimiser.zero_grad(); (forward()[:, 0] - target).abs().mean().backward(); optimiser.step()
+        optimiser.zero_grad()
+        (forward()[:, 0] - target).abs().mean().backward()
+        optimiser.step()
     return step
 
+# %% ../../nbs/benchmark/30_baselines.ipynb #a998a137
 def our_steps(
     name:str, dataset:str,
     batch:Batch,
     variants:tuple,
 )->dict:       # {variant: step}
     "Our model in MMSA's preset, once for each variant."
-    _, model, settings, presets = PAIRS[name]
-    data = DataSpec({m: Modality(d, "tokens" if m == "text" else "frames") for m, d in DIMS[dataset].items()}, TASKS["regression"])
-    preset = {k: v for k, v in presets["mmsa"][dataset]["settings"].items() if k != "padded"}
-    built = {v: model(data, settings(**preset | dict(variant=v))) for v in variants}
+    built = {v: our_model(name, dataset, v) for v in variants}
     return {v: training_step(m, lambda m=m: m(batch), batch.labels) for v, m in built.items()}
 
+# %% ../../nbs/benchmark/30_baselines.ipynb #b62578e7
+def their_step(name:str, dataset:str, batch:Batch):
+    "MMSA's training step on the same numbers; it hands TFN and LMF the mean over time."
+    theirs, x = mmsa_model(name, dataset), batch.features
+    averaged = name in ("tfn", "lmf")
+    others = (x[m].mean(1, keepdim=True) if averaged else x[m] for m in ("audio", "vision"))
+    arrays = [x["text"], *others]
+    return training_step(theirs, lambda: theirs(*arrays)["M"], batch.labels)
+
+# %% ../../nbs/benchmark/30_baselines.ipynb #35848aed
+def ratio_row(names:list, seconds:np.ndarray)->dict: # (repeats, ways), MMSA's first
+    "Median milliseconds of each way, and the median ratio of ours to MMSA's."
+    ms = {f"{k}, ms": v for k, v in zip(names, np.median(seconds, 0).round(4) * 1e3)}
+    ratios = np.median(seconds[:, 1:] / seconds[:, :1], 0).round(2)
+    return ms | {f"ratio, {v}": r for v, r in zip(names[1:], ratios)}
+
+# %% ../../nbs/benchmark/30_baselines.ipynb #e571b64a
 def compare_with_mmsa(
     batch_size:int=32, steps:int=50, repeats:int=20, threads:int=2,
     models:tuple=tuple(PAIRS), variants:tuple=("paper", "mmsa"),
 )->pd.DataFrame:   # one row a model and configuration
     "Ratio of our time to MMSA's for one training step, in one process."
-    torch.set_num_threads(threads); rows = []
-    for dataset, dims in DIMS.items():
-        x = {m: torch.randn(batch_size, steps, d) for m, d in dims.items()}
-        batch = Batch(x, {m: torch.ones(batch_size, steps, dtype=torch.bool) for m in x}, torch.randn(batch_size), [str(i) for i in range(batch_size)])
+    torch.set_num_threads(threads)
+    rows = []
+    for dataset in DIMS:
+        batch = drawn_arrays(dataset, batch_size, steps)
         for name in models:
-            theirs = mmsa_model(name, dataset); once = name in ("tfn", "lmf")         # MMSA hands these two the mean over time
-            arrays = [x["text"], *(x[m].mean(1, keepdim=True) if once else x[m] for m in ("audio", "vision"))]
-            work = {"MMSA": training_step(theirs, lambda: theirs(*arrays)["M"], batch.labels)} | our_steps(name, dataset, batch, variants)
-            for w in work.values(): w()
-            t = np.array([[timed(w) for w in work.values()] for _ in range(repeats)])
-            rows.append({"model": name, "configuration": dataset, **{f"{k}, ms": v for k, v in zip(work, np.median(t, 0).round(4) * 1e3)}, **{f"ratio, {v}": r for v, r in zip(variants, np.median(t[:, 1:] / t[:, :1], 0).round(2))}})
+            work = {"MMSA": their_step(name, dataset, batch)} | our_steps(name, dataset, batch, variants)
+            for w in work.values():
+                w()
+            seconds = np.array([[timed(w) for w in work.values()] for _ in range(repeats)])
+            rows.append(dict(model=name, configuration=dataset) | ratio_row(list(work), seconds))
     return pd.DataFrame(rows)

@@ -27,12 +27,16 @@ from torch import Tensor, nn
 from ..core import MsaPaperError, die_with_parent, known, project_folder, read_json, results_folder
 from ..core import runs_folder, sha256, write_json, write_whole
 from ..data.planted import planted_corpus
-from ..schema import TASKS, Batch, Corpus, DataSpec, Modality, batches
+from ..schema import TASKS, DataSpec, Modality
+from ..batch import Batch
+from ..corpus import Corpus
+from ..loaders import batches
 from ..experiment.evaluation import predict
 from ..jobs.execution import fork_server, kernel_manager, run_matrix
 from ..experiment.provenance import processor
 from ..experiment.specification import GpuSpec, RunSpec
-from ..experiment.store import Store, runs_table
+from ..experiment.store import Store
+from ..experiment.runs import runs_table
 from ..experiment.training import Training, accelerator, fit
 from ..model.contract import MODELS, build_model, count_parameters, model_settings
 

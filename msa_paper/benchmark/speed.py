@@ -8,77 +8,153 @@ __all__ = ['reference_layers', 'one_by_one', 'in_one', 'timed', 'fused_states', 
 # %% ../../nbs/benchmark/10_speed.ipynb #d43eaac8
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from torch import Tensor
 from ..data.planted import planted_corpus
-from ..schema import TASKS, Batch, DataSpec, Modality, batches
+from ..schema import TASKS, DataSpec, Modality
+from ..batch import Batch
+from ..loaders import batches
 from ..experiment.specification import BenchmarkSpec
-from ..model.graph import GraphConvolutions, SimilarityThreshold, build_graph
+from ..model.graph import GraphConvolutions, SimilarityThreshold, build_graph, pyg_layers
 from ..model.proposed import ProposedModel, ProposedSettings
-from torch_geometric.data import Data   # after our graph module, which imports PyG quietly
-from torch_geometric.nn import GCNConv
 
-# %% ../../nbs/benchmark/10_speed.ipynb #78f8972b
+# %% ../../nbs/benchmark/10_speed.ipynb #c59c46e6
 def reference_layers(
     gcn:GraphConvolutions,
-)->list[GCNConv]:           # sparse layers that share the weights of the dense ones
+)->list:                    # PyG's `GCNConv`, with the weights of the dense ones
     "The two graph convolutions as PyG's sparse layers."
-    layers = [GCNConv(*layer.lin.weight.T.shape) for layer in gcn.layers]
-    for sparse, dense in zip(layers, gcn.layers): sparse.lin.weight, sparse.bias = dense.lin.weight, dense.bias
+    layers = [pyg_layers().GCNConv(*layer.lin.weight.T.shape) for layer in gcn.layers]
+    for sparse, dense in zip(layers, gcn.layers):
+        sparse.lin.weight, sparse.bias = dense.lin.weight, dense.bias
     return layers
 
-def one_by_one(
-    h:torch.Tensor,          # (B, T, d)
-    lengths:list[int],       # valid steps of each sample
-    layers:list[GCNConv],
+# %% ../../nbs/benchmark/10_speed.ipynb #8b68fa0c
+def adjacency_of(
+    x:Tensor,      # (T, d) the valid steps of one sample
     theta:float,
-)->list[torch.Tensor]:       # B tensors (T_b, d)
+)->Tensor:         # (T, T)
+    "One sample's graph: temporal neighbours, and cosines above the threshold."
+    unit, i = F.normalize(x, dim=-1), torch.arange(len(x), device=x.device)
+    cosine, apart = unit @ unit.T, (i[:, None] - i).abs()
+    return (apart == 1).float() + (apart > 1) * (cosine > theta) * cosine
+
+# %% ../../nbs/benchmark/10_speed.ipynb #78f8972b
+def one_by_one(
+    h:Tensor,                # (B, T, d)
+    lengths:list[int],       # valid steps of each sample
+    layers:list,             # PyG's `GCNConv`
+    theta:float,
+)->list[Tensor]:             # B tensors (T_b, d)
     "Graph and graph convolutions with one `Data` object a sample."
+    from torch_geometric.data import Data
     out = []
     for x, n in zip(h, lengths):
-        x = x[:n]; unit = F.normalize(x, dim=-1); cosine = unit @ unit.T
-        i = torch.arange(n, device=x.device); apart = (i[:, None] - i).abs()
-        A = (apart == 1).float() + (apart > 1) * (cosine > theta) * cosine
+        A = adjacency_of(x[:n], theta)
         edges = A.nonzero().T
-        data = Data(x=x, edge_index=edges, edge_attr=A[edges[0], edges[1]])
-        for layer in layers: data.x = layer(data.x, data.edge_index, data.edge_attr).relu()
+        data = Data(x=x[:n], edge_index=edges, edge_attr=A[edges[0], edges[1]])
+        for layer in layers:
+            data.x = layer(data.x, data.edge_index, data.edge_attr).relu()
         out.append(data.x)
     return out
 
-def in_one(h, mask, gcn, threshold): "The same for the whole batch at once."; return gcn(h, build_graph(h, mask, threshold))
+def in_one(h, mask, gcn, threshold): # (B, T, d), (B, T) → (B, T, d)
+    "The same for the whole batch at once."
+    return gcn(h, build_graph(h, mask, threshold))
 
 # %% ../../nbs/benchmark/10_speed.ipynb #707ae057
-def timed(work)->float:
+def timed(
+    work,       # a function without arguments
+)->float:
     "Seconds of one call."
-    if torch.cuda.is_available(): torch.cuda.synchronize()
-    start = time.perf_counter(); work()
-    if torch.cuda.is_available(): torch.cuda.synchronize()
+    def wait():
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
     return time.perf_counter() - start
 
+# %% ../../nbs/benchmark/10_speed.ipynb #ab81ef1d
 def fused_states(
     spec:BenchmarkSpec,
-)->torch.Tensor:   # (B, T, d)
+)->Tensor:         # (B, T, d)
     "What a freshly drawn model hands to its graph: fused states of planted segments."
     corpus = planted_corpus("mixed", segments=-(-spec.batch * 20 // 14), steps=(spec.steps, spec.steps))
-    torch.manual_seed(0); model = ProposedModel(corpus.spec, ProposedSettings(width=spec.width))
-    with torch.no_grad(): f, there = model.encoders(next(iter(batches(corpus, "train", spec.batch)))); return model.fusion(f, there)[0]
+    torch.manual_seed(0)
+    model = ProposedModel(corpus.spec, ProposedSettings(width=spec.width))
+    with torch.no_grad():
+        f, there = model.encoders(next(iter(batches(corpus, "train", spec.batch))))
+        return model.fusion(f, there)[0]
 
+# %% ../../nbs/benchmark/10_speed.ipynb #c12817a9
+def in_turn(ways:list, repeats:int)->np.ndarray: # (repeats, ways) seconds
+    "Each way once to warm up, then all of them in turn."
+    for way in ways:
+        way()
+    return np.array([[timed(way) for way in ways] for _ in range(repeats)])
+
+def compared(seconds:np.ndarray, joined:float)->dict: # (repeats, 2)
+    "One row of `compare_graphs`."
+    first, second = seconds.T
+    ms = {"at once, ms": np.median(first) * 1e3, "one by one, ms": np.median(second) * 1e3}
+    return {"pairs joined": joined} | ms | {"ratio": np.median(first / second)}
+
+# %% ../../nbs/benchmark/10_speed.ipynb #33a83d05
 def compare_graphs(
     spec:BenchmarkSpec,
     thetas:tuple[float, ...]=(0., .5, .8),   # thresholds: every pair, the model's default, a sparse graph
 )->pd.DataFrame:   # one row a threshold: share of joined pairs, median milliseconds of both ways, their ratio
     "Graph and two graph convolutions, forward and backward: all at once against one by one."
-    h = fused_states(spec).requires_grad_(); B, T, d = h.shape
+    h = fused_states(spec).requires_grad_()
+    B, T, d = h.shape
     mask, gcn, rows = torch.ones(B, T, dtype=torch.bool), GraphConvolutions(d), {}
     layers = reference_layers(gcn)
     for theta in thetas:
         threshold = SimilarityThreshold(theta)
-        def at_once(): in_one(h, mask, gcn, threshold).sum().backward()
-        def singly(): sum(x.sum() for x in one_by_one(h, [T] * B, layers, theta)).backward()
-        at_once(); singly()
-        pairs = np.array([(timed(at_once), timed(singly)) for _ in range(spec.repeats)])
+        def at_once():
+            in_one(h, mask, gcn, threshold).sum().backward()
+        def singly():
+            sum(x.sum() for x in one_by_one(h, [T] * B, layers, theta)).backward()
         joined = float((build_graph(h, mask, threshold) > 0).float().mean())
-        rows[f"θ = {theta}"] = {"pairs joined": joined, "at once, ms": np.median(pairs[:, 0]) * 1e3, "one by one, ms": np.median(pairs[:, 1]) * 1e3, "ratio": np.median(pairs[:, 0] / pairs[:, 1])}
+        rows[f"θ = {theta}"] = compared(in_turn([at_once, singly], spec.repeats), joined)
     return pd.DataFrame(rows).T
+
+# %% ../../nbs/benchmark/10_speed.ipynb #6b515c10
+def drawn_step(spec:BenchmarkSpec)->tuple[DataSpec, Batch]:
+    "Random numbers in the shape of the field's feature files."
+    sizes = dict(text=(300, "tokens"), vision=(35, "frames"), audio=(74, "spectrum"))
+    data = DataSpec({m: Modality(*size) for m, size in sizes.items()}, TASKS["regression"])
+    B, T = spec.batch, spec.steps
+    x = {m: torch.randn(B, T, k.dim) for m, k in data.modalities.items()}
+    masks = {m: torch.ones(B, T, dtype=torch.bool) for m in x}
+    return data, Batch(x, masks, torch.randn(B), [str(i) for i in range(B)])
+
+# %% ../../nbs/benchmark/10_speed.ipynb #c4c93c09
+def parts_of(model:ProposedModel)->dict:
+    "The modules whose time is told."
+    encoders = {f"encoder: {m}": e for m, e in model.encoders.encoders.items()}
+    attention = {"feature attention": model.fusion, "decision attention": model.decision}
+    graph = {"graph convolutions": model.graph.gcn, "graph, convolutions and TCN": model.graph}
+    return encoders | attention | graph | {"head": model.head}
+
+# %% ../../nbs/benchmark/10_speed.ipynb #fe7d050e
+@contextmanager
+def watched(parts:dict, spent:dict):
+    "In here, seconds of every forward pass of every part are noted in `spent`."
+    began, hooks = {}, []
+    def start(name):
+        return lambda *_: began.__setitem__(name, time.perf_counter())
+    def stop(name):
+        return lambda *_: spent[name].append(time.perf_counter() - began[name])
+    for name, part in parts.items():
+        hooks += [part.register_forward_pre_hook(start(name)), part.register_forward_hook(stop(name))]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 # %% ../../nbs/benchmark/10_speed.ipynb #686ee05a
 def step_parts(
@@ -86,19 +162,20 @@ def step_parts(
 )->pd.DataFrame:   # one row a part: median milliseconds, share
     "One training step of the whole model, part by part."
     torch.manual_seed(0)
-    data = DataSpec({"text": Modality(300, "tokens"), "vision": Modality(35, "frames"), "audio": Modality(74, "spectrum")}, TASKS["regression"])
-    B, T = spec.batch, spec.steps
-    batch = Batch({m: torch.randn(B, T, k.dim) for m, k in data.modalities.items()}, {m: torch.ones(B, T, dtype=torch.bool) for m in data.modalities}, torch.randn(B), [str(i) for i in range(B)])
-    model = ProposedModel(data, ProposedSettings(width=spec.width)); optimiser = torch.optim.Adam(model.parameters())
-    parts = {f"encoder: {m}": e for m, e in model.encoders.encoders.items()} | {"feature attention": model.fusion, "decision attention": model.decision, "graph convolutions": model.graph.gcn, "graph, convolutions and TCN": model.graph, "head": model.head}
-    spent, began = defaultdict(list), {}
-    for name, part in parts.items():
-        part.register_forward_pre_hook(lambda *_, name=name: began.__setitem__(name, time.perf_counter()))
-        part.register_forward_hook(lambda *_, name=name: spent[name].append(time.perf_counter() - began[name]))
-    def forward(): forward.loss = F.smooth_l1_loss(model(batch)[:, 0], batch.labels)
-    for _ in range(spec.repeats + 1):
-        optimiser.zero_grad()
-        spent["forward, all of it"].append(timed(forward)); spent["backward"].append(timed(lambda: forward.loss.backward())); spent["optimiser"].append(timed(optimiser.step))
-    ms = {name: np.median(v[1:]) * 1e3 for name, v in spent.items()}
-    whole = ms["forward, all of it"] + ms["backward"] + ms["optimiser"]
-    return pd.DataFrame({"median ms": ms | {"whole step": whole}, "share of the step": {k: v / whole for k, v in ms.items()} | {"whole step": 1.}})
+    data, batch = drawn_step(spec)
+    model, spent = ProposedModel(data, ProposedSettings(width=spec.width)), defaultdict(list)
+    optimiser = torch.optim.Adam(model.parameters())
+    def forward():
+        forward.loss = F.smooth_l1_loss(model(batch)[:, 0], batch.labels)
+    def backward():
+        forward.loss.backward()
+    steps = {"forward, all of it": forward, "backward": backward, "optimiser": optimiser.step}
+    with watched(parts_of(model), spent):
+        for _ in range(spec.repeats + 1):
+            optimiser.zero_grad()
+            for name, step in steps.items():
+                spent[name].append(timed(step))
+    ms = {name: np.median(v[1:]) * 1e3 for name, v in spent.items()}       # the first warms up
+    whole = sum(ms[name] for name in steps)
+    shares = {k: v / whole for k, v in ms.items()} | {"whole step": 1.}
+    return pd.DataFrame({"median ms": ms | {"whole step": whole}, "share of the step": shares})

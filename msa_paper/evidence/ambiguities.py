@@ -13,7 +13,7 @@ from ..core import json_text, write_whole
 from ..studies.ambiguities import INTERPRETATIONS
 from .sources import INTERPRETED_ON, MAIN_METRIC, PLACE, RUN_HERE, folder_of_page, runs_of
 from ..experiment.published import NotComparable, Published, compact_ids, open_results
-from ..experiment.search import merged
+from ..experiment.search_space import merged
 from ..report.tables import METRICS, Metric, difference, markdown, p_text, summary, weighed_sum
 from ..registry import page
 
@@ -151,7 +151,7 @@ MODEL = (
 # %% ../../nbs/evidence/90_ambiguities.ipynb #41aa5af9
 TRAINING = (
     Ambiguity("E7", "Nothing is said of padding",
-              "masks everywhere; longer padding changes no output (`model.proposed.check_model`)", "none"),
+              "masks everywhere; longer padding changes no output (`model.contract.check_model`)", "none"),
     Ambiguity("E8", "Two ablations do not say what stays in their place",
               "`no_graph`: one LSTM of width d over H; `splice_only`: concatenate, project to d, average",
               "`model`"),
@@ -159,7 +159,7 @@ TRAINING = (
               "it acts on the weights of the head alone", "`weight_decay`"),
     Ambiguity("E10", "Sizes, depth, dropout, patience and the grid of θ are missing",
               "searched on validation with one budget for all models; every trial is kept (page *Tuning*)",
-              "`experiment.search.SPACES`"),
+              "`experiment.search_space.SPACES`"),
 )
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #12e1d9e8

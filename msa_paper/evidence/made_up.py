@@ -15,8 +15,11 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from . import sources
-from ..experiment.probes import COSTED, THETAS, conditions, found_links, measure_cost, rounded
-from ..experiment.published import write_study
+from ..experiment.cost import COSTED, measure_cost
+from ..experiment.probe_measures import EDGE_THETAS as THETAS, found_links
+from ..experiment.robustness import conditions
+from ..experiment.probe_store import rounded
+from ..experiment.study_tables import write_study
 from ..experiment.specification import RunSpec, spec_hash
 
 # %% ../../nbs/evidence/35_made_up.ipynb #09a5b61a

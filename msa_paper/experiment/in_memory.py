@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import validated
-from ..schema import Corpus
+from ..corpus import Corpus
 from . import evaluation
 from .specification import RunSpec
 from .training import Training, fit

@@ -9,22 +9,24 @@ __all__ = ['key_of', 'lock', 'unlock', 'pack', 'unpack']
 import hashlib, io
 import numpy as np, pandas as pd
 from ..core import MsaPaperError
-from .store import parquet
+from .manifest import parquet
 
 # %% ../../nbs/experiment/24_locked.ipynb #ae5c44e9
 def key_of(
-    labels:dict,      # {id: label} of the test
-)->bytes:             # 32 bytes
+    labels:dict[str, float],   # {id: label} of the test
+)->bytes:                      # 32 bytes
     "The key that test labels are: slow to derive, the same on every machine."
     text = "\n".join(f"{i}:{y:.6g}" for i, y in sorted(labels.items()))
     return hashlib.scrypt(text.encode(), salt=b"msa_paper", n=2**14, r=8, p=1, dklen=32)
 
+# %% ../../nbs/experiment/24_locked.ipynb #aa47b953
 def lock(content:bytes, key:bytes)->bytes:
     "Encrypted content; the same content under the same key gives the same bytes."
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     nonce = hashlib.sha256(key + content).digest()[:12]
     return nonce + AESGCM(key).encrypt(nonce, content, None)
 
+# %% ../../nbs/experiment/24_locked.ipynb #20271a4f
 def unlock(content:bytes, key:bytes)->bytes:
     "The content; raises with any other labels."
     from cryptography.exceptions import InvalidTag
@@ -39,12 +41,15 @@ def pack(
     sums:dict[tuple[str, int], np.ndarray],   # {(configuration, seed): (groups, k)}
 )->bytes:
     "Sums as one table."
-    parts = [pd.DataFrame(x.astype(np.float32), columns=[f"k{i}" for i in range(x.shape[1])]).assign(configuration=c, seed=s)
-             for (c, s), x in sorted(sums.items())]
+    parts = []
+    for (configuration, seed), x in sorted(sums.items()):
+        part = pd.DataFrame(x.astype(np.float32), columns=[f"k{i}" for i in range(x.shape[1])])
+        parts.append(part.assign(configuration=configuration, seed=seed))
     return parquet(pd.concat(parts, ignore_index=True))
 
+# %% ../../nbs/experiment/24_locked.ipynb #096c5673
 def unpack(content:bytes)->dict[tuple[str, int], np.ndarray]:
     "The inverse of `pack`."
-    table = pd.read_parquet(io.BytesIO(content))
-    return {key: part.filter(regex=r"^k\d+$").dropna(axis=1, how="all").to_numpy(np.float64)
-            for key, part in table.groupby(["configuration", "seed"], sort=False)}
+    parts = pd.read_parquet(io.BytesIO(content)).groupby(["configuration", "seed"], sort=False)
+    columns = {key: part.filter(regex=r"^k\d+$").dropna(axis=1, how="all") for key, part in parts}
+    return {key: part.to_numpy(np.float64) for key, part in columns.items()}

@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['NUMBER', 'TEXTUAL', 'MANY', 'LONG', 'SPECIFICATIONS', 'number_of', 'numbers_in', 'wants_numbers', 'Machine',
            'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec', 'ProbeSpec', 'GpuSpec',
-           'read_parameters', 'spec_hash', 'run_id']
+           'read_parameters', 'short_hash', 'spec_hash', 'run_id']
 
 # %% ../../nbs/experiment/00_specification.ipynb #d2a9596e
 import hashlib, json, math, re
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from ..core import known, validated
 
 # %% ../../nbs/experiment/00_specification.ipynb #f088ab16
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?")
-TEXTUAL = "file", "folder", "folds", "labels", "more", "sequences", "vectors", "model"   # options that are names
 
-def number_of(text:str):
+def number_of(text:str)->int|float|str:
     "The number that a text says, or the text."
     if not NUMBER.fullmatch(text) or re.match(r"[+-]?0\d", text):
         return text
@@ -29,10 +28,13 @@ def number_of(text:str):
             pass
     return text
 
+# %% ../../nbs/experiment/00_specification.ipynb #526aa717
+TEXTUAL = "file", "folder", "folds", "labels", "more", "sequences", "vectors", "model"   # names, not numbers
+
 def numbers_in(
-    value,           # dictionaries, lists, texts, numbers, …
+    value:Any,       # dictionaries, lists, texts, numbers, …
     at:str,          # where it stands, for the message
-):                   # the same, with numbers for texts that say one
+)->Any:              # the same, with numbers for texts that say one
     "Numbers as numbers, wherever they stand; infinity and NaN are refused."
     if isinstance(value, dict):
         return {k: v if k in TEXTUAL else numbers_in(v, f"{at}.{k}") for k, v in value.items()}
@@ -54,12 +56,13 @@ def wants_numbers(annotation)->bool:
     "Whether a field holds numbers, or a dictionary in which there may be some."
     return annotation in (int, float, dict) or set(get_args(annotation)) & {int, float} != set()
 
+# %% ../../nbs/experiment/00_specification.ipynb #6beee6ee
 class Machine(BaseModel):
     "Where and how a run is computed; never part of its identity."
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
     device: Literal["auto", "cpu", "cuda"] = "auto"   # auto: the GPU when there is one
     devices: int = Field(1, ge=1, le=MANY)             # processes of one training (DDP)
-    threads: int = Field(1, ge=1, le=MANY)             # of PyTorch on a CPU; 1 gives the same numbers on any number of cores
+    threads: int = Field(1, ge=1, le=MANY)             # on a CPU; 1: the same numbers on any machine
     results: str = ""                                  # the working store; empty: runs/ of the project
     progress: bool = True                              # a progress bar
 
@@ -91,18 +94,19 @@ class Question(Machine):
     data: dict = {}                                    # options of the reader
     model: str = "full"
 
+# %% ../../nbs/experiment/00_specification.ipynb #d0d478a8
 class RunSpec(Question):
     "A training: data, model, settings, and the seeds it is repeated with (SPEC §1.5)."
     settings: dict = {}                                # of the model
     seeds: tuple[int, ...] = Field((1,), min_length=1) # different, from 0
-    loss: Literal["smooth_l1", "mse", "cross_entropy"] | None = None   # None: smooth L1 or cross-entropy, by task (E2)
+    loss: Literal["smooth_l1", "mse", "cross_entropy"] | None = None   # None: by task (E2)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)            # on the head's weights (E9)
-    batch_size: int = Field(32, ge=1, le=LONG)         # sequences: segments, or videos in the context protocol
-    alike: int = Field(1, ge=1, le=LONG)               # of so many shuffled batches the sequences are sorted by length before they are cut: less padding; 1: none
+    batch_size: int = Field(32, ge=1, le=LONG)         # segments, or videos in the context protocol
+    alike: int = Field(1, ge=1, le=LONG)               # batches within which sequences are sorted by length
     epochs: int = Field(100, ge=1, le=LONG)            # at most; cosine annealing runs over all of them
-    patience: int = Field(10, ge=1, le=LONG)           # epochs without a better validation loss before stopping
-    select: Literal["loss", "accuracy"] = "loss"       # what of validation decides when to stop and which epoch is kept: the first of the best
+    patience: int = Field(10, ge=1, le=LONG)           # epochs without a better one before stopping
+    select: Literal["loss", "accuracy"] = "loss"       # what of validation decides
     clip: float = Field(1., gt=0)                      # norm to which gradients are clipped
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
@@ -125,6 +129,7 @@ class TuneSpec(Question):
     fixed: dict = {}                         # fields of a RunSpec that are not searched
     seed: int = Field(0, ge=0, lt=2**63)     # of the points and of every trial's training
 
+# %% ../../nbs/experiment/00_specification.ipynb #f534e84c
 class EvaluationSpec(Machine):
     "An evaluation: a finished run's weights on any data set and split."
     run: str = ""                                      # its folder below the store: 'planted-mixed/full/s1-…'
@@ -133,6 +138,7 @@ class EvaluationSpec(Machine):
     data: dict = {}                                    # options of the reader
     split: Literal["train", "validation", "test"] = "test"
 
+# %% ../../nbs/experiment/00_specification.ipynb #077eee6d
 class BenchmarkSpec(Machine):
     "A benchmark: the sizes to time at."
     batch: int = Field(32, ge=1, le=LONG)    # samples
@@ -145,11 +151,11 @@ class BenchmarkSpec(Machine):
     def fits_into_memory(self):
         "One tensor of a layer has to fit into memory several times."
         if self.batch * self.steps * self.width > 2**31:
-            raise ValueError(
-                f"batch × steps × width is {self.batch * self.steps * self.width:,}, more than {2**31:,}"
-            )
+            size = self.batch * self.steps * self.width
+            raise ValueError(f"batch × steps × width is {size:,}, more than {2**31:,}")
         return self
 
+# %% ../../nbs/experiment/00_specification.ipynb #9866501b
 class ProbeSpec(Machine):
     "Probes: which runs' insides are looked at, and how the cost of modalities is measured."
     which: tuple[str, ...] = ("probes", "mechanisms", "planted", "mosi", "iemocap")   # matrices
@@ -166,42 +172,59 @@ class ProbeSpec(Machine):
             raise ValueError(f"{wrong[0]} modalities: from 1 to {MANY}")
         return modalities
 
-SPECIFICATIONS = {"train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,
-                  "benchmark": BenchmarkSpec, "probe": ProbeSpec}   # run notebook → what its parameters are
-
 # %% ../../nbs/experiment/00_specification.ipynb #d65ba154
 class GpuSpec(Machine):
     "A check of a GPU: how large, how long, or only rehearsed on a CPU."
     batches: tuple[int, ...] = Field((32, 256), min_length=1)   # samples
-    steps: int = Field(50, ge=12, le=LONG)      # T
-    width: int = Field(256, ge=8, le=LONG)      # d
-    models: tuple[str, ...] = ()       # empty: all
-    repeats: int = Field(20, ge=2, le=LONG)     # the median of these is told
-    seconds: float = Field(450, gt=0)  # what is not done by then is left out, and said to be
-    backend: Literal["inductor", "aot_eager"] = "inductor"   # of torch.compile
-    rehearse: bool = False             # on the CPU; stored beside the working store, never in results/
-    threads: int = Field(16, ge=1, le=MANY)     # at most: of the CPU that the GPU is compared with
+    steps: int = Field(50, ge=12, le=LONG)                      # T
+    width: int = Field(256, ge=8, le=LONG)                      # d
+    models: tuple[str, ...] = ()                                # empty: all
+    repeats: int = Field(20, ge=2, le=LONG)                     # the median of these is told
+    seconds: float = Field(450, gt=0)                           # what is not done by then is left out
+    backend: Literal["inductor", "aot_eager"] = "inductor"      # of torch.compile
+    rehearse: bool = False                                      # on the CPU; stored beside the working store
+    threads: int = Field(16, ge=1, le=MANY)                     # at most, of the CPU beside it
 
-SPECIFICATIONS["gpu"] = GpuSpec
+# %% ../../nbs/experiment/00_specification.ipynb #01112bce
+SPECIFICATIONS = {
+    "train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,
+    "benchmark": BenchmarkSpec, "probe": ProbeSpec, "gpu": GpuSpec,
+}   # run notebook → what its parameters are
 
 # %% ../../nbs/experiment/00_specification.ipynb #2214a303
+def is_parameter(
+    name:str,
+    value:Any,
+)->bool:
+    "Whether a name in a notebook's namespace is one of its parameters."
+    jupyter = name.startswith("_") or name in ("In", "Out")
+    return not (jupyter or callable(value) or isinstance(value, ModuleType))
+
+# %% ../../nbs/experiment/00_specification.ipynb #4d487d58
 def read_parameters(
     notebook:str,     # a name of `SPECIFICATIONS`
     namespace:dict,   # the notebook's `globals()`, right after its parameters
 )->Machine:           # the specification
     "A run notebook's parameters, validated: an unknown, misspelt or ill-typed one is an error."
     kind = SPECIFICATIONS[known(notebook, SPECIFICATIONS, "run notebook")]
-    plain = lambda n, v: not (n.startswith("_") or n in ("In", "Out") or callable(v) or isinstance(v, ModuleType))
-    return validated(kind, {n: v for n, v in namespace.items() if plain(n, v)}, f"run notebook '{notebook}'")
+    values = {n: v for n, v in namespace.items() if is_parameter(n, v)}
+    return validated(kind, values, f"run notebook '{notebook}'")
 
 # %% ../../nbs/experiment/00_specification.ipynb #a43e3ac6
+def short_hash(
+    content:Any,   # plain values, as JSON has them
+)->str:            # 8 hexadecimal digits
+    "What tells plain values apart, in whatever order a dictionary names them."
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+# %% ../../nbs/experiment/00_specification.ipynb #14a1d2f5
 def spec_hash(
     spec:RunSpec,
 )->str:            # 8 hexadecimal digits
     "What identifies a configuration."
-    decides = spec.model_dump(mode="json", exclude={*Machine.model_fields, "seeds"})
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+    return short_hash(spec.model_dump(mode="json", exclude={*Machine.model_fields, "seeds"}))
 
+# %% ../../nbs/experiment/00_specification.ipynb #e0bd6f32
 def run_id(
     spec:RunSpec,
     seed:int,

@@ -23,8 +23,10 @@ from .execution import worker_failure
 from ..experiment.identity import files_of, here, place
 from ..studies.configurations import Entry
 from ..experiment.specification import Machine, RunSpec, TuneSpec
-from ..experiment.store import Store, hold, signature
-from ..experiment.search import check_search, read_search, read_trials, tuning_file, unsealed
+from ..experiment.store import Store
+from ..experiment.locks import hold, signature
+from ..experiment.trials import check_search, read_search, read_trials, tuning_file
+from ..experiment.manifest import unsealed
 from ..processes import at_interruption, move_in, sweep, temporary_folder
 
 # %% ../../nbs/jobs/20_cluster.ipynb #ae78864a

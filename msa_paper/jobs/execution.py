@@ -29,9 +29,12 @@ from ..studies.configurations import Entry, entries, entry
 from ..studies.study import study_names
 from ..experiment.specification import RunSpec, TuneSpec, spec_hash
 from ..experiment.published import open_results
-from ..experiment.store import Run, Store, hold, holder
+from ..experiment.runs import Run
+from ..experiment.store import Store
+from ..experiment.locks import hold, holder
 from ..experiment.identity import data_digest
-from ..experiment.search import anew, chosen, read_trials, tuning_file
+from ..experiment.trials import anew, read_trials, tuning_file
+from ..experiment.decisions import chosen
 from ..processes import move_in, quiet_tracker, sweep, temporary_folder, tidied_by, uninterrupted
 from ..processes import with_temporary_folder
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import pandas as pd, torch
 from torch import Tensor, nn
 from ..core import MsaPaperError
-from ..schema import Batch
+from ..batch import Batch
 
 # %% ../../nbs/report/50_diagrams.ipynb #cc1b3d92
 @dataclass(eq=False)
@@ -570,7 +570,8 @@ from base64 import b64encode
 from .pages import page_folder
 from .plots import save_figure
 from ..data.planted import planted_corpus
-from ..schema import Modality, batches
+from ..schema import Modality
+from ..loaders import batches
 from ..model.proposed import ProposedModel, ProposedSettings
 
 DIAGRAMS = {"figure1": whole_diagram, "figure2": extraction_diagram, "figure3": fusion_diagram, "figure4": graph_diagram, "figure5": head_diagram}
@@ -604,7 +605,8 @@ from functools import partial
 from ..core import write_whole
 from ..formats.generated import MMSA_SHAPES
 from ..formats.bc_lstm_csv import SIZES as MOSI_SIZES
-from ..schema import TASKS, DataSpec, Sample, collate
+from ..schema import TASKS, DataSpec
+from ..batch import Sample, collate
 from ..model.contract import MODELS, build_model, count_parameters
 
 def mmsa_spec()->DataSpec:

@@ -14,7 +14,7 @@ from ..experiment.store import Store
 from ..measures.bootstrap import replicates
 from ..measures.metrics import class_metrics, intensity_metrics
 from .publish import publish
-from ..schema import Corpus
+from ..corpus import Corpus
 from ..studies.configurations import configuration
 from ..studies.study import experiment, is_solved
 

@@ -16,7 +16,9 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..measures.comparisons import by_seed, effective_groups, rank_agreement, slope
+from ..measures.comparisons import by_seed, effective_groups
+from ..measures.ranks import rank_agreement
+from ..measures.slopes import slope
 from ..studies.comparisons import comparisons, configurations
 from ..studies.variances import variances
 from .plots import dense_ellipse
@@ -29,11 +31,15 @@ from ..jobs.execution import failed_notebooks, read_notebook
 from ..experiment.identity import data_digest, read_corpus
 from ..studies.configurations import entries
 from ..studies.study import baselines, experiment, has_experiments, is_solved, study_names
-from ..experiment.probes import cost_path, probes_of
-from ..experiment.published import Comparisons, meaningful, significant, write_study
+from ..experiment.probe_store import cost_path, probes_of
+from ..experiment.published import Comparisons
+from ..experiment.study_tables import meaningful, significant, write_study
 from ..experiment.specification import Question
-from ..experiment.store import Run, Store
-from ..experiment.search import decision, read_search, tuning_file, unsealed
+from ..experiment.runs import Run
+from ..experiment.store import Store
+from ..experiment.decisions import decision
+from ..experiment.trials import read_search, tuning_file
+from ..experiment.manifest import unsealed
 
 # %% ../../nbs/report/30_publish.ipynb #fc6531b9
 def run_row(run:Run)->dict:

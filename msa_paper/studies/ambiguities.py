@@ -6,7 +6,7 @@
 __all__ = ['INTERPRETATIONS', 'MOSI', 'IEMOCAP', 'ASKED_ON', 'interpreted', 'other_configurations', 'ambiguities']
 
 # %% ../../nbs/studies/80_ambiguities.ipynb #cc13b73f
-from ..experiment.search import merged
+from ..experiment.search_space import merged
 from ..experiment.specification import RunSpec
 from .comparisons import metrics_alone, other_interpretations
 from .configurations import configuration

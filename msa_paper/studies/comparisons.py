@@ -9,7 +9,7 @@ __all__ = ['EASY', 'HARD', 'OF_EXPERIMENTS', 'Configuration', 'configurations', 
 
 # %% ../../nbs/studies/10_comparisons.ipynb #d9e87499
 from dataclasses import dataclass
-from ..experiment.published import comparison_name
+from ..experiment.study_tables import comparison_name
 from ..experiment.specification import RunSpec, spec_hash
 from .configurations import configuration, entries
 from .study import ablations, baselines, experiment, studied

@@ -8,7 +8,8 @@ __all__ = ['tuned_by', 'search', 'configuration', 'Entry', 'entry', 'every_entry
 # %% ../../nbs/studies/05_configurations.ipynb #5fe9b7a7
 from dataclasses import dataclass, replace
 from ..core import MsaPaperError, known
-from ..experiment.search import chosen, merged
+from ..experiment.decisions import chosen
+from ..experiment.search_space import merged
 from ..experiment.specification import RunSpec, TuneSpec
 from ..registry import study
 from .study import Experiment, experiment, experiments, is_solved, studied

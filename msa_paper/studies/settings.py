@@ -6,7 +6,7 @@
 __all__ = ['FEATURE_FILE', 'PER_STEP', 'BOUNDED', 'bound']
 
 # %% ../../nbs/studies/08_settings.ipynb #aa02a88d
-from ..experiment.search import merged
+from ..experiment.search_space import merged
 from .study import ablations
 
 # of single segments, from a feature file

@@ -10,7 +10,7 @@ __all__ = ['baselines', 'ablations', 'extra_models', 'is_solved', 'Aim', 'Experi
 from dataclasses import dataclass, field, replace
 from functools import cache
 from ..core import MsaPaperError, known
-from ..experiment.search import merged
+from ..experiment.search_space import merged
 from ..registry import LAST, model, study
 
 # %% ../../nbs/studies/00_study.ipynb #b14ed4f8

@@ -18,7 +18,7 @@ from ..probe_drawings import LABELS, LINES, Drawn, drawing, label_ends
 from ..probe_measures import NOT_PROBED, Measurement, caption_of, deciding, measurements
 from ..verdicts import CONTRADICTED, SUPPORTED, Effect, Finding, untestable
 from ...registry import rule
-from ...experiment.probes import growth
+from ...experiment.probe_measures import growth
 from ...experiment.published import open_results
 from ...report.plots import ACCENT, INK, house_style
 from ...report.tables import NAMES

@@ -19,7 +19,7 @@ from msa_paper.evidence.probe_measures import (
 )
 from ..sources import SIX, TRIVIAL
 from ..verdicts import Finding
-from ...experiment.probes import area
+from ...experiment.probe_measures import area
 from ...experiment.published import compact_ids
 from ...report.plots import ACCENT, house_style
 from ...report.tables import NAMES
