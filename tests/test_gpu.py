@@ -14,7 +14,7 @@ from conftest import PROJECT
 from msa_paper.core import read_json
 from msa_paper.data.planted import planted_corpus
 from msa_paper.batch import Batch
-from msa_paper.benchmark import gpu
+from msa_paper.benchmark import gpu, gpu_agreement, gpu_models, gpu_page, gpu_parts, gpu_steps, gpu_study
 from msa_paper.experiment import training
 from msa_paper.experiment.specification import GpuSpec, RunSpec
 from msa_paper.model.contract import MODELS, build_model
@@ -23,39 +23,39 @@ TINY = GpuSpec(rehearse=True, device="cpu", width=8, steps=12, batches=(2,), rep
 
 
 def test_a_planted_difference_is_found_and_named():
-    model, batch = gpu.sized_model("mfn", 8, dropout=False), gpu.ragged_batch(4, 12)
-    right = gpu.signals(model, batch, "cpu", "fp32")
+    model, batch = gpu_models.sized_model("mfn", 8, dropout=False), gpu_models.ragged_batch(4, 12)
+    right = gpu_agreement.signals(model, batch, "cpu", "fp32")
     with torch.no_grad():
         model.head[-1].weight.mul_(1.001)
-    found = gpu.difference(gpu.signals(model, batch, "cpu", "fp32"), right)
-    assert found["output"] > gpu.TOLERANCE["fp32"] and found["weight"]
-    assert gpu.difference(right, right) == dict(output=0, loss=0, gradient=0, weight=None)
+    found = gpu_agreement.difference(gpu_agreement.signals(model, batch, "cpu", "fp32"), right)
+    assert found.output > gpu_agreement.TOLERANCE["fp32"] and found.weight
+    assert gpu_agreement.difference(right, right) == gpu_agreement.Difference(0, 0, 0, None)
 
 
 def test_a_difference_makes_the_part_unwell(monkeypatch):
-    same = gpu.signals
+    same = gpu_agreement.signals
 
     def other(model, batch, device, precision):
         found = same(model, batch, device, precision)
         found.output[0] += 0.01 if precision == "bf16" else 0
         return found
 
-    monkeypatch.setattr(gpu, "signals", other)
-    rows = gpu.compared("lmf", TINY, "cpu")
+    monkeypatch.setattr(gpu_agreement, "signals", other)
+    rows = gpu_agreement.compared("lmf", TINY, "cpu")
     assert [r["within"] for r in rows] == [True, False]
-    assert not gpu.is_well(dict(rows=rows)) and gpu.is_well(dict(rows=rows[:1]))
+    assert not gpu_page.is_well(dict(rows=rows)) and gpu_page.is_well(dict(rows=rows[:1]))
 
 
 def test_an_output_in_bf16_is_no_coarser_than_bf16():
     "2b·σ(y) - b in bf16 counts in steps of a hundredth: TFN's output of nearly 0 was 40 % off."
-    rows = gpu.compared("tfn", TINY.model_copy(update=dict(width=32)), "cpu")
-    assert rows[1]["precision"] == "bf16" and rows[1]["output"] < gpu.TOLERANCE["bf16"]
+    rows = gpu_agreement.compared("tfn", TINY.model_copy(update=dict(width=32)), "cpu")
+    assert rows[1]["precision"] == "bf16" and rows[1]["output"] < gpu_agreement.TOLERANCE["bf16"]
 
 
 def test_two_runs_of_one_seed_that_differ_are_told(monkeypatch):
     corpus = planted_corpus("tone", segments=60)
-    assert gpu.trained_twice("lmf", corpus, TINY, "cpu")["equal"]
-    fit, seen = gpu.fit, []
+    assert gpu_agreement.trained_twice("lmf", corpus, TINY, "cpu")["equal"]
+    fit, seen = gpu_agreement.fit, []
 
     def disturbed(module, corpus, work):
         out = fit(module, corpus, work)
@@ -64,14 +64,14 @@ def test_two_runs_of_one_seed_that_differ_are_told(monkeypatch):
         seen.append(module)
         return out
 
-    monkeypatch.setattr(gpu, "fit", disturbed)
-    row = gpu.trained_twice("lmf", corpus, TINY, "cpu")
+    monkeypatch.setattr(gpu_agreement, "fit", disturbed)
+    row = gpu_agreement.trained_twice("lmf", corpus, TINY, "cpu")
     assert not row["equal"] and row["predictions"] == pytest.approx(1e-3, rel=0.1)
 
 
 def test_what_has_no_time_is_left_out_and_said():
-    for part in (gpu.compare_devices, gpu.seed_twice, gpu.step_times, gpu.compiled_steps):
-        budget = gpu.Budget(0)
+    for part in (gpu_agreement.compare_devices, gpu_agreement.seed_twice, gpu_steps.step_times, gpu_steps.compiled_steps):
+        budget = gpu_parts.Budget(0)
         assert part(TINY, "cpu", budget) == [] and len(budget.left_out) >= 2
 
 
@@ -93,11 +93,15 @@ def executed(parameters):
                 namespace |= parameters
 
 
+def not_here(spec, device, budget):
+    return dict(works=False, failed=["not here"])
+
+
 def test_a_rehearsal_stores_beside_the_runs_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MSA_PAPER_RUNS", str(tmp_path))
     monkeypatch.setattr(gpu, "execute_check", executed)
     for name in ("forked", "study", "compiled"):                # they need kernels and compilers: make gpu REHEARSE=1
-        monkeypatch.setitem(gpu.PARTS, name, (lambda spec, device, budget: dict(works=False, failed=["not here"]), 1))
+        monkeypatch.setitem(gpu.PARTS, name, gpu.Part(not_here, 1))
     before = sorted((PROJECT / "results").glob("gpu/*"))
     assert gpu.gpu_check(rehearse=True, models=["lmf"], batches=[2], width=8, seconds=60) == 1
     check = read_json(tmp_path / "gpu-rehearsal" / "check.json")
@@ -108,6 +112,31 @@ def test_a_rehearsal_stores_beside_the_runs_only(tmp_path, monkeypatch, capsys):
         assert str(PROJECT) not in text and str(tmp_path) not in text
     assert sorted((PROJECT / "results").glob("gpu/*")) == before
     assert "a rehearsal: no result" in capsys.readouterr().out
+
+
+def forked_elsewhere(monkeypatch, can_fork, *outcomes):
+    "What the part 'forked' says of a GPU that is not here: the outcomes of its sums are given."
+    said = iter(gpu_parts.Outcome(*o) for o in outcomes)
+    monkeypatch.setattr(gpu_study, "can_fork", lambda: can_fork)
+    monkeypatch.setattr(gpu_study, "begin", lambda *given: None)
+    monkeypatch.setattr(gpu_study, "outcome", lambda *given: next(said))
+    return gpu_study.forked_device(TINY, "cuda", gpu_parts.Budget(60))
+
+
+DEAD = False, "AcceleratorError: CUDA error: initialization error"
+
+
+def test_kernels_that_are_started_afresh_are_well(monkeypatch):
+    "On an H200 the fork server had woken CUDA's driver: forked kernels lost it, and kernels were started afresh."
+    part = forked_elsewhere(monkeypatch, False, DEAD, (True, 3.0))
+    assert gpu_page.is_well(part) and (part["forked"], part["kernels"]) == (False, "started afresh")
+    assert part["why_not"] == DEAD[1] and part["tried"].endswith("and in a fresh one")
+
+
+def test_kernels_that_cannot_use_the_gpu_are_not_well(monkeypatch):
+    assert not gpu_page.is_well(forked_elsewhere(monkeypatch, False, DEAD, DEAD))
+    assert not gpu_page.is_well(forked_elsewhere(monkeypatch, True, DEAD)), "they would be forked all the same"
+    assert gpu_page.is_well(forked_elsewhere(monkeypatch, True, (True, 3.0)))
 
 
 ASLEEP = """
@@ -147,19 +176,19 @@ def test_no_model_mixes_devices(monkeypatch):
     for name in MODELS:
         with FakeTensorMode():
             with torch.device("cuda"):
-                model = build_model(name, gpu.PROFILE, gpu.sized_settings(name, 8)).train()
-                features = {m: torch.empty(3, 12, k.dim) for m, k in gpu.PROFILE.modalities.items()}
+                model = build_model(name, gpu_models.PROFILE, gpu_models.sized_settings(name, 8)).train()
+                features = {m: torch.empty(3, 12, k.dim) for m, k in gpu_models.PROFILE.modalities.items()}
                 batch = Batch(features, {m: torch.ones(3, 12, dtype=torch.bool) for m in features}, torch.empty(3), list("abc"))
             assert model(batch).device.type == "cuda", name
 
 
 def test_batches_made_early_train_the_same_weights(tmp_path, monkeypatch):
     corpus = planted_corpus("tone", segments=60)
-    run = RunSpec(model="lmf", settings=gpu.sized_settings("lmf", 8), epochs=2, batch_size=8, device="cpu", progress=False)
-    usual, _, _ = gpu.trained(run, corpus)
+    run = RunSpec(model="lmf", settings=gpu_models.sized_settings("lmf", 8), epochs=2, batch_size=8, device="cpu", progress=False)
+    usual = gpu_agreement.trained(run, corpus).weights
     made = training.batches
     monkeypatch.setattr(training, "batches", lambda *given, **named: made(*given[:5], **named | dict(early=True)))
-    early, _, _ = gpu.trained(run, corpus)
+    early = gpu_agreement.trained(run, corpus).weights
     assert all(torch.equal(usual[n], early[n]) for n in usual) and early["model.head.bias"].isfinite().all()
 
 

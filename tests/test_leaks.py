@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from conftest import PROJECT
 from msa_paper.report.pages import SCATTER, block_of
 from msa_paper.report.figure6 import jittered
-from msa_paper.report.publish import with_truth
+from msa_paper.report.resamples import with_truth
 from msa_paper.measures.bootstrap import group_draws, replicates
 from msa_paper.core import MsaPaperError, data_folder
 from msa_paper.schema import TASKS, targets_from_intensity
