@@ -133,8 +133,8 @@ def by_order(item:tuple[str, Declaration]):
 
 # %% ../nbs/01_registry.ipynb #ed734506
 model = Registry("model", "model", "baselines")
-dataset = Registry("dataset", "data", label="data set")
-study = Registry("study", "studies", "data")
+dataset = Registry("dataset", "data", "studies", label="data set")   # one may come with a study of its own
+study = Registry("study", "studies")
 page = Registry("page", "report", "evidence")
 claim = Registry("claim", "evidence/claims")
 measure = Registry("measure", "evidence", "evidence/claims")   # what a number of the evidence is, by id

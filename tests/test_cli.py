@@ -184,7 +184,7 @@ def answered(arguments, capsys):
 
 
 def test_status_says_how_far_every_study_is(capsys, tmp_path):
-    from msa_paper.studies.study import BLOCKS
+    from msa_paper.registry import study as declared
 
     (tmp_path / "aside" / "s1-x").mkdir(parents=True)
     failed = tmp_path / "notebooks" / "mosi-context" / "full.failed.ipynb"
@@ -195,7 +195,7 @@ def test_status_says_how_far_every_study_is(capsys, tmp_path):
     told = capsys.readouterr().out
     status, found = answered(["status", *there], capsys)
     studies = {s["name"]: s for s in found["studies"]}
-    assert status == 0 and set(studies) <= set(names.studies()) and set(BLOCKS) <= set(studies)
+    assert status == 0 and set(studies) <= set(names.studies()) and set(declared) == set(studies)
     for name, study in studies.items():
         assert re.search(rf"^{name} .* {study['runs']} of +{study['runs_needed']} runs", told, flags=re.M)
         assert study["runs_needed"] == sum(b["runs_needed"] for b in study["blocks"]) > 0

@@ -1,6 +1,7 @@
 """kill -9 at random moments: of the command, with processes on this machine; of the command and of a worker, with a Dask scheduler."""
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -12,12 +13,15 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from distributed.protocol import to_serialize
 
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError, die_with_parent
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
-from msa_paper.jobs.cluster import Cluster, listening, new_ticket, run_on_cluster, store_key, tls_security
+from msa_paper.jobs.cluster import Cluster, reserve, run_on_cluster
+from msa_paper.jobs.notebook import Answer
+from msa_paper.jobs.transport import listening, tls_security
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
@@ -30,7 +34,7 @@ TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn
 COMMAND = """
 import sys
 from msa_paper.jobs.cluster import run_on_cluster
-from msa_paper.jobs.execution import run_matrix
+from msa_paper.jobs.engine import run_matrix
 from msa_paper.experiment.specification import RunSpec
 if __name__ == "__main__":
     rows = [RunSpec(**r) for r in {rows!r}]
@@ -147,7 +151,7 @@ class Dask:
     def begin(self, what, *arguments, **environment):
         log = open(self.folder / f"{what}-{len(self.processes)}.log", "w")
         given = os.environ | dict(MSA_PAPER_DATA=str(self.folder / "nothing"), MSA_PAPER_CACHE=str(self.folder / "cache")) | environment
-        place = environment.get("PYTHONPATH", PROJECT)
+        place = str(environment.get("PYTHONPATH", PROJECT)).split(os.pathsep)[0]
         self.processes.append(subprocess.Popen([sys.executable, "-m", "dask", what, *map(str, arguments)], cwd=place, env=given, stdout=log, stderr=log, preexec_fn=die_with_parent))
         return self.processes[-1]
 
@@ -241,18 +245,50 @@ def certificates(folder):
     return folder / "ca.pem", folder / "me.pem", folder / "me-key.pem"
 
 
-def attacks(store, elsewhere):
-    "Messages as a rogue or confused worker might send them: they name paths, bring other runs, carry no ticket of this store."
-    spec = RunSpec(**TINY, seeds=(1,))
-    mine, forged = new_ticket(store_key(store), spec, "tcp://127.0.0.1:1", "full-9.ipynb"), new_ticket(b"?" * 32, spec, "tcp://127.0.0.1:1", "../../../x.ipynb")
+def attacks(key, elsewhere):
+    "Messages as a rogue or confused worker might send them: they name paths, bring other runs, belong to no job."
     notebook = json.dumps(dict(cells=[])).encode()
     for path in (f"{elsewhere}/x.ipynb", "../../x.ipynb"):
         yield dict(kind="notebook", path=path, content=notebook)
-        yield dict(kind="notebook", path=path, content=notebook) | forged
-        yield dict(kind="run", run=path, seed=1, files={path: b"x"}) | mine
-        yield dict(kind="run", run=path, seed=path, files={"metrics.json": b"{}"}) | mine
-        yield dict(kind=path, content=notebook) | mine
+        yield dict(kind="notebook", path=path, content=notebook, job=path)
+        yield dict(kind="run", run=path, seed=1, files={path: b"x"}, job=key)
+        yield dict(kind="run", run=path, seed=path, files={"metrics.json": b"{}"}, job=key)
+        yield dict(kind=path, content=notebook, job=key)
     yield "text"
+
+
+class Exploding:
+    "What writes a file where it is unpickled."
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def exploding_result(path):
+    return dict(end="done", told=Exploding(path))
+
+
+def exploding_error(path):
+    error = ValueError("x")
+    error.__class__ = type("Odd", (ValueError,), {"__reduce__": lambda self: (os.mkdir, (str(path),))})
+    raise error
+
+
+def exploding_warning(path):
+    from distributed import get_worker
+
+    get_worker().log_event("warn", dict(message=pickle.dumps(Exploding(path))))
+    return dict(end="done")
+
+
+def exploding_message(path, channel):
+    from distributed import Queue
+
+    Queue(channel).put(dict(kind="run", seed=to_serialize(Exploding(path))))
+    return dict(end="done")
 
 
 def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
@@ -263,19 +299,28 @@ def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
     try:
         assert dask.address.startswith("tls://127.0.0.1:")
         dask.worker_options = options
-        dask.worker()
+        dask.worker(PYTHONPATH=f"{PROJECT}:{PROJECT}/tests")
         row = RunSpec(**TINY | dict(epochs=1), results=str(tmp_path / "a" / "b" / "store"))
         with pytest.raises(MsaPaperError, match="tls:// needs certificates"):
             run_on_cluster([row], dask.address)
-        cluster = Cluster(dask.address, row.results, security=tls_security(*map(str, files)))
-        before = {p for p in tmp_path.rglob("*") if dask.folder not in p.parents}
-        sent = list(attacks(cluster.store, tmp_path / "elsewhere"))
-        for message in sent:
-            cluster.queue.put(message)
-        cluster.collect()
-        assert {p for p in tmp_path.rglob("*") if dask.folder not in p.parents} == before
-        assert capfd.readouterr().err.count("a message of a worker is refused") == len(sent)
-        cluster.client.close()
+        with Cluster(dask.address, row.results, security=tls_security(*map(str, files))) as cluster:
+            cluster.away["k"] = reserve(cluster.store, row, "tls://127.0.0.1:1")
+            before = {p for p in tmp_path.rglob("*") if dask.folder not in p.parents}
+            sent = list(attacks("k", tmp_path / "elsewhere"))
+            for message in sent:
+                cluster.queue.put(message)
+            assert cluster.ended() == [("k", Answer("died"))]
+            assert {p for p in tmp_path.rglob("*") if dask.folder not in p.parents} == before
+            assert capfd.readouterr().err.count("a message of a worker is refused") == len(sent)
+            cluster.away.pop("k").held.close()
+            trap = tmp_path / "trap"
+            for attack, more in ((exploding_result, ()), (exploding_error, ()), (exploding_warning, ()), (exploding_message, (cluster.queue.name,))):
+                cluster.away[cluster.send(row, attack, str(trap), *more)] = reserve(cluster.store, row, next(iter(cluster.workers)))
+                deadline = time.time() + 60
+                while not (ended := cluster.ended()):
+                    assert time.time() < deadline
+                assert not trap.exists(), attack
+                cluster.release(ended[0][0])
         assert run_on_cluster([row], dask.address, security=tls_security(*map(str, files))) == []
         run = Store(row.results).runs()[0]
         assert (Store(row.results).folder / run.read("provenance.json")["notebook"]).stat().st_size
@@ -299,9 +344,8 @@ def test_open_addresses_are_refused(tmp_path, dask):
         address = f"tcp://127.0.0.1:{scheduler.address.rsplit(':', 1)[1]}"
         with pytest.raises(MsaPaperError, match="the scheduler listens beyond its machine without TLS"):
             run_on_cluster([row], address)
-        cluster = Cluster(address, row.results, insecure=True)
-        assert not cluster.client.run_on_scheduler(listening)[0].startswith("tls")
-        cluster.client.close()
+        with Cluster(address, row.results, insecure=True) as cluster:
+            assert not cluster.client.run_on_scheduler(listening)[0].startswith("tls")
     finally:
         scheduler.close()
     assert not list((tmp_path / "store").rglob("*.lock")) and not list((tmp_path / "store").rglob("*.ipynb"))

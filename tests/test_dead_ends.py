@@ -1,5 +1,6 @@
 """No dead ends: a killed kernel, damaged checkpoints, a full disk, Ctrl-C, and what a kill leaves lying about."""
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -7,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,9 @@ from conftest import PROJECT
 from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.experiment.run import run_seed
-from msa_paper.jobs.execution import Local, notebooks_of, run_matrix, run_row, sweep_entry, worker_failure
+from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.leftovers import sweep_entry
+from msa_paper.jobs.notebook import notebooks_of, run_row
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 from msa_paper.experiment import training
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process trees, 
 TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=4, progress=False)
 COMMAND = """
 import sys
-from msa_paper.jobs.execution import run_matrix
+from msa_paper.jobs.engine import run_matrix
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.processes import interruptible
 if __name__ == "__main__":
@@ -53,18 +55,6 @@ def undisturbed(tmp_path_factory):
     spec = tiny(tmp_path_factory.mktemp("undisturbed"))
     run_seed(spec, 1, corpus_of(spec), Store(spec.results))
     return contents(Store(spec.results))
-
-
-class Here(Local):
-    "A pool that is this process: its fork server has been started by then."
-
-    def __init__(self):
-        super().__init__(1)
-
-    def submit(self, spec):
-        future = Future()
-        future.set_result(worker_failure(spec))
-        return future
 
 
 def litter(folder):
@@ -152,6 +142,50 @@ def test_a_kernel_that_is_always_killed_is_a_clear_failure(tmp_path):
     assert not list(tmp_path.rglob("*.ipynb")) and not litter(tmp_path)
 
 
+def servers(pid):
+    "The fork servers below a process."
+    found = psutil.Process(pid).children()
+    return [p.pid for p in found if "multiprocessing.forkserver" in " ".join(p.cmdline())]
+
+
+def fire(commands):
+    "A kernel is killed, a server, a command; another command is interrupted. Gives back those that live."
+    blows = [
+        lambda command: os.kill(kernels(command.process.pid)[0], signal.SIGKILL),
+        lambda command: os.kill(servers(command.process.pid)[0], signal.SIGKILL),
+        lambda command: command.process.kill(),
+        lambda command: command.process.send_signal(signal.SIGINT),
+    ]
+    for command, blow in zip(commands, blows, strict=True):
+        command.until(lambda: kernels(command.process.pid))
+        family = command.family()
+        blow(command)
+        if blow in blows[2:]:
+            command.process.wait(20)
+            gone(family, 60)
+    return commands[:2]
+
+
+def test_four_commands_at_one_store_under_fire(tmp_path):
+    "What the others leave, two commands finish: every run is there, once, as if nothing had happened."
+    spec, quiet = tiny(tmp_path / "store", seeds=(1, 2, 3, 4)), tiny(tmp_path / "quiet", seeds=(1, 2, 3, 4))
+    for seed in quiet.seeds:
+        run_seed(quiet, seed, corpus_of(quiet), Store(quiet.results))
+    folders = [tmp_path / str(k) for k in range(4)]
+    for folder in folders:
+        folder.mkdir()
+    left = fire([Command(folder, spec) for folder in folders])
+    for command in left:
+        told, error = command.process.communicate(timeout=300)
+        assert command.process.returncode == 0 and not error.strip() and "failed" not in told
+    assert contents(Store(spec.results)) == contents(Store(quiet.results))
+    journal = [json.loads(line)["run"] for line in (tmp_path / "store" / "notebooks" / "journal.jsonl").open()]
+    assert sorted(journal) == sorted(set(journal)) and len(journal) == 4
+    time.sleep(0.2)
+    assert run_matrix([spec], 1) == []
+    assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
+
+
 class Interrupt(BaseException):
     "Breaks a training off."
 
@@ -232,7 +266,7 @@ def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
     assert temporary() <= before and not litter(tmp_path) and not list(tmp_path.rglob("*.ipynb"))
     if kind == "one":
         assert list((tmp_path / "store").rglob("last.safetensors"))
-        assert run_matrix([tiny(tmp_path / "store")], pool=Here()) == []
+        assert run_matrix([tiny(tmp_path / "store")], 1) == []
         assert contents(Store(tmp_path / "store")) == undisturbed
 
 
@@ -260,7 +294,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
     gone(family)
     assert litter(tmp_path / "store") and list(tmp_path.rglob("*.ipynb"))
     time.sleep(0.2)
-    assert run_matrix([tiny(tmp_path / "store")], pool=Here()) == []
+    assert run_matrix([tiny(tmp_path / "store")], 1) == []
     assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
     assert len(list(tmp_path.rglob("*.ipynb"))) == 1 and not (temporary() & before) - temporary_of_others()
 
@@ -315,7 +349,7 @@ def test_a_full_disk_ends_the_command(disk, undisturbed):
         run_matrix([tiny(folder / "store", seeds=(1, 2))], 1)
     assert str(error.value).count(FULL) == 1 and not litter(folder)
     size(50_000)
-    assert run_matrix([tiny(folder / "store")], pool=Here()) == [] and contents(Store(folder / "store")) == undisturbed
+    assert run_matrix([tiny(folder / "store")], 1) == [] and contents(Store(folder / "store")) == undisturbed
 
 
 def test_a_disk_that_is_full_for_a_checkpoint(tmp_path, undisturbed, monkeypatch):

@@ -10,7 +10,8 @@ from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.generated_dialogues import generated_conversations, generated_tuple
 from msa_paper.formats.generated import generated_mmsa, write_pickle
 from msa_paper.experiment.run import run_seed
-from msa_paper.studies.study import BLOCKS, row
+from msa_paper.studies.configurations import configuration
+from msa_paper.studies.study import experiments, study_names
 from msa_paper.studies.configurations import search
 from msa_paper.experiment.store import Store
 from msa_paper.experiment.search import tune
@@ -26,20 +27,20 @@ def write(data, block, folder):
         write_pickle(generated_mmsa(block.dataset, path.stem, (40, 12, 12), SHAPES[path.stem]), path)
 
 
-@pytest.mark.parametrize("data", [d for d in BLOCKS if d.endswith("-features")])
+@pytest.mark.parametrize("data", [d for d in study_names() if d.endswith("-features")])
 def test_generated_files_are_searched_trained_and_scored(data, tmp_path, monkeypatch):
     monkeypatch.setenv("MSA_PAPER_DATA", str(tmp_path))
-    block = BLOCKS[data][0]
+    block = experiments(data)[0]
     write(data, block, tmp_path)
     fixed, data_options = block.fixed | dict(epochs=1, patience=1), block.data | dict(any_size=True)
     small = replace(block, seeds=1, trials=1, fixed=fixed, data=data_options)
     results = str(tmp_path / "store")
     for model in ("full", "lmf", "graph_mfn"):
-        assert row(small, model, results) is None, "a row before its search"
+        assert configuration(small, model, results) is None, "a row before its search"
         spec = search(small, model, results)
         corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
         assert len(corpus.spec.modalities) == 3
         tune(spec, corpus)
-        r = row(small, model, results)
+        r = configuration(small, model, results)
         run = run_seed(r, 1, corpus, Store(results))
         assert run.metrics["test"]["n"] > 0 and run.spec.data["file"] == block.data["file"]

@@ -151,7 +151,7 @@ def watch(owner, name):
 for name in ("is_available", "device_count", "_lazy_init"): watch(torch.cuda, name)
 for name in ("_cuda_getDeviceCount", "_cuda_init"): hasattr(torch._C, name) and watch(torch._C, name)
 import importlib
-from msa_paper.jobs.execution import PRELOADED
+from msa_paper.jobs.kernel import PRELOADED
 for module in (*PRELOADED, "msa_paper.benchmark.gpu"): importlib.import_module(module)
 print(touched)
 """

@@ -12,7 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from conftest import PROJECT
-from msa_paper.report.pages import SCATTER, block_of
+from msa_paper.report.figure6 import scattered
+from msa_paper.report.pages import shown_on
 from msa_paper.report.figure6 import jittered
 from msa_paper.report.resamples import with_truth
 from msa_paper.measures.bootstrap import group_draws, replicates
@@ -230,10 +231,10 @@ def test_classes_cannot_be_solved_for(study, key):
     assert found <= base + max(0.005, 2.5 / n)
 
 
-@pytest.mark.parametrize("study", SCATTER)
+@pytest.mark.parametrize("study", shown_on("figure6"))
 def test_the_picture_gives_no_label_back(study):
     "Figure 6: every point is looked for by the height of its prediction, with the exact place of every dot."
-    known = Known(study, block_of(SCATTER[study]).key)
+    known = Known(study, scattered(study).key)
     if study == "planted":
         pytest.skip("the planted corpus is everybody's: its exact scatter is committed")
     y, p = known.truth, known.p[0, :, 0]

@@ -13,7 +13,7 @@ from msa_paper.formats.npz import read_npz
 from msa_paper.formats.pickles import read_pickle
 from msa_paper.formats.transcripts import transcript_table as READ
 from msa_paper.data.mosei import mosei_videos
-from msa_paper.jobs.execution import run_row
+from msa_paper.jobs.notebook import run_row
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 

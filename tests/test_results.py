@@ -16,9 +16,10 @@ from msa_paper.core import MsaPaperError, json_text, results_folder
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation
 from msa_paper.experiment.run import run_seed
-from msa_paper.jobs.execution import run_matrix
+from msa_paper.jobs.engine import run_matrix
 from msa_paper.experiment.identity import read_corpus
-from msa_paper.studies.study import BLOCKS, row
+from msa_paper.studies.configurations import configuration
+from msa_paper.studies.study import experiment
 from msa_paper.experiment.published import Comparisons
 from msa_paper.experiment.specification import EvaluationSpec, Question, RunSpec, TuneSpec
 from msa_paper.experiment.manifest import MANIFEST, Damaged
@@ -192,11 +193,12 @@ def test_a_wider_space_leaves_published_rows_where_they_are():
 
     if not (results_folder() / "mosi").is_dir():
         pytest.skip("no published study of MOSI")
-    before, block = row(BLOCKS["mosi"][0], "tfn"), BLOCKS["mosi"][0]
+    block = experiment("mosi-context-regression")
+    before = configuration(block, "tfn")
     kept = search.SPACES["tfn"]
     try:
         search.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
-        assert row(block, "tfn") == before is not None
+        assert configuration(block, "tfn") == before is not None
         assert len(Comparisons().row(before)) == 10
     finally:
         search.SPACES["tfn"] = kept

@@ -13,7 +13,9 @@ import pytest
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
-from msa_paper.jobs.execution import execute_notebook, run_matrix, run_row
+from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.kernel import execute_notebook
+from msa_paper.jobs.notebook import run_row
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 
@@ -61,7 +63,7 @@ def test_a_finished_run_is_not_repeated(undisturbed):
 
 
 COMMAND = """
-from msa_paper.jobs.execution import run_matrix
+from msa_paper.jobs.engine import run_matrix
 from msa_paper.experiment.specification import RunSpec
 if __name__ == "__main__": raise SystemExit(bool(run_matrix([RunSpec(**{spec!r})])))
 """
@@ -89,7 +91,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(undisturbed, tmp_path
         assert time.time() < deadline and command.poll() is None, "training did not begin"
         time.sleep(0.02)
     family = children(command.pid)
-    assert len(family) >= 2, "a worker and its kernel"
+    assert len(family) >= 2, "the server and a kernel"
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
     for _ in range(200):
@@ -98,7 +100,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(undisturbed, tmp_path
         time.sleep(0.1)
     assert not any(map(alive, family)), "a killed command leaves processes running"
     store = Store(tmp_path / "store")
-    assert len(store.runs()) == 0 and list(store.folder.rglob("*.partial"))  # its two seeds were dealt out to two workers
+    assert len(store.runs()) == 0 and list(store.folder.rglob("*.partial"))  # its two seeds were dealt out to two threads
     assert subprocess.run([sys.executable, script], cwd=PROJECT).returncode == 0
     assert contents(store) == contents(undisturbed)
     assert not list(store.folder.rglob("*.partial")) and not list(store.folder.rglob("*.lock"))

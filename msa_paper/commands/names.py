@@ -10,6 +10,7 @@ __all__ = ['ALSO_PUBLISHED', 'offer_studies', 'offer_published', 'offer_listed',
 from collections.abc import Callable
 from pathlib import Path
 from ..core import MsaPaperError, known, project_folder
+from ..registry import dataset, page, study
 
 # %% ../../nbs/commands/10_names.ipynb #38c87b3d
 ALSO_PUBLISHED = "cards", "overhead"   # what can be published beside studies
@@ -17,8 +18,7 @@ ALSO_PUBLISHED = "cards", "overhead"   # what can be published beside studies
 # %% ../../nbs/commands/10_names.ipynb #8dae4892
 def studies()->list[str]:
     "What `reproduce --data` takes."
-    from msa_paper.studies.study import MATRICES
-    return list(MATRICES)
+    return list(study)
 
 # %% ../../nbs/commands/10_names.ipynb #1d000530
 def listed_data_sets()->list[str]:
@@ -29,13 +29,12 @@ def listed_data_sets()->list[str]:
 # %% ../../nbs/commands/10_names.ipynb #e5de6fc5
 def readable_data_sets()->list[str]:
     "The data sets that have a reader: what `data card` takes."
-    from msa_paper.data.catalogue import READERS
-    return list(READERS)
+    return list(dataset)
 
 # %% ../../nbs/commands/10_names.ipynb #4e70f1bd
 def pages()->list[str]:
-    "The pages with tables and figures, by the names of their notebooks."
-    return sorted(p.stem for p in (project_folder()/"nbs"/"figures").glob("*.ipynb"))
+    "The pages with tables and figures."
+    return list(page)
 
 # %% ../../nbs/commands/10_names.ipynb #d504ad12
 def offered(

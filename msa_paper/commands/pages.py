@@ -47,7 +47,7 @@ def executed_index():
     "index.ipynb, executed."
     import nbformat
     from nbclient import NotebookClient
-    from msa_paper.jobs.execution import kernel_manager
+    from msa_paper.jobs.kernel import kernel_manager
     folder = project_folder()/"nbs"
     notebook = nbformat.read(folder/"index.ipynb", 4)
     settings = dict(timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})

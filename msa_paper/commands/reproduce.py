@@ -26,7 +26,7 @@ def left_to_run(
     seeds:int|None=None,          # only the first so many
 )->list:                          # entries
     "The entries of a study without what is published of them; says how much that is."
-    from msa_paper.jobs.execution import without_published
+    from msa_paper.jobs.plan import without_published
     from msa_paper.studies.configurations import entries
     every = entries(data, results, only, seeds)
     if not every:
@@ -64,7 +64,7 @@ def plan(
 ):
     "Say what `reproduce` would tune and run, and how long it may take."
     from msa_paper.experiment.trials import tuning_file
-    from msa_paper.jobs.execution import seconds_left, spoken
+    from msa_paper.jobs.duration import seconds_left, spoken
     searches = set()
     for e in some:
         trials = trials_left(e)
@@ -108,9 +108,10 @@ def run_missing(
 )->list[str]:       # what failed
     "Tune and run, here or on a cluster."
     if where.scheduler == "local":
-        from msa_paper.jobs.execution import run_matrix
+        from msa_paper.jobs.engine import run_matrix
         return run_matrix(some, where.workers)
-    from msa_paper.jobs.cluster import run_on_cluster, tls_security
+    from msa_paper.jobs.cluster import run_on_cluster
+    from msa_paper.jobs.transport import tls_security
     security = tls_security(where.ca, where.cert, where.key) if where.secure else None
     return run_on_cluster(some, where.scheduler, where.weights, where.insecure_network, security)
 
@@ -134,7 +135,7 @@ def shown(path:Path)->str:
 def probe(results:str=""):
     "Ask what was not asked when the runs of a store ended, and measure what a modality costs."
     from msa_paper.experiment.store import Store
-    from msa_paper.jobs.execution import execute_notebook
+    from msa_paper.jobs.kernel import execute_notebook
     to = Store(results).folder/"notebooks"/"probe.ipynb"
     execute_notebook("runs/probe.ipynb", to, dict(results=results))
 

@@ -46,9 +46,8 @@ def together(
 # %% ../../nbs/commands/40_status.ipynb #19e28618
 def progress(results:str="")->list[Progress]:
     "How far each study is."
-    from msa_paper.jobs.execution import standing
-    from msa_paper.studies.study import MATRICES
-    found = standing(results, MATRICES)
+    from msa_paper.jobs.status import standing
+    found = standing(results)
     names = dict.fromkeys(b["study"] for b in found)
     return [together(s, [b for b in found if b["study"] == s]) for s in names]
 
@@ -75,7 +74,7 @@ def standing_of(results:str="")->Standing:
     "How far a store is."
     from msa_paper.experiment.published import open_results
     from msa_paper.experiment.store import Store
-    from msa_paper.jobs.execution import at_work, failed_notebooks
+    from msa_paper.jobs.status import at_work, failed_notebooks
     top = Store(results).folder
     failed = [str(p.relative_to(top)) for p in failed_notebooks(results)]
     put_aside = [str(p.relative_to(top)) for p in sorted((top/"aside").glob("*"))]
@@ -101,7 +100,7 @@ def overhead(results:Results=""):
 
     That is kernel start, imports, papermill, store and provenance; written to overhead.json of the store."""
     from msa_paper.experiment.store import Store
-    from msa_paper.jobs.execution import overhead as measured
+    from msa_paper.jobs.status import overhead as measured
     found = measured(results)
     if not found["rows"]:
         raise MsaPaperError("no executed notebook with finished runs is there", "notebooks/ of the store",

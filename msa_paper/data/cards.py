@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import plain, write_json
 from ..corpus import Corpus, split_labels
-from .catalogue import About, about, dataset
+from .catalogue import About, about
+from ..registry import dataset
 
 # %% ../../nbs/data/90_cards.ipynb #397e4502
 def declared_of(

@@ -8,7 +8,7 @@ __all__ = ['RELEASE', 'SHARED', 'IEMOCAP_LEAKS', 'iemocap']
 # %% ../../nbs/data/40_iemocap.ipynb #43beb17e
 from collections.abc import Callable
 from functools import partial
-from .catalogue import dataset
+from ..registry import dataset
 from ..formats.dialogues import conversations_of
 from ..formats.feature_files import feature_corpus
 

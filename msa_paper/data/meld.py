@@ -8,7 +8,7 @@ __all__ = ['meld']
 # %% ../../nbs/data/60_meld.ipynb #1f1c0ca4
 from collections.abc import Callable
 from functools import partial
-from .catalogue import dataset
+from ..registry import dataset
 from ..formats.dialogues import conversations_of
 
 # %% ../../nbs/data/60_meld.ipynb #41af7b6c

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus
-from .catalogue import dataset
+from ..registry import dataset
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
 from ..formats.fields import numbers, texts

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 import pandas as pd
-from .catalogue import dataset
+from ..registry import dataset
 from .text_features import transcript_corpus
 from ..formats.bc_lstm_csv import mosi_corpus
 from ..formats.mosi_words import mosi_words_corpus

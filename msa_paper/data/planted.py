@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..core import known, validated
 from ..corpus import Corpus, check_corpus
-from .catalogue import dataset
+from ..registry import dataset
 from msa_paper.data.effects import (
     CAUSES, CHANNELS, TOPIC, Effect, Planted, PlantedOptions, directions, plant_causes, plant_quality,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np, pandas as pd
 from ..core import MsaPaperError
-from .catalogue import dataset
+from ..registry import dataset
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
 from ..formats.npz import read_npz

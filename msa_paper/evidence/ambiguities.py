@@ -14,7 +14,9 @@ from ..studies.ambiguities import INTERPRETATIONS
 from .sources import INTERPRETED_ON, MAIN_METRIC, PLACE, RUN_HERE, folder_of_page, runs_of
 from ..experiment.published import NotComparable, Published, compact_ids, open_results
 from ..experiment.search_space import merged
-from ..report.tables import METRICS, Metric, difference, markdown, p_text, summary, weighed_sum
+from ..report.names import METRICS, Metric
+from ..report.tables import difference, p_text, summary, weighed_sum
+from ..report.markdown import markdown
 from ..registry import page
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #bd444a93

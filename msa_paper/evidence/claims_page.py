@@ -14,8 +14,9 @@ from .sources import digests, folder_of_page
 from .verdicts import UNTESTABLE, Effect, Finding, together
 from ..experiment.published import compact_ids
 from ..measures.comparisons import holm
-from ..report.plots import few_digits
-from ..report.tables import markdown, p_text
+from ..report.style import few_digits
+from ..report.markdown import markdown
+from ..report.tables import p_text
 from ..registry import page
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #cb941124

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from .probe_measures import OverSeeds, over
 from .sources import SIX
 from ..registry import Registry
-from ..report.tables import NAMES
+from ..report.names import NAMES
 
 # %% ../../nbs/evidence/50_probe_drawings.ipynb #2134734d
 drawing = Registry("drawing", "evidence/claims", label="drawing")   # (results) → {name of a file: Drawn}

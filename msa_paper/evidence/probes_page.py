@@ -12,7 +12,7 @@ from ..core import json_text, write_whole
 from .probe_drawings import Drawn, drawing
 from .probe_measures import Measurement, probe_summary
 from .sources import folder_of_page
-from ..report.plots import few_digits, save_figure
+from ..report.style import few_digits, save_figure
 from ..registry import page
 
 # %% ../../nbs/evidence/85_probes_page.ipynb #a7b41abc

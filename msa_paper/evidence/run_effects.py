@@ -11,7 +11,7 @@ from .claim import verdict_of
 from .sources import PLACE
 from .verdicts import Effect, Finding, untestable
 from ..experiment.published import NotComparable
-from ..report.tables import METRICS, NAMES
+from ..report.names import METRICS, NAMES
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #2d28814a
 AT_LEAST = 5   # seeds of each model

@@ -14,8 +14,9 @@ from ..core import MsaPaperError, known, runs_folder
 from ..experiment.published import Published, behind
 from ..registry import page
 from .pages import derived, page_folder, runs_of, shown_on, units
-from .plots import predicted_against_true, save_figure
-from .publish import with_truth
+from .scatter import predicted_against_true
+from .style import save_figure
+from .resamples import with_truth
 from .tables import summary
 from ..studies.study import Experiment, experiments
 

@@ -12,7 +12,8 @@ from ..experiment.published import Published, behind
 from ..registry import page
 from .pages import compared, nothing, picture, runs_of, shown_on
 from .plots import ablation_bars
-from .tables import METRICS, NAMES, reported
+from .names import METRICS, NAMES
+from .tables import reported
 from ..studies.study import Experiment, ablations, experiments
 
 # %% ../../nbs/report/44_figure7.ipynb #33c3ff48

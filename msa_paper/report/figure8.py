@@ -14,7 +14,7 @@ from ..registry import page
 from .figure7 import panels_of
 from .pages import nothing, picture, runs_of
 from .plots import learning_curves
-from .tables import NAMES
+from .names import NAMES
 from ..studies.study import Experiment
 
 # %% ../../nbs/report/45_figure8.ipynb #a054e545

@@ -13,7 +13,8 @@ from ..registry import page
 from .pages import nothing, picture, runs_of, shown_on, units
 from .plots import class_heatmap
 from .result_tables import rows_of
-from .tables import NAMES, summary
+from .names import NAMES
+from .tables import summary
 from ..schema import TASKS
 from ..studies.study import Experiment, experiments, extra_models, is_solved
 

@@ -12,7 +12,9 @@ from ..experiment.published import Published, behind, open_results
 from ..experiment.specification import RunSpec
 from ..registry import page
 from .pages import page_folder
-from .tables import NAMES, difference, markdown, summary
+from .names import NAMES
+from .tables import difference, summary
+from .markdown import markdown
 from ..studies.configurations import configurations_of
 
 # %% ../../nbs/report/48_mechanism_page.ipynb #c6c4c05a

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..core import MsaPaperError, figures_folder, is_full, known
 from ..experiment.published import NotComparable, Published, open_results
 from ..registry import dataset, page, study
-from .plots import save_figure
+from .style import save_figure
 from .tables import difference
 from ..studies.study import Experiment, studied
 

@@ -14,7 +14,8 @@ from ..core import known
 from ..experiment.published import Published
 from ..registry import page
 from .pages import page_folder, parameters, runs_of, shown_on, test_set, units
-from .tables import METRICS, NAMES, part_markdown, published, reported
+from .names import METRICS, NAMES
+from .tables import part_markdown, published, reported
 from .tables import results_table, save_table
 from ..studies.study import Aim, Asked, Experiment, Part, ablations, baselines
 from ..studies.study import experiment, extra_models, studied

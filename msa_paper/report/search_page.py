@@ -13,7 +13,7 @@ from ..experiment.published import open_results
 from ..registry import page, study
 from .pages import picture
 from .plots import trial_strips
-from .tables import NAMES
+from .names import NAMES
 from ..studies.study import Experiment, experiments, is_solved
 
 # %% ../../nbs/report/47_search_page.ipynb #35dbd24e

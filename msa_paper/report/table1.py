@@ -12,7 +12,7 @@ from ..data.cards import card_markdown, cards_table, save_card
 from ..data.catalogue import load_corpus, usual_task
 from ..registry import dataset, page
 from .pages import page_folder
-from .tables import markdown
+from .markdown import markdown
 
 # %% ../../nbs/report/41_table1.ipynb #ec64e4c3
 def cards_folder(

@@ -12,7 +12,8 @@ from .best_of_all import NO_SEGMENTS
 from ..run_effects import asked, judged, lacking, turned
 from ..sources import MAIN_METRIC, RUN_HERE, VARIANTS, runs_of
 from ..verdicts import Effect, Finding, in_order
-from ...report.tables import NAMES, difference
+from ...report.names import NAMES
+from ...report.tables import difference
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #5e232e86
 ONE_MODALITY = "mosei-context-binary"      # text alone

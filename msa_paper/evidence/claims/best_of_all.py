@@ -11,7 +11,8 @@ from ...registry import measure
 from ..run_effects import asked, judged, lacking, turned
 from ..sources import SEVEN, SIX, runs_of
 from ..verdicts import Effect, Finding, untestable
-from ...report.tables import NAMES, difference
+from ...report.names import NAMES
+from ...report.tables import difference
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #476b1008
 @measure("lead_over_baselines", caption="full − each baseline, paired, in every claimed metric")

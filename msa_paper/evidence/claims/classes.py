@@ -11,7 +11,8 @@ from ...registry import measure
 from ..run_effects import asked, judged, lacking
 from ..sources import EASY_CLASSES, HARD_CLASSES, SEVEN, SIX, runs_of
 from ..verdicts import Effect, Finding
-from ...report.tables import NAMES, weighed_sum
+from ...report.names import NAMES
+from ...report.tables import weighed_sum
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #7fcecad5
 def of_classes(

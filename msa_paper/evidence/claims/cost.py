@@ -20,8 +20,8 @@ from ..verdicts import CONTRADICTED, SUPPORTED, Effect, Finding, untestable
 from ...registry import rule
 from ...experiment.probe_measures import growth
 from ...experiment.published import open_results
-from ...report.plots import ACCENT, INK, house_style
-from ...report.tables import NAMES
+from ...report.style import ACCENT, INK, house_style
+from ...report.names import NAMES
 
 # %% ../../../nbs/evidence/claims/14_cost.ipynb #6531df34
 @dataclass(frozen=True)

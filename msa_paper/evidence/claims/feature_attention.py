@@ -18,7 +18,7 @@ from msa_paper.evidence.probe_measures import (
 )
 from ..verdicts import Finding
 from ...experiment.published import compact_ids
-from ...report.plots import ACCENT, INK, PALE, house_style
+from ...report.style import ACCENT, INK, PALE, house_style
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #235bc4df
 @measure("alpha_quality_correlation",

@@ -13,7 +13,7 @@ from ..run_effects import asked, judged, lacking
 from ..sources import SEVEN, runs_of, statistic_of
 from ..verdicts import Effect, Finding
 from ...experiment.published import NotComparable
-from ...report.tables import METRICS
+from ...report.names import METRICS
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #a901234a
 @measure("order_correlation", caption="Kendall's τ between the paper's order and ours")

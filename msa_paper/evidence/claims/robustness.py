@@ -21,8 +21,8 @@ from ..sources import SIX, TRIVIAL
 from ..verdicts import Finding
 from ...experiment.probe_measures import area
 from ...experiment.published import compact_ids
-from ...report.plots import ACCENT, house_style
-from ...report.tables import NAMES
+from ...report.style import ACCENT, house_style
+from ...report.names import NAMES
 
 # %% ../../../nbs/evidence/claims/15_robustness.ipynb #74615af7
 @dataclass(frozen=True)

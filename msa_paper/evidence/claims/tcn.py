@@ -18,7 +18,7 @@ from msa_paper.evidence.probe_measures import (
 )
 from ..verdicts import Finding
 from ...experiment.published import compact_ids
-from ...report.plots import ACCENT, INK, PALE, house_style
+from ...report.style import ACCENT, INK, PALE, house_style
 
 # %% ../../../nbs/evidence/claims/13_tcn.ipynb #3d9d88e4
 def beyond(values:dict, reach:int)->list[dict]:
