@@ -11,7 +11,7 @@ from importlib import import_module
 FACE = {   # name → the module that has it
     "MsaPaperError": "core",                 # every error: what, where, remedy
     "load_corpus": "data.catalogue",         # a data set by name
-    "Batch": "schema",                       # features, masks and labels of some samples
+    "Batch": "batch",                       # features, masks and labels of some samples
     "build_model": "model.contract",         # a model by name, for the data it will see
     "check_model": "model.contract",         # whether a model keeps the contract
     "RunSpec": "experiment.specification",   # every choice behind a run

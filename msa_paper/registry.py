@@ -87,7 +87,8 @@ class Registry:
     def __call__(self, name:str, **facts):
         "Declare what is defined below: a decorator. `facts` are read from the source."
         def remember(thing):
-            self.things[name] = thing
+            if thing.__module__ != "__main__":      # a page that is executed replaces nothing in its process
+                self.things[name] = thing
             return thing
         return remember
 

@@ -168,7 +168,7 @@ def fire(commands):
 
 def test_four_commands_at_one_store_under_fire(tmp_path):
     "What the others leave, two commands finish: every run is there, once, as if nothing had happened."
-    spec, quiet = tiny(tmp_path / "store", seeds=(1, 2, 3, 4)), tiny(tmp_path / "quiet", seeds=(1, 2, 3, 4))
+    spec, quiet = (tiny(tmp_path / name, seeds=(1, 2, 3, 4), epochs=40) for name in ("store", "quiet"))
     for seed in quiet.seeds:
         run_seed(quiet, seed, corpus_of(quiet), Store(quiet.results))
     folders = [tmp_path / str(k) for k in range(4)]

@@ -17,7 +17,8 @@ from msa_paper.batch import Batch
 from msa_paper.benchmark import gpu, gpu_agreement, gpu_models, gpu_page, gpu_parts, gpu_steps, gpu_study
 from msa_paper.experiment import training
 from msa_paper.experiment.specification import GpuSpec, RunSpec
-from msa_paper.model.contract import MODELS, build_model
+from msa_paper.model.contract import build_model
+from msa_paper.registry import model as models
 
 TINY = GpuSpec(rehearse=True, device="cpu", width=8, steps=12, batches=(2,), repeats=2, models=("full", "lmf"), threads=1)
 
@@ -173,7 +174,7 @@ def fake_lstm(x, state, weights, bias, layers, dropout, training, both, batch_fi
 def test_no_model_mixes_devices(monkeypatch):
     "Tensors without contents know where they would be: one that is made on the CPU in between is an error."
     monkeypatch.setattr(torch._VF, "lstm", fake_lstm)
-    for name in MODELS:
+    for name in models:
         with FakeTensorMode():
             with torch.device("cuda"):
                 model = build_model(name, gpu_models.PROFILE, gpu_models.sized_settings(name, 8)).train()

@@ -20,7 +20,7 @@ from ..data.planted import planted_corpus
 from ..experiment.evaluation import predict
 from ..experiment.specification import GpuSpec, RunSpec
 from ..experiment.training import Training, fit
-from ..model.contract import MODELS
+from ..registry import model as models
 from ..batch import Batch
 from ..corpus import Corpus
 
@@ -94,7 +94,7 @@ def difference_row(found:Difference, tolerance:float)->dict:
 
 # %% ../../nbs/benchmark/14_gpu_agreement.ipynb #a875b2bb
 def compared(
-    name:str,      # a name of `MODELS`
+    name:str,      # declared
     spec:GpuSpec,
     device:str,    # 'cpu' or 'cuda'
 )->list[dict]:     # a row for each precision
@@ -116,7 +116,7 @@ def compare_devices(
 )->list[dict]:
     "Every model on a device against the CPU, in fp32 and bf16."
     torch.set_num_threads(min(spec.threads, os.cpu_count() or 1))
-    wanted = [known(m, MODELS, "model") for m in spec.models] or list(MODELS)
+    wanted = [known(m, models, "model") for m in spec.models] or list(models)
     return [row for name in wanted if budget.allows(name) for row in compared(name, spec, device)]
 
 # %% ../../nbs/benchmark/14_gpu_agreement.ipynb #8b19393f
@@ -153,7 +153,7 @@ def trained(
 
 # %% ../../nbs/benchmark/14_gpu_agreement.ipynb #ceef9337
 def trained_twice(
-    name:str,        # a name of `MODELS`
+    name:str,        # declared
     corpus:Corpus,
     spec:GpuSpec, device:str,
 )->dict:             # a row

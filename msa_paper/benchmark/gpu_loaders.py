@@ -47,7 +47,7 @@ def epoch_seconds(
 
 # %% ../../nbs/benchmark/17_gpu_loaders.ipynb #2ef38b20
 def loader_row(
-    name:str, size:int,   # a name of `MODELS`; B
+    name:str, size:int,   # declared; B
     corpus:Corpus,
     spec:GpuSpec, device:str,
 )->dict:

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from torch import nn
 from ..core import known
 from ..experiment.specification import GpuSpec
-from ..model.contract import MODELS, build_model, count_parameters, model_settings
+from ..registry import model as models
+from ..model.contract import build_model, count_parameters, model_settings
 from ..schema import TASKS, DataSpec, Modality
 from ..batch import Batch
 
@@ -25,7 +26,7 @@ PROFILE = DataSpec({   # word vectors, faces and voices, of the sizes that the p
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #f5c39b8b
 def sized_settings(
-    name:str,      # a name of `MODELS`
+    name:str,      # declared
     width:int,     # d
 )->dict:           # settings; what is left out has its default
     "A model at width d."
@@ -58,7 +59,7 @@ def without_dropout(
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #8b9e9816
 def sized_model(
-    name:str,             # a name of `MODELS`
+    name:str,             # declared
     width:int,            # d
     dropout:bool=True,
 )->nn.Module:             # in training mode: cuDNN's LSTMs have no gradient in the other one
@@ -74,8 +75,8 @@ def trained_models(
     spec:GpuSpec,
 )->list[str]:
     "The models that are trained step by step: all but the trivial baselines, unless some are named."
-    wanted = [known(m, MODELS, "model") for m in spec.models] or list(MODELS)
-    return [m for m in wanted if not is_solved(m)]
+    wanted = [known(m, models, "model") for m in spec.models] or list(models)
+    return [m for m in wanted if not models.facts(m).get("solved")]
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #8e5309db
 def ragged_batch(

@@ -80,7 +80,7 @@ def deterministic():
 
 # %% ../../nbs/benchmark/16_gpu_steps.ipynb #8e8da98a
 def step_row(
-    name:str, size:int,   # a name of `MODELS`; B
+    name:str, size:int,   # declared; B
     mode:str,         # 'fp32', 'bf16' or 'compile'
     seconds:float,    # of one step
 )->dict:
@@ -108,7 +108,7 @@ def free_memory(device:str):
 
 # %% ../../nbs/benchmark/16_gpu_steps.ipynb #f6d06005
 def timed_step(
-    name:str, size:int,   # a name of `MODELS`; B
+    name:str, size:int,   # declared; B
     precision:str,    # 'fp32' or 'bf16'
     spec:GpuSpec, device:str,
     budget:Budget|None=None,
@@ -147,7 +147,7 @@ def plain_and_compiled(name:str, spec:GpuSpec, device:str)->tuple[Callable, Call
 
 # %% ../../nbs/benchmark/16_gpu_steps.ipynb #6cd9f620
 def compiled_step(
-    name:str, size:int,   # a name of `MODELS`; B
+    name:str, size:int,   # declared; B
     spec:GpuSpec, device:str,
     alone,            # a lock: who holds it measures
 )->dict:

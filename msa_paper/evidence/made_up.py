@@ -58,8 +58,7 @@ def world(
     runs = {m: [made_run(m, s, at) for s in range(seeds)] for m, at in values.items()}
     def of(block, models, results=""):
         return {m: runs.get(m, []) for m in models}
-    opened = SimpleNamespace(derived=lambda name, study="": statistic, studies={})
-    with patch.object(sources, "block_runs", of), patch.object(sources, "open_results", lambda *a: opened):
+    with patch.object(sources.pages, "runs_of", of), patch.object(sources, "derived", lambda *a: statistic):
         yield runs
 
 # %% ../../nbs/evidence/35_made_up.ipynb #e4550ed1

@@ -28,7 +28,7 @@ def number_of(text:str)->int|float|str:
             pass
     return text
 
-# %% ../../nbs/experiment/00_specification.ipynb #526aa717
+# %% ../../nbs/experiment/00_specification.ipynb #12911503
 TEXTUAL = "file", "folder", "folds", "labels", "more", "sequences", "vectors", "model"   # names, not numbers
 
 def numbers_in(
@@ -56,7 +56,7 @@ def wants_numbers(annotation)->bool:
     "Whether a field holds numbers, or a dictionary in which there may be some."
     return annotation in (int, float, dict) or set(get_args(annotation)) & {int, float} != set()
 
-# %% ../../nbs/experiment/00_specification.ipynb #6beee6ee
+# %% ../../nbs/experiment/00_specification.ipynb #0d4c747d
 class Machine(BaseModel):
     "Where and how a run is computed; never part of its identity."
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
@@ -94,7 +94,7 @@ class Question(Machine):
     data: dict = {}                                    # options of the reader
     model: str = "full"
 
-# %% ../../nbs/experiment/00_specification.ipynb #d0d478a8
+# %% ../../nbs/experiment/00_specification.ipynb #ccdbc608
 class RunSpec(Question):
     "A training: data, model, settings, and the seeds it is repeated with (SPEC §1.5)."
     settings: dict = {}                                # of the model
@@ -129,7 +129,7 @@ class TuneSpec(Question):
     fixed: dict = {}                         # fields of a RunSpec that are not searched
     seed: int = Field(0, ge=0, lt=2**63)     # of the points and of every trial's training
 
-# %% ../../nbs/experiment/00_specification.ipynb #f534e84c
+# %% ../../nbs/experiment/00_specification.ipynb #4da8420f
 class EvaluationSpec(Machine):
     "An evaluation: a finished run's weights on any data set and split."
     run: str = ""                                      # its folder below the store: 'planted-mixed/full/s1-…'
@@ -138,7 +138,7 @@ class EvaluationSpec(Machine):
     data: dict = {}                                    # options of the reader
     split: Literal["train", "validation", "test"] = "test"
 
-# %% ../../nbs/experiment/00_specification.ipynb #077eee6d
+# %% ../../nbs/experiment/00_specification.ipynb #e6c6033a
 class BenchmarkSpec(Machine):
     "A benchmark: the sizes to time at."
     batch: int = Field(32, ge=1, le=LONG)    # samples
@@ -155,7 +155,7 @@ class BenchmarkSpec(Machine):
             raise ValueError(f"batch × steps × width is {size:,}, more than {2**31:,}")
         return self
 
-# %% ../../nbs/experiment/00_specification.ipynb #9866501b
+# %% ../../nbs/experiment/00_specification.ipynb #aac66a16
 class ProbeSpec(Machine):
     "Probes: which runs' insides are looked at, and how the cost of modalities is measured."
     which: tuple[str, ...] = ("probes", "mechanisms", "planted", "mosi", "iemocap")   # matrices
@@ -185,7 +185,7 @@ class GpuSpec(Machine):
     rehearse: bool = False                                      # on the CPU; stored beside the working store
     threads: int = Field(16, ge=1, le=MANY)                     # at most, of the CPU beside it
 
-# %% ../../nbs/experiment/00_specification.ipynb #01112bce
+# %% ../../nbs/experiment/00_specification.ipynb #9bdaffd4
 SPECIFICATIONS = {
     "train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,
     "benchmark": BenchmarkSpec, "probe": ProbeSpec, "gpu": GpuSpec,
@@ -200,7 +200,7 @@ def is_parameter(
     jupyter = name.startswith("_") or name in ("In", "Out")
     return not (jupyter or callable(value) or isinstance(value, ModuleType))
 
-# %% ../../nbs/experiment/00_specification.ipynb #4d487d58
+# %% ../../nbs/experiment/00_specification.ipynb #e1f9e6f4
 def read_parameters(
     notebook:str,     # a name of `SPECIFICATIONS`
     namespace:dict,   # the notebook's `globals()`, right after its parameters
@@ -217,14 +217,14 @@ def short_hash(
     "What tells plain values apart, in whatever order a dictionary names them."
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
-# %% ../../nbs/experiment/00_specification.ipynb #14a1d2f5
+# %% ../../nbs/experiment/00_specification.ipynb #93ee66e3
 def spec_hash(
     spec:RunSpec,
 )->str:            # 8 hexadecimal digits
     "What identifies a configuration."
     return short_hash(spec.model_dump(mode="json", exclude={*Machine.model_fields, "seeds"}))
 
-# %% ../../nbs/experiment/00_specification.ipynb #e0bd6f32
+# %% ../../nbs/experiment/00_specification.ipynb #e7909ae2
 def run_id(
     spec:RunSpec,
     seed:int,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'still_wanted', 'compute', 'how_it_ended', 'Engine', 'run_matrix']
 
-# %% ../../nbs/jobs/65_engine.ipynb #5d600b4a
+# %% ../../nbs/jobs/65_engine.ipynb #8108abb2
 import logging
 import os
 import time
@@ -20,7 +20,7 @@ from .status import Progress
 from ..processes import sweep, temporary_folder, tidied_by
 from ..studies.configurations import Entry, entry
 
-# %% ../../nbs/jobs/65_engine.ipynb #df69de26
+# %% ../../nbs/jobs/65_engine.ipynb #eb795d63
 KINDS = dict(RunSpec=RunSpec, TuneSpec=TuneSpec)
 
 def still_wanted():
@@ -33,7 +33,7 @@ def still_wanted():
         return task is not None and task.state not in ("cancelled", "released", "forgotten", "error")
     return wanted
 
-# %% ../../nbs/jobs/65_engine.ipynb #11cb8458
+# %% ../../nbs/jobs/65_engine.ipynb #32613d21
 def compute(
     kind:str,      # of `KINDS`
     fields:dict,   # of the specification
@@ -42,7 +42,7 @@ def compute(
     spec = KINDS[kind](**fields)
     return asdict(answered(lambda: run_notebook(spec, still_wanted()), spec.results or "the store"))
 
-# %% ../../nbs/jobs/65_engine.ipynb #90baa8b9
+# %% ../../nbs/jobs/65_engine.ipynb #e3130b3a
 def how_it_ended(
     task,        # a Dask future that is done
 )->Answer:
@@ -53,7 +53,7 @@ def how_it_ended(
             return Answer(told.end, told.told[:20_000])
     return Answer("died")
 
-# %% ../../nbs/jobs/65_engine.ipynb #c149abfa
+# %% ../../nbs/jobs/65_engine.ipynb #60f8a8fc
 def local_cluster(workers:int):
     "A scheduler and a worker in this process, with as many threads as jobs at once; nothing listens."
     import dask
@@ -67,7 +67,7 @@ def local_cluster(workers:int):
         node.http_server.stop()
     return cluster
 
-# %% ../../nbs/jobs/65_engine.ipynb #decc98a5
+# %% ../../nbs/jobs/65_engine.ipynb #deb6bff4
 class Hands:
     "Hands out work through a Dask client, and hears how it ends."
     def __init__(self):
@@ -90,7 +90,7 @@ class Hands:
         "Forget a job; if it still runs, nobody waits for it any more."
         self.tasks.pop(key).cancel()
 
-# %% ../../nbs/jobs/65_engine.ipynb #651693a2
+# %% ../../nbs/jobs/65_engine.ipynb #afd7918b
 class Engine(Hands):
     "Hands out jobs to threads of this process."
     joins = True      # two notebooks may be at one configuration: they see each other's locks
@@ -147,7 +147,7 @@ def run_matrix(
     tidy(plan)
     return [f"{plan.entries[i].name}: {failure}" for i, failure in sorted(plan.failures.items())]
 
-# %% ../../nbs/jobs/65_engine.ipynb #15ccbed2
+# %% ../../nbs/jobs/65_engine.ipynb #59fbf774
 def work_off(plan:Plan, engine:Engine):
     "Keep the workers busy until nothing of a plan is left; a full disk ends it."
     progress, said = Progress(plan), False
@@ -162,7 +162,7 @@ def work_off(plan:Plan, engine:Engine):
             said = said or wait_for_others(plan, engine)
             time.sleep(1)
 
-# %% ../../nbs/jobs/65_engine.ipynb #2a5b379e
+# %% ../../nbs/jobs/65_engine.ipynb #bbf63a58
 def hand_out(plan:Plan, engine:Engine):
     "Give free workers what is next."
     while (room := engine.size - len(plan.running)) > 0:
@@ -171,7 +171,7 @@ def hand_out(plan:Plan, engine:Engine):
             return
         plan.running[key] = job
 
-# %% ../../nbs/jobs/65_engine.ipynb #9f71a5e5
+# %% ../../nbs/jobs/65_engine.ipynb #9ff8789a
 def take_in(plan:Plan, engine:Engine, progress:Progress):
     "Note what has ended; raises where a disk is full that all share."
     for key, answer in engine.ended():
@@ -182,7 +182,7 @@ def take_in(plan:Plan, engine:Engine, progress:Progress):
         progress.ended(job, settle(plan, key, answer), engine.size)
     progress.tell(engine.size)
 
-# %% ../../nbs/jobs/65_engine.ipynb #e9f2fe16
+# %% ../../nbs/jobs/65_engine.ipynb #2969ee01
 def wait_for_others(plan:Plan, engine:Engine)->bool:
     "Say why nothing happens."
     others = f"{plan.missing()} runs are left, at which others are: waiting"

@@ -6,7 +6,7 @@
 __all__ = ['ENDS', 'notebooks_of', 'new_output', 'mark_of', 'marked', 'read_notebook', 'is_named', 'forget_failures', 'execute',
            'run_notebook', 'run_row', 'Answer', 'answered']
 
-# %% ../../nbs/jobs/20_notebook.ipynb #188c9823
+# %% ../../nbs/jobs/20_notebook.ipynb #815cd27e
 import json
 import traceback
 from contextlib import contextmanager, suppress
@@ -17,9 +17,9 @@ from ..core import MsaPaperError, disk_full, in_use, is_full, room_on_disk
 from ..experiment.trials import tuning_file
 from ..experiment.specification import RunSpec, TuneSpec, spec_hash
 from ..experiment.store import Store
-from .kernel import KernelDied, execute_notebook, failed_copy, pen
+from .kernel import KernelDied, execute_notebook, failed_copy, marks, pen
 
-# %% ../../nbs/jobs/20_notebook.ipynb #b7c90f39
+# %% ../../nbs/jobs/20_notebook.ipynb #e903a46d
 def notebooks_of(
     spec:RunSpec|TuneSpec,
 )->tuple[Path, str]:    # folder, and how their names begin
@@ -29,7 +29,7 @@ def notebooks_of(
         return folder/f"{spec.dataset}-{spec.protocol}", f"{spec.model}-{spec_hash(spec)}"
     return folder/"tuning"/tuning_file(spec).parent.name, tuning_file(spec).stem
 
-# %% ../../nbs/jobs/20_notebook.ipynb #170df0c7
+# %% ../../nbs/jobs/20_notebook.ipynb #838b899a
 def new_output(
     folder:Path,
     name:str,
@@ -44,12 +44,12 @@ def new_output(
             path.open("x").close()
             return path
 
-# %% ../../nbs/jobs/20_notebook.ipynb #389d9563
+# %% ../../nbs/jobs/20_notebook.ipynb #dc890874
 def mark_of(output:Path)->Path:
     "The file whose lock says that an executed copy is being written."
     return output.with_name(f".{output.name}.mark")
 
-# %% ../../nbs/jobs/20_notebook.ipynb #afaee338
+# %% ../../nbs/jobs/20_notebook.ipynb #991095bc
 @contextmanager
 def marked(output:Path):
     "Say that an executed copy is being written, for as long as this process lives."
@@ -59,12 +59,14 @@ def marked(output:Path):
         file = open(mark, "w")
     with file:
         in_use(file)
+        marks.add(mark)
         try:
             yield
         finally:
             mark.unlink(missing_ok=True)
+            marks.discard(mark)
 
-# %% ../../nbs/jobs/20_notebook.ipynb #00e83a87
+# %% ../../nbs/jobs/20_notebook.ipynb #3c81df22
 def read_notebook(path:Path)->dict:
     "What papermill notes of an executed notebook: parameters, start_time, end_time, duration; or nothing."
     try:
@@ -72,7 +74,7 @@ def read_notebook(path:Path)->dict:
     except (OSError, ValueError):
         return {}
 
-# %% ../../nbs/jobs/20_notebook.ipynb #4e666971
+# %% ../../nbs/jobs/20_notebook.ipynb #b1329d7a
 def is_named(
     spec:RunSpec|TuneSpec,
     copy:Path,              # an executed notebook of it
@@ -88,7 +90,7 @@ def is_named(
                 return True
     return False
 
-# %% ../../nbs/jobs/20_notebook.ipynb #34fa47be
+# %% ../../nbs/jobs/20_notebook.ipynb #83523ef0
 def forget_failures(spec:RunSpec|TuneSpec):
     "Remove failed copies whose runs are there by now."
     folder, name = notebooks_of(spec)
@@ -98,7 +100,7 @@ def forget_failures(spec:RunSpec|TuneSpec):
         if isinstance(spec, TuneSpec) or not Store(spec.results).missing(some):
             failed.unlink(missing_ok=True)
 
-# %% ../../nbs/jobs/20_notebook.ipynb #d9056615
+# %% ../../nbs/jobs/20_notebook.ipynb #e3a3deab
 def execute(
     spec:RunSpec|TuneSpec,
     output:Path,              # where the executed copy goes
@@ -112,7 +114,7 @@ def execute(
     added = dict(OMP_NUM_THREADS=str(spec.threads), MPLBACKEND="Agg", MSA_PAPER_NOTEBOOK=named) | added
     return execute_notebook(page, output, given, spec.devices == spec.threads == 1, added, wanted)
 
-# %% ../../nbs/jobs/20_notebook.ipynb #97f98af9
+# %% ../../nbs/jobs/20_notebook.ipynb #fc8d1c6d
 def run_notebook(
     spec:RunSpec|TuneSpec,
     wanted=None,            # called once a second; the notebook is broken off when it says no
@@ -131,12 +133,12 @@ def run_notebook(
     forget_failures(spec)
     return executed
 
-# %% ../../nbs/jobs/20_notebook.ipynb #3cdc4b3c
+# %% ../../nbs/jobs/20_notebook.ipynb #bab71b11
 def run_row(spec:RunSpec)->Path:
     "Train all missing seeds of one configuration in a notebook of their own."
     return run_notebook(spec)
 
-# %% ../../nbs/jobs/20_notebook.ipynb #fc64bf57
+# %% ../../nbs/jobs/20_notebook.ipynb #7f2b75c7
 ENDS = "done", "failed", "died", "full"   # its notebook was executed, raised, was killed, had no room on disk
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class Answer:
     end: str         # of `ENDS`
     told: str = ""   # why it failed, or what is full
 
-# %% ../../nbs/jobs/20_notebook.ipynb #09fe6580
+# %% ../../nbs/jobs/20_notebook.ipynb #c31c91db
 def answered(
     work,           # a function without arguments
     where:object,   # what is full where that happens

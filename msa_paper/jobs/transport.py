@@ -7,7 +7,7 @@ __all__ = ['PLAIN', 'PIECE', 'is_private', 'open_to_all', 'listening', 'tls_secu
            'nothing_unpickled', 'fingerprint', 'difference', 'data_for', 'cache_folder', 'found', 'wanted', 'put_piece',
            'pieces', 'lay_out', 'news', 'copies', 'without_paths', 'take_run', 'take_trials', 'take_copy']
 
-# %% ../../nbs/jobs/60_transport.ipynb #364c213e
+# %% ../../nbs/jobs/60_transport.ipynb #5b9e6f37
 import hashlib
 import io
 import ipaddress
@@ -39,7 +39,7 @@ def is_private(
     except ValueError:
         return False
 
-# %% ../../nbs/jobs/60_transport.ipynb #5554b1d6
+# %% ../../nbs/jobs/60_transport.ipynb #3a876003
 def open_to_all(
     addresses,   # where somebody says that it listens
 )->str:          # empty: no
@@ -49,7 +49,7 @@ def open_to_all(
     wide = [str(a) for a in addresses if not is_private(a)]
     return f"listens beyond its machine without TLS ({wide[0]})" if wide else ""
 
-# %% ../../nbs/jobs/60_transport.ipynb #b0eafc4e
+# %% ../../nbs/jobs/60_transport.ipynb #b896620d
 def listening(dask_worker=None, dask_scheduler=None)->list[str]:
     "Where a worker or a scheduler listens: run there by Dask."
     return [found.listen_address for found in (dask_worker or dask_scheduler).listeners]
@@ -71,13 +71,13 @@ def tls_security(
                             "give --tls-ca, --tls-cert and --tls-key, or set them in Dask's configuration")
     return security
 
-# %% ../../nbs/jobs/60_transport.ipynb #12f06fd7
+# %% ../../nbs/jobs/60_transport.ipynb #4e09116c
 class Inert(Exception):
     "What every name in a pickle stands for."
     def __setstate__(self, state):
         "Takes nothing on."
 
-PLAIN = {t.__name__: t for t in (bytes, bytearray, memoryview, str, list, tuple, dict, set)}   # Dask names them
+PLAIN = {t.__name__: t for t in (bytes, bytearray, memoryview, str, list, tuple, dict, set)}
 
 class Plain(pickle.Unpickler):
     "Reads numbers, texts, bytes, lists and dictionaries; calls nothing."
@@ -87,7 +87,7 @@ class Plain(pickle.Unpickler):
             return PLAIN[name]
         return Inert if name != "unpickle_traceback" else lambda *_: None
 
-# %% ../../nbs/jobs/60_transport.ipynb #3dfec6a2
+# %% ../../nbs/jobs/60_transport.ipynb #0ee81ada
 def plain(content:bytes, *, buffers=())->object:
     "What a pickle says, without its code."
     return Plain(io.BytesIO(content), buffers=buffers).load()
@@ -108,7 +108,7 @@ def code_of(path:Path)->bytes:
     cells = json.loads(path.read_text())["cells"]
     return "\0".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode()
 
-# %% ../../nbs/jobs/60_transport.ipynb #e8a13f11
+# %% ../../nbs/jobs/60_transport.ipynb #70b4ef53
 def fingerprint()->dict: # code, python, packages
     "What has to be the same wherever something is computed."
     found, top = hashlib.sha256(), project_folder()
@@ -117,7 +117,7 @@ def fingerprint()->dict: # code, python, packages
     state = environment_state()
     return dict(code=found.hexdigest()[:12], python=state["python"], packages=state["packages_hash"])
 
-# %% ../../nbs/jobs/60_transport.ipynb #127a700f
+# %% ../../nbs/jobs/60_transport.ipynb #bfe710f4
 def difference(
     ours:dict,
     theirs,       # a fingerprint, or the exception that came instead
@@ -141,7 +141,7 @@ def cache_folder()->Path:
     "Where data of other machines are kept, by hash."
     return Path(os.environ.get("MSA_PAPER_CACHE") or Path.home()/".cache"/"msa_paper")
 
-# %% ../../nbs/jobs/60_transport.ipynb #5c5be57d
+# %% ../../nbs/jobs/60_transport.ipynb #43bb3015
 def found(
     name:str,      # place
     content:str,   # SHA-256
@@ -153,7 +153,7 @@ def found(
         return own
     return kept if kept.is_file() else None
 
-# %% ../../nbs/jobs/60_transport.ipynb #a0c75e07
+# %% ../../nbs/jobs/60_transport.ipynb #e6f69fe4
 def wanted(files:dict)->list[str]:
     "Which of some files this machine does not have."
     return [n for n, (content, size) in files.items() if found(n, content, size) is None]
@@ -177,7 +177,7 @@ def put_piece(
     if last:
         os.replace(part, cache_folder()/content)
 
-# %% ../../nbs/jobs/60_transport.ipynb #f56c2922
+# %% ../../nbs/jobs/60_transport.ipynb #d791ad67
 def pieces(path:Path):
     "The arguments of `put_piece` for a file."
     content, size = sha256(path), path.stat().st_size
@@ -185,7 +185,7 @@ def pieces(path:Path):
         for start in range(0, max(size, 1), PIECE):
             yield content, start, file.read(PIECE), start + PIECE >= size
 
-# %% ../../nbs/jobs/60_transport.ipynb #c61d7f63
+# %% ../../nbs/jobs/60_transport.ipynb #ae5f74a2
 def lay_out(
     folder:Path,          # becomes MSA_PAPER_DATA
     files:dict,           # {place: (SHA-256, bytes)}
@@ -228,13 +228,13 @@ def news(
         messages.append(dict(kind="run", seed=int(run.name[1:].partition("-")[0]), files=files))
     return messages
 
-# %% ../../nbs/jobs/60_transport.ipynb #87a9b216
+# %% ../../nbs/jobs/60_transport.ipynb #9e0e87e6
 def copies(store:Path)->list[dict]: # messages
     "The executed notebooks of a private store."
     every = sorted((store/"notebooks").rglob("*.ipynb"))
     return [dict(kind="notebook", failed=".failed" in p.suffixes, content=p.read_bytes()) for p in every]
 
-# %% ../../nbs/jobs/60_transport.ipynb #312ea3d5
+# %% ../../nbs/jobs/60_transport.ipynb #3158e6c3
 def without_paths(
     text:str,
     top:Path,      # the folder of the job
@@ -256,7 +256,7 @@ def some_bytes(content, most:int=MOST)->bytes:
         raise MsaPaperError("its content is empty, too large, or no bytes")
     return content
 
-# %% ../../nbs/jobs/60_transport.ipynb #a7618937
+# %% ../../nbs/jobs/60_transport.ipynb #c508cbaf
 def strict_table(content, what:str)->dict:
     "A JSON object, read strictly."
     table = strict_json(some_bytes(content), what)
@@ -264,7 +264,7 @@ def strict_table(content, what:str)->dict:
         raise MsaPaperError(f"its {what} is no table of names and values")
     return table
 
-# %% ../../nbs/jobs/60_transport.ipynb #c6b93d7d
+# %% ../../nbs/jobs/60_transport.ipynb #d4a6bc36
 def take_run(
     store:Store,
     spec:RunSpec,     # that was handed out
@@ -285,7 +285,7 @@ def take_run(
         raise MsaPaperError(f"seed {seed} of {spec.model} was computed with other packages")
     store.adopt("/".join(store.path(spec, seed).parts[-3:]), files)
 
-# %% ../../nbs/jobs/60_transport.ipynb #9e42a271
+# %% ../../nbs/jobs/60_transport.ipynb #0a2b6bff
 def take_trials(spec:TuneSpec, message:dict):
     "Take in trials of a search, when they are more than there are; raises where they are another's."
     path = tuning_file(spec)
@@ -299,7 +299,7 @@ def take_trials(spec:TuneSpec, message:dict):
     if not there or len(there["trials"]) < len(told["trials"]):
         write_whole(path, message["content"])
 
-# %% ../../nbs/jobs/60_transport.ipynb #66699daf
+# %% ../../nbs/jobs/60_transport.ipynb #e98f44f4
 def take_copy(output:Path, message:dict):
     "Take in an executed notebook, where its place is kept for it or free; raises where it is none."
     if not isinstance(strict_table(message.get("content"), "notebook").get("cells"), list):

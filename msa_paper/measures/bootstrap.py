@@ -21,7 +21,7 @@ def confusion(
     "Which cell of the confusion matrix each sample falls into."
     return np.eye(classes**2)[(truth * classes + guess).astype(int)]
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #4ce39e55
+# %% ../../nbs/measures/20_bootstrap.ipynb #47567d3b
 def f1_from(
     cells:np.ndarray,  # (..., classes²) counts
 )->tuple[np.ndarray, np.ndarray]: # F1 of each class (..., classes), weighted F1 (...)
@@ -58,7 +58,7 @@ class IntensitySums:
         "The inverse of `matrix`."
         return cls(*np.moveaxis(matrix[..., :9], -1, 0), matrix[..., 9:13], matrix[..., 13:17])
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #ce1e333e
+# %% ../../nbs/measures/20_bootstrap.ipynb #906d09bb
 def intensity_sums(
     p:np.ndarray,   # (n,) predictions
     y:np.ndarray,   # (n,) labels
@@ -71,12 +71,12 @@ def intensity_sums(
         has0=confusion(y >= 0, p >= 0, 2), non0=confusion(y > 0, p > 0, 2) * clear,
     ).matrix()
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #83fdf837
+# %% ../../nbs/measures/20_bootstrap.ipynb #d733f40b
 def accuracy_from(cells:np.ndarray)->np.ndarray: # (..., 4) → (...)
     "Accuracy of a sign from its four cells."
     return (cells[..., 0] + cells[..., 3]) / np.maximum(cells.sum(-1), 1e-12)
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #1ef0f06f
+# %% ../../nbs/measures/20_bootstrap.ipynb #389d1539
 def intensity_from(
     sums:np.ndarray,   # (..., 17), the columns of `IntensitySums`
 )->dict[str, np.ndarray]: # {id: (...)}
@@ -91,7 +91,7 @@ def intensity_from(
         acc5=s.acc5 / s.n, acc7=s.acc7 / s.n,
     )
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #198c1de4
+# %% ../../nbs/measures/20_bootstrap.ipynb #6560e7b3
 def class_from(
     cells:np.ndarray,          # (..., classes²)
     classes:tuple[str, ...],   # their names
@@ -116,7 +116,7 @@ def group_draws(
     for start in range(0, draws, at_once):
         yield rng.multinomial(groups, np.full(groups, 1 / groups), min(at_once, draws - start))
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #e2c7438a
+# %% ../../nbs/measures/20_bootstrap.ipynb #399f2418
 def all_draws(
     groups:int,
     draws:int=DRAWS,
@@ -124,7 +124,7 @@ def all_draws(
     "The resamples of `group_draws` as one table."
     return np.concatenate(list(group_draws(groups, draws)))
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #37f14c76
+# %% ../../nbs/measures/20_bootstrap.ipynb #8cbd4d01
 def group_sums(
     task:"Task",
     prediction:np.ndarray,  # (n, outputs)
@@ -140,7 +140,7 @@ def group_sums(
     np.add.at(by_group, number, sums)
     return by_group
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #d6fc4df5
+# %% ../../nbs/measures/20_bootstrap.ipynb #0fc1104c
 def resampled(
     task:"Task",
     by_group:np.ndarray,    # (groups, k) of `group_sums`
@@ -150,7 +150,7 @@ def resampled(
     found = class_from(drawn, task.classes) if task.classes else intensity_from(drawn)
     return pd.DataFrame(found).astype(np.float32)
 
-# %% ../../nbs/measures/20_bootstrap.ipynb #0445d956
+# %% ../../nbs/measures/20_bootstrap.ipynb #72ccd790
 def replicates(
     task:"Task",
     prediction:np.ndarray,  # (n, outputs)

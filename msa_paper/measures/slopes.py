@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['Slope', 'slope']
 
-# %% ../../nbs/measures/60_slopes.ipynb #ead495e5
+# %% ../../nbs/measures/60_slopes.ipynb #7500afb4
 import numpy as np
 from ..core import MsaPaperError
 from .bootstrap import all_draws
 from .comparisons import Estimate, effective_groups, estimate, p_value
 
-# %% ../../nbs/measures/60_slopes.ipynb #e8828211
+# %% ../../nbs/measures/60_slopes.ipynb #3a4ba2ed
 class Slope(Estimate):
     "Change of |error| for one unit of |truth|: what derived.json keeps."
     p: float    # two-sided, of 'the slope is 0'
     n: int      # samples
 
-# %% ../../nbs/measures/60_slopes.ipynb #27000bfb
+# %% ../../nbs/measures/60_slopes.ipynb #bd8969d9
 def slope_sums(
     e:np.ndarray,       # (seeds, n)
     x:np.ndarray,       # (n,)
@@ -30,13 +30,13 @@ def slope_sums(
     np.add.at(sums, number, samples)
     return sums
 
-# %% ../../nbs/measures/60_slopes.ipynb #1706d6c3
+# %% ../../nbs/measures/60_slopes.ipynb #45fb70ad
 def slope_from(sums:np.ndarray)->np.ndarray: # (…, 5) → (…)
     "The slope from its sums."
     n, X, E, XX, XE = np.moveaxis(sums, -1, 0)
     return (XE - X * E / n) / (XX - X * X / n)
 
-# %% ../../nbs/measures/60_slopes.ipynb #dda02133
+# %% ../../nbs/measures/60_slopes.ipynb #9fcd4423
 def slope(
     abs_error:np.ndarray,  # (n,) or (seeds, n): |prediction − truth|
     abs_truth:np.ndarray,  # (n,) |truth|

@@ -8,7 +8,6 @@ __all__ = ['mmsa_spec', 'mosi_spec', 'drawn_batch', 'untrained', 'Said', 'public
 # %% ../../nbs/report/75_table2.ipynb #1fddde5a
 import inspect, json, re, sys
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Literal, get_args, get_origin
 import pandas as pd, torch
 from pydantic import BaseModel
@@ -16,7 +15,8 @@ from torch import nn
 from ..core import write_whole
 from ..formats.bc_lstm_csv import SIZES as MOSI_SIZES
 from ..formats.generated import MMSA_SHAPES
-from ..model.contract import MODELS, build_model, count_parameters
+from ..registry import model as models
+from ..model.contract import build_model, count_parameters, settings_class
 from .markdown import escaped, markdown
 from .pages import page_folder
 from .trace import trace_model
@@ -113,7 +113,7 @@ def variants(settings:type[BaseModel])->str:
 # %% ../../nbs/report/75_table2.ipynb #151b8adc
 def said_of_model(name:str)->Said:
     "What the module of a model says; of a trivial baseline, what its class does."
-    kind, _ = MODELS[name]
+    kind = models[name]
     of_module = publication(inspect.getdoc(sys.modules[kind.__module__]).split("\n")[0])
     if not hasattr(kind, "solve"):
         return of_module
@@ -147,7 +147,7 @@ def baseline_row(
     name:str,   # of the registry
 )->dict:        # a row of a table
     "One row of Table 2."
-    settings = MODELS[name][1]
+    settings = settings_class(name)
     row = dict(model=name) | asdict(said_of_model(name)) | dict(variants=variants(settings))
     row["out of step"] = out_of_step(name)
     row |= on_data(name, mmsa_spec(), "MMSA-like") | on_data(name, mosi_spec(), "MOSI context")
@@ -156,7 +156,7 @@ def baseline_row(
 # %% ../../nbs/report/75_table2.ipynb #61e758a6
 def own_models()->list[str]:
     "The models of the registry that are no variant of the proposed one."
-    return [n for n, (kind, _) in MODELS.items() if not isinstance(kind, partial)]
+    return [n for n in models if models.facts(n)["group"] not in ("proposed", "ablation")]
 
 # %% ../../nbs/report/75_table2.ipynb #3f991f8e
 def sizes_said(data:DataSpec)->str:
