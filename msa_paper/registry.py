@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HARMLESS', 'LAST', 'model', 'dataset', 'study', 'page', 'claim', 'measure', 'rule', 'evaluated', 'constants_of',
-           'Declaration', 'declarations', 'declared_in', 'Registry', 'by_order']
+           'Declaration', 'told_by', 'declarations', 'declared_in', 'by_order', 'Declared', 'Registry']
 
 # %% ../nbs/01_registry.ipynb #d10f5d5d
 import ast, importlib
@@ -43,6 +43,20 @@ class Declaration:
     module: str                                    # 'msa_paper.baselines.tfn'
     facts: dict = field(default_factory=dict)      # {'label': 'TFN', …}
 
+def told_by(
+    call:ast.Call,
+    constants:dict,
+    module:str,
+)->tuple[str, str, dict]:      # name, module, facts
+    "What a declaration says. Raises where a value is no literal."
+    try:
+        facts = {k.arg: evaluated(k.value, constants) for k in call.keywords}
+        return evaluated(call.args[0], constants), module, facts
+    except Exception as error:
+        where = f"{module}, line {call.lineno}"
+        remedy = "use literals, or constants that stand above it"
+        raise MsaPaperError(f"a declaration cannot be read: {error}", where, remedy) from error
+
 def declarations(
     kind:str,      # what a declaration calls: 'model'
     source:str,    # of a module
@@ -55,8 +69,7 @@ def declarations(
         calls = getattr(statement, "decorator_list", [getattr(statement, "value", None)])
         for call in calls:
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == kind:
-                facts = {k.arg: evaluated(k.value, constants) for k in call.keywords}
-                found.append(Declaration(evaluated(call.args[0], constants), module, facts))
+                found.append(Declaration(*told_by(call, constants, module)))
     return found
 
 # %% ../nbs/01_registry.ipynb #a0cfefc1
@@ -75,33 +88,28 @@ def declared_in(
 # %% ../nbs/01_registry.ipynb #99355248
 LAST = 1000   # the order of what declares none
 
-class Registry:
-    "Things of one kind by name: declared in the modules of some packages, imported when they are asked for."
+def by_order(item:tuple[str, Declaration])->int:
+    "What declarations are sorted by: those without an order come last."
+    return item[1].facts.get("order", LAST)
+
+class Declared:
+    "What is declared of one kind, read out of the sources of some packages."
     def __init__(self,
         kind:str,            # the name that declarations call
-        *packages:str,       # below msa_paper
+        *packages:str,       # below msa_paper: 'baselines', 'evidence/claims'
         label:str="",        # how a message calls such a thing
     ):
-        self.kind, self.packages, self.label, self.things = kind, packages, label or kind, {}
-
-    def __call__(self, name:str, **facts):
-        "Declare what is defined below: a decorator. `facts` are read from the source."
-        def remember(thing):
-            if thing.__module__ != "__main__":      # a page that is executed replaces nothing in its process
-                self.things[name] = thing
-            return thing
-        return remember
+        self.kind, self.packages, self.label = kind, packages, label or kind
 
     @cached_property
     def declared(self)->dict[str, Declaration]:
         "Every declaration, by its `order`, those without one last; then as the modules are called."
         found = {}
-        for package in self.packages:
-            for one in declared_in(self.kind, package):
-                if one.name in found:
-                    others = f"{found[one.name].module} and {one.module}"
-                    raise MsaPaperError(f"two {self.label}s are called '{one.name}'", others, "rename one")
-                found[one.name] = one
+        for one in (d for package in self.packages for d in declared_in(self.kind, package)):
+            if one.name in found:
+                others = f"{found[one.name].module} and {one.module}"
+                raise MsaPaperError(f"two {self.label}s are called '{one.name}'", others, "rename one")
+            found[one.name] = one
         return dict(sorted(found.items(), key=by_order))
 
     def __iter__(self):
@@ -112,6 +120,22 @@ class Registry:
 
     def __len__(self):
         return len(self.declared)
+
+# %% ../nbs/01_registry.ipynb #reg00001
+class Registry(Declared):
+    "Things of one kind by name: declared in the modules of some packages, imported when they are asked for."
+    def __call__(self, name:str, **facts):
+        "Declare what is defined below: a decorator. `facts` are read from the source."
+        def remember(thing):
+            if thing.__module__ != "__main__":      # a page that is executed replaces nothing in its process
+                self.things[name] = thing
+            return thing
+        return remember
+
+    @cached_property
+    def things(self)->dict:
+        "What was imported so far."
+        return {}
 
     def facts(self, name:str)->dict:
         "What is declared of a thing, without importing it."
@@ -127,10 +151,6 @@ class Registry:
         if name not in self.things:
             importlib.import_module(module)
         return self.things[name]
-
-def by_order(item:tuple[str, Declaration]):
-    "What declarations are sorted by: those without an order come last."
-    return item[1].facts.get("order", LAST)
 
 # %% ../nbs/01_registry.ipynb #ed734506
 model = Registry("model", "model", "baselines")

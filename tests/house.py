@@ -28,6 +28,7 @@ class Cell:
     where: str
     source: str
     exported: bool
+    public: bool = False
 
     @property
     def lines(self):
@@ -52,7 +53,9 @@ class House:
                 source = "".join(c["source"])
                 if c["cell_type"] == "code" and source.strip():
                     where = f"{path.relative_to(self.folder)}, cell {number}"
-                    self.cells.append(Cell(where, source, bool(re.search(r"^#\|\s*exporti?\b", source, re.M))))
+                    exported = re.search(r"^#\|\s*(exporti?)\b", source, re.M)
+                    public = bool(exported) and exported[1] == "export"
+                    self.cells.append(Cell(where, source, bool(exported), public))
 
     @property
     def exported(self):
@@ -146,7 +149,7 @@ def imports_upward(house):
 def untyped_arguments(house):
     "Arguments of public functions without a type; what a closure or a private name takes does not count."
     found = []
-    for c in house.exported:
+    for c in (c for c in house.exported if c.public):
         for f in (n for n in c.tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")):
             bare = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.annotation is None]
             found += [f"{c.where}: {f.name}({a})" for a in bare]

@@ -83,7 +83,7 @@ def check(
     """Hash every file of the data folder.
 
     Each is ok, corrupted, missing, recognised (a file to be asked for that is here) or unknown."""
-    from msa_paper.data import fetch as files
+    from msa_paper.data import check as files
     in_checkout("data check", MANIFEST)
     if not as_json:
         return [wrong for name in names or [""] for wrong in files.checked(name)]

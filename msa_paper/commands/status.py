@@ -37,7 +37,7 @@ COUNTS = "runs", "runs_needed", "published", "searches", "searches_needed"
 # %% ../../nbs/commands/40_status.ipynb #75f8650d
 def together(
     study:str,
-    blocks:list[dict],   # from `jobs.execution.standing`
+    blocks:list[dict],   # from `jobs.status.standing`
 )->Progress:
     "How far a study is, from how far its blocks are."
     parts = tuple(Progress(b["block"], *(b[k] for k in COUNTS)) for b in blocks)

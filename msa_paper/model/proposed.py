@@ -100,12 +100,6 @@ class ProposedModel(nn.Module):
         self.lstm = nn.LSTM(d, d, batch_first=True) if parts.dynamics == "lstm" else None
         self.head = prediction_head(s, data, parts.decision)
 
-    def dynamics(self, H, mask): # (B, T, d), (B, T) → H' (B, T, d), graph (B, T, T) or None
-        "What the states make of each other: the graph, one LSTM, or nothing."
-        if self.graph:
-            return self.graph(H, mask)
-        return (self.lstm(H)[0] * mask[..., None] if self.lstm else H), None
-
     def forward(self,
         batch:Batch,
         details:bool=False,   # also return what happened inside
@@ -114,7 +108,9 @@ class ProposedModel(nn.Module):
         mask = present.any(-1)
         H, α = self.fusion(f, present)
         C, β = self.decision(H, f, present) if self.decision else (None, None)
-        states, A = self.dynamics(H, mask)
+        states, A = self.graph(H, mask) if self.graph else (H, None)
+        if self.lstm:
+            states = self.lstm(H)[0] * mask[..., None]
         y = self.head(states, C, mask)
         return (y, Details(α, β, A, states, mask)) if details else y
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIAGRAMS', 'whole_diagram', 'extraction_diagram', 'fusion_diagram', 'graph_diagram', 'head_diagram', 'example_trace',
-           'behind_diagram', 'picture', 'figures1to5', 'table2']
+           'behind_diagram', 'picture', 'figures1to5']
 
 # %% ../../nbs/report/70_diagrams.ipynb #281fec72
 from base64 import b64encode
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from IPython.display import HTML
 from torch import Tensor
 from ..core import MsaPaperError
-from . import table2 as baselines
 from .boxes import Box, box_of
 from .drawing import Diagram, drawn
 from .flows import all_drawn, inputs_of, parts, tensor_of
@@ -178,10 +177,3 @@ def figures1to5(
         png = next(p for p in paths if p.suffix == ".png").read_bytes()
         pictures.append(picture(diagram.title, png))
     return HTML("\n".join(pictures))
-
-# %% ../../nbs/report/70_diagrams.ipynb #32d98bd5
-def table2(
-    figures:str="",   # where it goes; empty: figures/model
-)->str:               # Markdown
-    "The baselines of the registry and the controls (Table 2)."
-    return baselines.table2(figures)

@@ -139,7 +139,7 @@ def on_data(name:str, data:DataSpec, where:str)->dict:
 def out_of_step(name:str)->str:
     "What a model does with modalities that are not in step."
     model, batch = build_model(name, mmsa_spec(), {}), drawn_batch(mmsa_spec())
-    resampled = any(c.title == "in_step()" for c in trace_model(model, batch).calls)
+    resampled = any(c.title == "align_to()" for c in trace_model(model, batch).calls)
     return "resampled to the first modality" if resampled else "read as it is"
 
 # %% ../../nbs/report/75_table2.ipynb #3593f7be
