@@ -47,7 +47,7 @@ def place(
 )->str:        # 'data/…', 'features/…' or 'elsewhere/…': where it lies, without saying where that is here
     "A data file's name on any machine."
     for kind, top in (("features", features_folder()), ("data", data_folder())):
-        if path.is_relative_to(top):
+        if str(path).startswith(f"{top}{os.sep}"):
             return f"{kind}/{path.relative_to(top).as_posix()}"
     return f"elsewhere/{path.name}"
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from ..core import MsaPaperError
 from ..experiment.decisions import chosen
+from ..experiment.published import looked_at_once
 from ..experiment.trials import tuning_file
 from ..experiment.specification import RunSpec, TuneSpec
 from ..experiment.store import Store
@@ -88,9 +89,9 @@ def standing(
 )->list[dict]:        # one row a block: searches and runs, finished (stored or published) and needed
     "How far each block is."
     found = {}
-    for name, e in ((d, e) for d in data or study_names() for e in entries(d, results)):
-        block = e.key
-        found.setdefault((name, block), Counted(name, block)).add(e)
+    with looked_at_once():
+        for name, e in ((d, e) for d in data or study_names() for e in entries(d, results)):
+            found.setdefault((name, e.key), Counted(name, e.key)).add(e)
     return [asdict(c) | dict(searches=sum(c.searches.values()), searches_needed=len(c.searches))
             for c in found.values()]
 
