@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 import msa_paper
 from .commands import datasets
-from .commands.pages import figures, readme, render_readme
+from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
 from .commands.publish import merge, publish, verify
 from .commands.reproduce import reproduce

@@ -120,7 +120,7 @@ def figures_folder()->Path: # relative paths count from the project
     return whole_path("MSA_PAPER_FIGURES", "figures")
 
 # %% ../nbs/00_core.ipynb #52ad7447
-def in_use(file):
+def in_use(file:object):
     "Mark an open file as being written, for as long as it is open, or its process lives."
     with contextlib.suppress(OSError):              # a file system without locks does without the mark
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +229,7 @@ def write_whole(
 
 # %% ../nbs/00_core.ipynb #c78a5896
 def plain(
-    value,       # dictionaries, lists, numbers of Python or NumPy, text
+    value:object,       # dictionaries, lists, numbers of Python or NumPy, text
 ):               # the same of plain Python, None for what is not a finite number
     "What strict JSON can say of a value."
     if isinstance(value, dict):
@@ -244,7 +244,7 @@ def plain(
 
 # %% ../nbs/00_core.ipynb #f3476d7f
 def json_text(
-    content,            # what `plain` takes
+    content:object,            # what `plain` takes
     **keywords,         # of `json.dumps`
 )->str:                 # ends with a new line
     "Strict JSON, one entry a line."
@@ -273,7 +273,7 @@ def read_json(path:str|Path):
     except OSError as error:
         raise MsaPaperError(f"cannot be read: {error.strerror}", path, "make the file again") from error
 
-def write_json(path:str|Path, content)->Path:
+def write_json(path:str|Path, content:object)->Path:
     "Write strict JSON, whole or not at all."
     return write_whole(path, json_text(content))
 

@@ -179,7 +179,7 @@ def drop_halves():
         path.unlink(missing_ok=True)
 
 # %% ../nbs/02_processes.ipynb #4d5f9fc1
-def interrupt(number, _):
+def interrupt(number:int, _:object):
     "What a signal does: end all processes, tidy up, say one line, leave."
     if os.getpid() != owner:                            # a fork of the command that is asked to end
         os._exit(128 + number)

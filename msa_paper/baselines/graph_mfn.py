@@ -7,6 +7,7 @@ __all__ = ['BY_VARIANT', 'GATES', 'SPACE', 'SMALL', 'PRESETS', 'GraphMFNSettings
            'incoming', 'DynamicFusionGraph', 'GraphMFNDetails', 'GraphMFN']
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #863e1e80
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -66,7 +67,7 @@ def resolved(
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #e4b07f2b
 def subsets(
-    names,   # the modalities
+    names:Sequence[str],   # the modalities
 )->list[tuple]:
     "All non-empty subsets, small ones first."
     return [k for r in range(1, len(names) + 1) for k in combinations(names, r)]

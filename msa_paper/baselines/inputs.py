@@ -7,6 +7,7 @@ __all__ = ['Size', 'Rate', 'Sizes', 'Rates', 'per_modality', 'anchor_modality', 
 
 # %% ../../nbs/baselines/00_inputs.ipynb #d011f613
 import math
+from collections.abc import Iterable
 from typing import Annotated
 import torch, torch.nn.functional as F
 from pydantic import Field
@@ -35,7 +36,7 @@ def by_name(value:dict, names:list, what:str)->dict:
 # %% ../../nbs/baselines/00_inputs.ipynb #dc9bd646
 def per_modality(
     value:object,     # one value, a tuple in the order of `names`, or {name: value}
-    names,            # the modalities it is for
+    names:Iterable[str],            # the modalities it is for
     what:str,         # the setting's name, for the message
 )->dict:              # {name: value}, in the order of `names`
     "One value for each modality, whichever way it was given."

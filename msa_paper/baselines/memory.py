@@ -179,7 +179,12 @@ def label_steps(batch:Batch, data:DataSpec, language:str)->int|None: # None: one
     "How many of the first steps have labels."
     return batch.masks[language].shape[1] if data.per_step else None
 
-def read_states(h, u, mask, steps=None): # (T, B, D), (T, B, U), (B, T) → (B, D + U), or (B, steps, D + U)
+def read_states(
+    h:Tensor,             # (T, B, D)
+    u:Tensor,             # (T, B, U)
+    mask:Tensor,          # (B, T)
+    steps:int|None=None,  # labels a sequence; None: one label
+)->Tensor:                # (B, D + U), or (B, steps, D + U)
     "What the head reads: [h; u] at the last valid step, or at each of the first steps."
     states = torch.cat([h, u], -1).transpose(0, 1)
     return last_valid(states, mask) if steps is None else states[:, :steps]

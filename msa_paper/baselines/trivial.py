@@ -8,6 +8,7 @@ __all__ = ['ConstantSettings', 'LinearSettings', 'pooled', 'labelled_rows', 'Con
 
 # %% ../../nbs/baselines/80_trivial.ipynb #2034bd4f
 import numpy as np, torch, torch.nn.functional as F
+from collections.abc import Callable, Iterable
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def pooled(
 def labelled_rows(
     corpus:Corpus,
     split:str,
-    scale,            # a standardiser: Batch → Batch
+    scale:Callable,            # a standardiser: Batch → Batch
 )->tuple[np.ndarray, np.ndarray]: # (n, Σ d_m) and (n,), what has a label
     "Pooled features and labels of a split. Raises where nothing has a label."
     X, y = [], []
@@ -118,7 +119,7 @@ def linear_solutions(
     X:np.ndarray,      # (n, F), standardised
     y:np.ndarray,      # (n,)
     outputs:int,       # 1, or the number of classes
-    strengths,         # λ
+    strengths:Iterable[float],         # λ
 )->list[tuple[np.ndarray, np.ndarray]]: # for each λ W (outputs, F) and b (outputs,)
     "Ridge or logistic regression along a path of penalties."
     n = len(y)

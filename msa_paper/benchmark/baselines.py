@@ -7,6 +7,7 @@ __all__ = ['DIMS', 'PAIRS', 'mmsa_folder', 'mmsa_class', 'mmsa_model', 'training
 
 # %% ../../nbs/benchmark/30_baselines.ipynb #864c599f
 import importlib, importlib.util, json, sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -85,7 +86,7 @@ def our_model(name:str, dataset:str, variant:str)->nn.Module:
 # %% ../../nbs/benchmark/30_baselines.ipynb #4a8dd4a6
 def training_step(
     model:nn.Module,
-    forward,            # a function without arguments: (B, 1)
+    forward:Callable,            # a function without arguments: (B, 1)
     target:torch.Tensor,  # (B,)
 ):
     "A function that makes one step of Adam on the L1 loss."

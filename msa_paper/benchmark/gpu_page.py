@@ -19,7 +19,7 @@ def is_well(
     return not failed and part.get("works", True) and all(r.get("within", True) for r in rows)
 
 # %% ../../nbs/benchmark/18_gpu_page.ipynb #b0177443
-def cell_text(value)->str:
+def cell_text(value:object)->str:
     "A value in a cell."
     match value:
         case None:

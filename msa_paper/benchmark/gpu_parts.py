@@ -94,7 +94,7 @@ def answer(
 def begin(
     work:Callable,       # an importable function
     arguments:tuple,
-    context=None,        # of multiprocessing; None: a fresh process
+    context:object=None,        # of multiprocessing; None: a fresh process
 )->Work:
     "Start work in another process."
     context = context or multiprocessing.get_context("spawn")

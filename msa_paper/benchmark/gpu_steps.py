@@ -34,7 +34,7 @@ def stepping(
     return step
 
 # %% ../../nbs/benchmark/16_gpu_steps.ipynb #c68b357b
-def trained_on(batch:Batch, model:nn.Module, optimiser:torch.optim.Optimizer, computing)->float:
+def trained_on(batch:Batch, model:nn.Module, optimiser:torch.optim.Optimizer, computing:Callable)->float:
     "One step of the optimiser; the loss before it."
     optimiser.zero_grad()
     with computing:

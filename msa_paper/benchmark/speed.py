@@ -7,10 +7,11 @@ __all__ = ['reference_layers', 'one_by_one', 'in_one', 'timed', 'fused_states', 
 
 # %% ../../nbs/benchmark/10_speed.ipynb #d43eaac8
 import time
+from collections.abc import Callable
 from collections import defaultdict
 from contextlib import contextmanager
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from ..data.planted import planted_corpus
 from ..schema import TASKS, DataSpec, Modality
 from ..batch import Batch
@@ -58,13 +59,13 @@ def one_by_one(
         out.append(data.x)
     return out
 
-def in_one(h, mask, gcn, threshold): # (B, T, d), (B, T) → (B, T, d)
+def in_one(h:Tensor, mask:Tensor, gcn:nn.Module, threshold:nn.Module): # (B, T, d), (B, T) → (B, T, d)
     "The same for the whole batch at once."
     return gcn(h, build_graph(h, mask, threshold))
 
 # %% ../../nbs/benchmark/10_speed.ipynb #707ae057
 def timed(
-    work,       # a function without arguments
+    work:Callable,       # a function without arguments
 )->float:
     "Seconds of one call."
     def wait():

@@ -21,7 +21,7 @@ Named = Annotated[list[str]|None, typer.Argument(
 MANIFEST = "data/manifest.json"
 
 # %% ../../nbs/commands/50_datasets.ipynb #4c467b61
-def file_facts(file)->dict:
+def file_facts(file:object)->dict:
     "What is known of a file of the manifest; it is here if a file of its size has its name."
     path = data_folder()/file.path
     here = path.is_file() and path.stat().st_size == file.bytes

@@ -58,7 +58,7 @@ def executed_index():
     return notebook
 
 # %% ../../nbs/commands/60_pages.ipynb #bc9a8be6
-def markdown_of(notebook)->str:
+def markdown_of(notebook:dict)->str:
     "An executed notebook as Markdown: what its cells show, without their code."
     from nbconvert import MarkdownExporter
     notebook.cells = [c for c in notebook.cells if not c.source.startswith("#| hide")]

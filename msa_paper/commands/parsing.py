@@ -54,7 +54,7 @@ def spread(
     return found
 
 # %% ../../nbs/commands/00_parsing.ipynb #35fadddd
-def write_example(command, formatter):
+def write_example(command:object, formatter:object):
     "The example of a command, line by line."
     if command.epilog:
         with formatter.section("Example"):

@@ -42,7 +42,7 @@ def left_to_run(
 
 # %% ../../nbs/commands/20_reproduce.ipynb #ef07b4d8
 def trials_left(
-    entry,   # of a study
+    entry:object,   # of a study
 )->int:
     "How many trials its search has still to run; 0 where nothing is searched."
     from msa_paper.experiment.decisions import chosen
@@ -52,7 +52,7 @@ def trials_left(
     return entry.search.trials - len(read_trials(entry.search))
 
 # %% ../../nbs/commands/20_reproduce.ipynb #14de639a
-def seeds_left(entry)->list[int]:
+def seeds_left(entry:object)->list[int]:
     "The seeds of an entry that the store lacks."
     from msa_paper.experiment.store import Store
     return Store(entry.results).missing(entry.row) if entry.row else list(entry.seeds)

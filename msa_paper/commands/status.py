@@ -7,7 +7,6 @@ __all__ = ['COUNTS', 'Progress', 'together', 'progress', 'Standing', 'standing_o
 
 # %% ../../nbs/commands/40_status.ipynb #ed21a179
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from .parsing import Json, Results, aside, said
 from ..core import MsaPaperError, write_json
 

@@ -64,7 +64,7 @@ def world(
 # %% ../../nbs/evidence/35_made_up.ipynb #e4550ed1
 def ladder(
     models:tuple[str, ...],
-    values,                    # one a model
+    values:dict,                    # one a model
     metric:str="acc",
 )->dict[str, dict[str, float]]:
     "A world in which each model has its value of one metric."

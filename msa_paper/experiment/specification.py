@@ -52,7 +52,7 @@ def numbers_in(
 MANY = 1024            # processes, threads: more is a slip of the keyboard
 LONG = 10**6           # epochs, samples of a batch: likewise
 
-def wants_numbers(annotation)->bool:
+def wants_numbers(annotation:object)->bool:
     "Whether a field holds numbers, or a dictionary in which there may be some."
     return annotation in (int, float, dict) or set(get_args(annotation)) & {int, float} != set()
 

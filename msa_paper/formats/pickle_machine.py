@@ -141,7 +141,7 @@ def carries_out(*names:str)->Callable:
     return enter
 
 @carries_out("PROTO", "FRAME")
-def pass_by(m:Machine, _):
+def pass_by(m:Machine, _:object):
     "What says how the rest is written asks for nothing."
 
 # %% ../../nbs/formats/07_pickle_machine.ipynb #061b97dd

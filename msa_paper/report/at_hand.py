@@ -53,7 +53,7 @@ def origin(run:Run)->dict:
     return plain({k: told.get(k) for k in ("code", "environment", "hardware")})
 
 # %% ../../nbs/report/26_at_hand.ipynb #a8ce29d4
-def run_groups(run)->float:
+def run_groups(run:Run)->float:
     "How many videos or dialogues the test set of a run, stored or published, is worth."
     if not isinstance(run, Run):
         return run.groups

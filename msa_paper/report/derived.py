@@ -68,14 +68,14 @@ def errors_and_ellipse(
     return dict(slope=slope(errors, np.abs(truth), first.group), share_in_ellipse=inside, n=len(first))
 
 # %% ../../nbs/report/28_derived.ipynb #ad5eefc1
-def rounded_text(value):
+def rounded_text(value:object):
     "The numbers of a nested dictionary with seven significant digits."
     if isinstance(value, dict):
         return {k: rounded_text(v) for k, v in value.items()}
     return float(significant(value)) if isinstance(value, float) else value
 
 # %% ../../nbs/report/28_derived.ipynb #f0ed42df
-def tag(run)->str:
+def tag(run:"Run")->str:
     "Configuration and data of a run."
     return run.id.rpartition("/s")[2].partition("-")[2]
 

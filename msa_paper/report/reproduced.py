@@ -115,7 +115,7 @@ def report_markdown(study:str, table:pd.DataFrame)->str:
     return f"# {study}: reproduced beside published\n\n{about}\n\n" + markdown(HEAD, rows)
 
 # %% ../../nbs/report/35_reproduced.ipynb #4d179dcc
-def report_cells(r)->list[str]:
+def report_cells(r:object)->list[str]:
     "A row of `side_by_side` as text."
     in_sd = "" if np.isnan(r.in_sd) else f"{r.in_sd:.2f}"
     return [r.key, NAMES.get(r.model, r.model), METRICS[r.metric].label, str(r.seeds), f"{r.published:.5g}",

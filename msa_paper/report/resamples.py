@@ -65,13 +65,13 @@ def sums_of(
     return group_sums(task, table[columns].to_numpy(), table.truth.to_numpy(), table.group)
 
 # %% ../../nbs/report/27_resamples.ipynb #bba38e8d
-def test_labels(run)->dict[str, float]: # {id: label}
+def test_labels(run:Run)->dict[str, float]: # {id: label}
     "The labels of a run's test split, in the order of its predictions."
     labels, table = labels_of(run.spec), run.predictions
     return {i: labels[i] for i in table.id[table.split == "test"]}
 
 # %% ../../nbs/report/27_resamples.ipynb #5b736c82
-def test_key(run)->bytes:
+def test_key(run:Run)->bytes:
     "The key of a run's test labels."
     return key_of(test_labels(run))
 
@@ -133,7 +133,7 @@ def bits_of(at:AtHand, key:str)->float:
     return bits_in(np.array(list(test_labels(run).values()), float))
 
 # %% ../../nbs/report/27_resamples.ipynb #b6c49003
-def has_predictions(run)->bool:
+def has_predictions(run:Run)->bool:
     "Whether predictions of a run are at hand."
     with suppress(MsaPaperError):
         return run.predictions is not None

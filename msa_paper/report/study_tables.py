@@ -36,7 +36,7 @@ def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
     return meaningful(pd.DataFrame(rows)), origins
 
 # %% ../../nbs/report/29_study_tables.ipynb #b1d6ce34
-def row_and_origin(run)->tuple[dict, dict]:
+def row_and_origin(run:Run)->tuple[dict, dict]:
     "A run's row and what is behind it: of the store, or as it was published."
     if isinstance(run, Run):
         return run_row(run), origin(run)
@@ -127,7 +127,7 @@ def prediction_table(at:AtHand)->pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../../nbs/report/29_study_tables.ipynb #c628e0fa
-def run_probes(configuration:str, seed:int, run)->list[dict]:
+def run_probes(configuration:str, seed:int, run:Run)->list[dict]:
     "The probes of a run, of the store or as published: probe, claim, values."
     if isinstance(run, Run):
         found = probes_of(run)

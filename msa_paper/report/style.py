@@ -38,7 +38,7 @@ KINDS = {   # what keeps a file the same when it is drawn again
 }
 
 # %% ../../nbs/report/07_style.ipynb #61e6589b
-def few_digits(x, digits:int=5):
+def few_digits(x:object, digits:int=5):
     "A sidecar's numbers with as many digits as they mean, the same on every machine."
     if isinstance(x, dict):
         return {k: few_digits(v, digits) for k, v in x.items()}

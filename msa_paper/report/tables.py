@@ -208,7 +208,7 @@ def overview(
     return markdown(overview_head(shown), rows) + sources.note()
 
 # %% ../../nbs/report/20_tables.ipynb #a5f554cb
-def decided(r, better:int, level:float=.05)->str:
+def decided(r:pd.Series, better:int, level:float=.05)->str:
     "What a difference from the full model says, in a word."
     if pd.isna(r.d_holm):
         return ""

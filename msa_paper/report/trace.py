@@ -79,7 +79,7 @@ class Call(CallKind):
         return sum(p.numel() for p in self.thing.parameters() if p.requires_grad) if self.is_module else 0
 
 # %% ../../nbs/report/60_trace.ipynb #330c965c
-def tensors(x)->list[Tensor]:
+def tensors(x:object)->list[Tensor]:
     "All tensors in nested tuples, lists and dicts, in order."
     if isinstance(x, Tensor):
         return [x]
