@@ -4356,6 +4356,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                       'msa_paper/studies/study.py'),
                                          'msa_paper.studies.study.is_solved': ( 'studies/study.html#is_solved',
                                                                                 'msa_paper/studies/study.py'),
+                                         'msa_paper.studies.study.main_metric': ( 'studies/study.html#main_metric',
+                                                                                  'msa_paper/studies/study.py'),
                                          'msa_paper.studies.study.studied': ('studies/study.html#studied', 'msa_paper/studies/study.py'),
                                          'msa_paper.studies.study.study_names': ( 'studies/study.html#study_names',
                                                                                   'msa_paper/studies/study.py')},

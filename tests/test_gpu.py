@@ -196,7 +196,7 @@ def test_batches_made_early_train_the_same_weights(tmp_path, monkeypatch):
 # what a machine with Python 3.12, PyTorch and the libraries of `make gpu` has already
 THERE = """aiohttp attrs certifi charset-normalizer click cloudpickle fsspec h5py jinja2 lightning markupsafe matplotlib msgpack numpy
 packaging pandas psutil pyarrow pygments python-dateutil pyyaml requests safetensors scikit-learn scipy seaborn six statsmodels
-toolz torch torchaudio torch-geometric torchmetrics tqdm transformers typing-extensions urllib3""".split()
+toolz filelock typer rich shellingham annotated-doc torch torchaudio torch-geometric torchmetrics tqdm transformers typing-extensions urllib3""".split()
 PYTHON_3_12 = dict(python_version="3.12", python_full_version="3.12.3", sys_platform="linux", platform_system="Linux", extra="")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..experiment.study_tables import comparison_name
 from ..experiment.specification import RunSpec, spec_hash
 from .configurations import configuration, entries
-from .study import ablations, baselines, experiment, studied
+from .study import ablations, baselines, experiment, main_metric, studied
 
 EASY, HARD = ("happy", "sad"), ("angry", "neutral")   # the classes that Figure 9 is read by (claim C9)
 
@@ -75,7 +75,7 @@ def against_no_graph(
     parts = [v for v in ablations() if v not in ("full", "no_graph", "splice_only")]
     terms = []
     for key in dict.fromkeys(c.key for c in some if (c.key, "no_graph") in by):
-        if main := experiment(key).main:
+        if main := main_metric(key):
             reference = by[key, "no_graph"]
             own = [by[key, v] for v in parts if (key, v) in by]
             terms += [{(c, main): 1., (reference, main): -1.} for c in own]

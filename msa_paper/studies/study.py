@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['baselines', 'ablations', 'extra_models', 'is_solved', 'Aim', 'Experiment', 'Asked', 'Part', 'Study', 'studied',
-           'study_names', 'has_experiments', 'experiments', 'experiment']
+           'study_names', 'has_experiments', 'experiments', 'experiment', 'main_metric']
 
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
 from dataclasses import dataclass, field, replace
@@ -138,3 +138,9 @@ def experiment(
     found = experiments(*([known(study_name, study, "study")] if study_name else ()))
     known(key, [e.key for e in found], "experiment")
     return next(e for e in found if e.key == key)
+
+def main_metric(
+    key:str,
+)->str:              # empty: no experiment of that key is judged by one
+    "The metric that the ablations of an experiment are judged by."
+    return next((e.main for e in experiments() if e.key == key), "")
