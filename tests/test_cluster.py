@@ -21,7 +21,7 @@ from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.jobs.cluster import Cluster, reserve, run_on_cluster
 from msa_paper.jobs.notebook import Answer
-from msa_paper.jobs.transport import listening, tls_security
+from msa_paper.jobs.trust import listening, tls_security
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
@@ -304,6 +304,12 @@ def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
         with pytest.raises(MsaPaperError, match="tls:// needs certificates"):
             run_on_cluster([row], dask.address)
         with Cluster(dask.address, row.results, security=tls_security(*map(str, files))) as cluster:
+            deadline = time.time() + 120
+            while not cluster.workers:
+                assert time.time() < deadline, "the worker does not come"
+                cluster.seen = time.time()
+                cluster.look()
+                time.sleep(0.1)
             cluster.away["k"] = reserve(cluster.store, row, "tls://127.0.0.1:1")
             before = {p for p in tmp_path.rglob("*") if dask.folder not in p.parents}
             sent = list(attacks("k", tmp_path / "elsewhere"))

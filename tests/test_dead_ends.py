@@ -17,13 +17,14 @@ from safetensors import SafetensorError
 from conftest import PROJECT
 from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
+from msa_paper.experiment.locks import holder
 from msa_paper.experiment.run import run_seed
 from msa_paper.jobs.engine import run_matrix
 from msa_paper.jobs.leftovers import sweep_entry
 from msa_paper.jobs.notebook import notebooks_of, run_row
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
-from msa_paper.experiment import training
+from msa_paper.experiment import checkpoints
 from msa_paper.experiment.training import Training
 from msa_paper.processes import INTERRUPTED, common_folder, sweep
 from test_runs import alive, contents
@@ -37,7 +38,7 @@ from msa_paper.experiment.specification import RunSpec
 from msa_paper.processes import interruptible
 if __name__ == "__main__":
     with interruptible():
-        print(*run_matrix([RunSpec(**{spec!r})], 2), file=sys.stderr)
+        print(*run_matrix([RunSpec(**{spec!r})], {workers}), file=sys.stderr)
 """
 
 
@@ -86,9 +87,9 @@ def heard():
 class Command:
     "run_matrix as a command in a session of its own, as a terminal starts it."
 
-    def __init__(self, folder, spec):
+    def __init__(self, folder, spec, workers=2):
         self.script, self.store = folder / "command.py", Path(spec.results)
-        self.script.write_text(COMMAND.format(spec=spec.model_dump(mode="json")))
+        self.script.write_text(COMMAND.format(spec=spec.model_dump(mode="json"), workers=workers))
         self.process = subprocess.Popen(
             [sys.executable, self.script],
             cwd=PROJECT,
@@ -148,39 +149,63 @@ def servers(pid):
     return [p.pid for p in found if "multiprocessing.forkserver" in " ".join(p.cmdline())]
 
 
+def in_training(command):
+    "Kernels of a command that are in the middle of a training: they hold a run, and its checkpoint is there."
+    begun = [lock for lock in command.store.rglob("*.lock") if (lock.with_suffix(".partial") / "last.safetensors").is_file()]
+    at_work = {(holder(lock) or {}).get("pid") for lock in begun}
+    return [pid for pid in kernels(command.process.pid) if pid in at_work]
+
+
+def frozen(commands):
+    "Have every command stand still in the middle of a training, so that none has ended before it is hit."
+    still, deadline = {}, time.time() + 300
+    while len(still) < len(commands):
+        for n, command in enumerate(commands):
+            assert time.time() < deadline and command.process.poll() is None, command.process.communicate()
+            if n not in still and (found := in_training(command)):
+                os.kill(found[0], signal.SIGSTOP)
+                still[n] = found[0]
+        time.sleep(0.02)
+    return still
+
+
 def fire(commands):
     "A kernel is killed, a server, a command; another command is interrupted. Gives back those that live."
+    still = frozen(commands)
     blows = [
-        lambda command: os.kill(kernels(command.process.pid)[0], signal.SIGKILL),
+        lambda command: os.kill(still[0], signal.SIGKILL),
         lambda command: os.kill(servers(command.process.pid)[0], signal.SIGKILL),
         lambda command: command.process.kill(),
         lambda command: command.process.send_signal(signal.SIGINT),
     ]
-    for command, blow in zip(commands, blows, strict=True):
-        command.until(lambda: kernels(command.process.pid))
+    for n, (command, blow) in enumerate(zip(commands, blows, strict=True)):
         family = command.family()
         blow(command)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(still[n], signal.SIGCONT)
         if blow in blows[2:]:
             command.process.wait(20)
             gone(family, 60)
+    gone(still.values(), 60)
     return commands[:2]
 
 
 def test_four_commands_at_one_store_under_fire(tmp_path):
     "What the others leave, two commands finish: every run is there, once, as if nothing had happened."
-    spec, quiet = (tiny(tmp_path / name, seeds=(1, 2, 3, 4), epochs=40) for name in ("store", "quiet"))
-    for seed in quiet.seeds:
-        run_seed(quiet, seed, corpus_of(quiet), Store(quiet.results))
+    spec, quiet = (tiny(tmp_path / name, seeds=(1, 2, 3, 4, 5), epochs=20) for name in ("store", "quiet"))
     folders = [tmp_path / str(k) for k in range(4)]
     for folder in folders:
         folder.mkdir()
-    left = fire([Command(folder, spec) for folder in folders])
+    left = fire([Command(folder, spec, workers=1) for folder in folders])
+    for seed in quiet.seeds:
+        run_seed(quiet, seed, corpus_of(quiet), Store(quiet.results))
     for command in left:
         told, error = command.process.communicate(timeout=300)
         assert command.process.returncode == 0 and not error.strip() and "failed" not in told
     assert contents(Store(spec.results)) == contents(Store(quiet.results))
+    assert any(r.read("provenance.json")["resumed_after"] is not None for r in Store(spec.results).runs())
     journal = [json.loads(line)["run"] for line in (tmp_path / "store" / "notebooks" / "journal.jsonl").open()]
-    assert sorted(journal) == sorted(set(journal)) and len(journal) == 4
+    assert sorted(journal) == sorted(set(journal)) and len(journal) == len(spec.seeds)
     time.sleep(0.2)
     assert run_matrix([spec], 1) == []
     assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
@@ -354,7 +379,7 @@ def test_a_full_disk_ends_the_command(disk, undisturbed):
 
 def test_a_disk_that_is_full_for_a_checkpoint(tmp_path, undisturbed, monkeypatch):
     "Needs no right to mount: safetensors says what it says on a full disk, with half a file written."
-    spec, save = tiny(tmp_path / "store"), training.save_file
+    spec, save = tiny(tmp_path / "store"), checkpoints.save_file
 
     def full(tensors, path, metadata):
         if "last" in str(path):
@@ -362,7 +387,7 @@ def test_a_disk_that_is_full_for_a_checkpoint(tmp_path, undisturbed, monkeypatch
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(training, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(MsaPaperError, match=FULL):
         run_seed(spec, 1, corpus_of(spec), Store(spec.results))
     assert not list(tmp_path.rglob("*.part")) and list(tmp_path.rglob("best.safetensors"))

@@ -111,7 +111,7 @@ def run_missing(
         from msa_paper.jobs.engine import run_matrix
         return run_matrix(some, where.workers)
     from msa_paper.jobs.cluster import run_on_cluster
-    from msa_paper.jobs.transport import tls_security
+    from msa_paper.jobs.trust import tls_security
     security = tls_security(where.ca, where.cert, where.key) if where.secure else None
     return run_on_cluster(some, where.scheduler, where.weights, where.insecure_network, security)
 

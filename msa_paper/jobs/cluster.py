@@ -10,47 +10,49 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from ..core import MsaPaperError, in_use, is_full, known, write_whole
+from distributed import Queue, get_worker
+from distributed.security import Security
+from ..core import MsaPaperError, is_full, known, write_whole
 from ..experiment.identity import here as place_here
-from ..experiment.trials import read_trials, tuning_file
+from ..experiment.locks import hold
 from ..experiment.specification import RunSpec, TuneSpec
 from ..experiment.store import Store
-from ..experiment.locks import hold
-from .engine import KINDS, Hands, run_matrix, still_wanted
-from .notebook import Answer, answered, execute, mark_of, new_output, notebooks_of
-from .transport import copies, data_for, difference, fingerprint, is_private, lay_out
-from .transport import listening, news, nothing_unpickled, open_to_all, pieces, put_piece
-from .transport import take_copy, take_run, take_trials, tls_security, wanted, without_paths
+from ..experiment.trials import read_trials, tuning_file
+from .engine import Hands, run_matrix, still_wanted
+from .notebook import Answer, answered, execute, marked, new_output, notebooks_of
+from .transport import copies, data_for, lay_out, news, pieces, put_piece
+from .transport import take_copy, take_run, take_trials, wanted, without_paths
+from .trust import START, connected, difference, fingerprint, listening, nothing_unpickled
+from .trust import open_to_all
 from ..processes import tidied_by
 from ..studies.configurations import Entry
 
 # %% ../../nbs/jobs/70_cluster.ipynb #9e6fe210
 def compute_away(
-    kind:str,            # of `KINDS`
-    fields:dict,         # of the specification
-    copy:str,            # its executed notebook, below the store
-    trials:tuple|None,   # of a search: its file below the store, and what is in it already
-    files:dict,          # {place: (SHA-256, bytes)}: this machine has them
-    channel:str,         # the queue that results go into
-    weights:bool,        # whether they are sent
-)->dict:                 # end, told
+    spec:RunSpec|TuneSpec,
+    copy:str,        # its executed notebook, below the store
+    trials:dict,     # of a search: {its file below the store: what is in it already}
+    files:dict,      # {place: (SHA-256, bytes)}: this machine has them
+    channel:str,     # the queue that results go into
+    weights:bool,    # whether they are sent
+)->dict:             # end, told
     "A job on a worker that shares nothing."
-    from distributed import Queue, get_worker
-    key, queue, asked, sent = get_worker().get_current_task(), Queue(channel), still_wanted(), set()
-    with tempfile.TemporaryDirectory(prefix="store-", dir=get_worker().local_directory) as folder:
+    worker, queue, asked, sent = get_worker(), Queue(channel), still_wanted(), set(trials.values())
+    key = worker.get_current_task()
+    with tempfile.TemporaryDirectory(prefix="store-", dir=worker.local_directory) as folder:
         top, store = Path(folder), Path(folder)/"store"
-        spec = KINDS[kind](**fields | dict(results=str(store)))
+        spec = spec.model_copy(update=dict(results=str(store)))
         def send(messages:list[dict]):
             for message in messages:
                 queue.put(message | dict(job=key))
         def work():
             lay_out(top/"data", files)
-            if trials and trials[1]:
-                write_whole(store/trials[0], trials[1])
-                sent.add(trials[1])
+            for name, content in trials.items():
+                write_whole(store/name, content)
             private = dict(MSA_PAPER_DATA=str(top/"data"), MSA_PAPER_RUNS=str(top/"runs"))
             execute(spec, store/copy, copy, private, lambda: send(news(store, sent, weights)) or asked())
         answer = answered(work, "a worker")
@@ -59,7 +61,6 @@ def compute_away(
         return asdict(replace(answer, told=without_paths(answer.told, top)))
 
 # %% ../../nbs/jobs/70_cluster.ipynb #121fb555
-START = "start one: `dask scheduler`, and workers: `dask worker ADDRESS --nthreads 1`"
 MEND = ("give the workers this code and this environment, room on their disks, "
         "and addresses of their own machine or TLS")
 
@@ -88,58 +89,31 @@ def reserve(store:Store, spec:RunSpec|TuneSpec, worker:str)->Away|None: # None w
         names = {lock.name for lock in locks}
         seeds = tuple(s for s in spec.seeds if str(store.lock(spec, s)) in names)
         spec = spec.model_copy(update=dict(seeds=seeds))
+    for lock in locks:
+        held.callback(lock.close)
+        held.callback(Path(lock.name).unlink, missing_ok=True)   # while it is held: who waits makes another
     output = new_output(*notebooks_of(spec))
-    mark = open(mark_of(output), "w")
-    in_use(mark)
-    for file in (*locks, mark):
-        held.callback(file.close)
-        held.callback(Path(file.name).unlink, missing_ok=True)   # while it is held: who waits makes another
+    held.enter_context(marked(output))
     held.callback(lambda: output.is_file() and not output.stat().st_size and output.unlink())
     return Away(spec, worker, output, held)
 
-# %% ../../nbs/jobs/70_cluster.ipynb #5330e64a
-OPEN = ("use tls:// and certificates (--tls-ca, --tls-cert, --tls-key), or a scheduler on 127.0.0.1; "
-        "--insecure-network if nobody else is on the network")
-
-def connected(
-    address:str,
-    insecure:bool,
-    security,        # certificates, or None
-):
-    "A client of a scheduler that only those can reach who are meant to; raises where that is not so."
-    from distributed import Client
-    if not insecure and not is_private(address):
-        raise MsaPaperError("this address is open to everybody on its network", address, OPEN)
-    if address.startswith("tls://"):
-        security = security or tls_security()
-    try:
-        client = Client(address, timeout=20, set_as_default=False, security=security)
-    except (OSError, ValueError, TypeError) as error:
-        raise MsaPaperError(f"no Dask scheduler answers: {error}", address, START) from error
-    if why := "" if insecure else open_to_all(client.run_on_scheduler(listening)):
-        client.close()
-        raise MsaPaperError(f"the scheduler {why}", address, "start it with --host 127.0.0.1, or with TLS")
-    return client
-
 # %% ../../nbs/jobs/70_cluster.ipynb #0f27f8cf
+@dataclass(eq=False)
 class Workers(Hands):
     "The workers of a Dask scheduler."
-    joins = False     # private stores do not see each other's locks
+    address: str                      # of the scheduler; without a scheme Dask takes tcp://
+    results: str = ""                 # the store
+    weights: bool = True              # whether they come back
+    patience: float = 60              # seconds without any worker after which to give up
+    insecure: bool = False            # whether addresses may be open to a network
+    security: Security|None = None    # certificates; else Dask's configuration
 
-    def __init__(self,
-        address:str,            # of the scheduler; without a scheme Dask takes tcp://
-        results:str="",         # the store
-        weights:bool=True,      # whether they come back
-        patience:float=60,      # seconds without any worker after which to give up
-        insecure:bool=False,    # whether addresses may be open to a network
-        security=None,          # certificates (distributed.security.Security); else Dask's configuration
-    ):
+    def __post_init__(self):
         super().__init__()
-        self.address, self.insecure, self.security = address, insecure, security
-        self.store, self.weights, self.patience, self.seen = Store(results), weights, patience, time.time()
+        self.store, self.seen = Store(self.results), time.time()
         self.workers, self.refused, self.away = {}, {}, {}   # address → threads; → why; key → job
 
-    def asked(self, worker:str, what, *arguments):
+    def asked(self, worker:str, what:Callable, *arguments)->object:
         "What a worker answers, or the exception that came instead."
         answers = self.client.run(what, *arguments, workers=[worker], on_error="return")
         return answers.get(worker, "no answer")
@@ -194,13 +168,11 @@ def bring(here:Workers, files:dict, worker:str)->str: # why that was not possibl
 # %% ../../nbs/jobs/70_cluster.ipynb #9ae76587
 DISK = "its disk is full"
 
-def described(store:Store, job:Away)->tuple:
-    "What a worker is told of a job: paths below the store, a search with the trials that are there."
-    fields, found = job.spec.model_dump(mode="json", exclude_unset=True, exclude={"results"}), None
-    if isinstance(job.spec, TuneSpec):
-        path = tuning_file(job.spec)
-        found = str(path.relative_to(store.folder)), path.read_bytes() if path.is_file() else b""
-    return type(job.spec).__name__, fields, str(job.output.relative_to(store.folder)), found
+def trials_there(spec:RunSpec|TuneSpec)->dict[str, bytes]: # {below the store: content}
+    "The file of a search, where there is one: a worker goes on with it."
+    path = tuning_file(spec) if isinstance(spec, TuneSpec) else None
+    there = path is not None and path.is_file()
+    return {str(path.relative_to(Store(spec.results).folder)): path.read_bytes()} if there else {}
 
 # %% ../../nbs/jobs/70_cluster.ipynb #26c02be2
 MESSAGES = {RunSpec: ("run", "notebook"), TuneSpec: ("trials", "notebook")}   # that a job may send
@@ -242,22 +214,13 @@ def believed(here:Workers, job:Away, answer:Answer)->Answer:
 # %% ../../nbs/jobs/70_cluster.ipynb #1d076b4e
 class Opened(Workers):
     "Workers that are talked to, for as long as a command runs."
-    def __enter__(self):
-        from distributed import Queue
-        with ExitStack() as opened:
-            opened.enter_context(nothing_unpickled())
-            self.client = opened.enter_context(connected(self.address, self.insecure, self.security))
-            opened.enter_context(tidied_by(self.let_go))
-            self.queue = Queue(f"msa-paper-{os.urandom(8).hex()}", client=self.client)
-            opened.callback(self.queue.close)
-            self.ours = fingerprint()
-            self.opened = opened.pop_all()
-        return self
-
-    def __exit__(self, *error):
-        for key in list(self.tasks):
-            self.release(key)
-        self.opened.close()
+    def open(self, opened:ExitStack):
+        opened.enter_context(nothing_unpickled())
+        self.client = opened.enter_context(connected(self.address, self.insecure, self.security))
+        opened.enter_context(tidied_by(self.let_go))
+        self.queue = Queue(f"msa-paper-{os.urandom(8).hex()}", client=self.client)
+        opened.callback(self.queue.close)
+        self.ours = fingerprint()
 
     def release(self, key:str):
         "Forget a job, and let go of what was locked for it."
@@ -287,7 +250,8 @@ class Cluster(Opened):
             files = data_for(job.spec)
             if why := bring(self, files, worker):
                 return self.refuse(worker, why)
-            what = *described(self.store, job), files, self.queue.name, self.weights
+            copy = str(job.output.relative_to(self.store.folder))
+            what = job.spec, copy, trials_there(job.spec), files, self.queue.name, self.weights
             key = self.send(spec, compute_away, *what, workers=[worker], allow_other_workers=False)
             self.away[key] = job
             failing.pop_all()
@@ -312,7 +276,7 @@ def run_on_cluster(
     address:str,            # of a Dask scheduler: 'tcp://127.0.0.1:8786', 'tls://…:8786'
     weights:bool=True,      # whether they come back
     insecure:bool=False,    # whether addresses may be open to a network; nobody else is on it then
-    security=None,          # certificates (distributed.security.Security); by default Dask's configuration
+    security:Security|None=None,   # certificates; by default Dask's configuration
 )->list[str]:               # what failed
     "`run_matrix` on the workers of a Dask scheduler."
     engine = Cluster(address, rows[0].results, weights, insecure=insecure, security=security)

@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -132,10 +133,10 @@ class ForkedKernel:
 
 # %% ../../nbs/jobs/10_kernel.ipynb #2a9632f4
 def kernel_manager(
-    warm:bool=False,               # fork the kernel, where that can be done
-    added:dict[str, str]={},       # to its environment
-    folder:str="",                 # where it stands; empty: where jupyter_client would have it
-    wanted=None,                   # called once a second; the kernel ends when it says no
+    warm:bool=False,                       # fork the kernel, where that can be done
+    added:dict[str, str]={},               # to its environment
+    folder:str="",                         # where it stands; empty: where jupyter_client would have it
+    wanted:Callable[[], bool]|None=None,   # asked once a second; then it ends
 )->type:
     "A kernel manager for one notebook."
     from jupyter_client import AsyncKernelManager
@@ -218,12 +219,12 @@ def is_death(
 
 # %% ../../nbs/jobs/10_kernel.ipynb #d84dc2b0
 def execute_notebook(
-    notebook:str,             # below nbs/: 'runs/train.ipynb'
-    output:Path,              # where the executed copy goes
+    notebook:str,                          # below nbs/: 'runs/train.ipynb'
+    output:Path,                           # where the executed copy goes
     parameters:dict,
-    warm:bool=False,          # in a forked kernel, where that can be done
-    added:dict[str, str]={},  # to the kernel's environment
-    wanted=None,              # called once a second; the kernel is ended when it says no
+    warm:bool=False,                       # in a forked kernel, where that can be done
+    added:dict[str, str]={},               # to the kernel's environment
+    wanted:Callable[[], bool]|None=None,   # called once a second; the kernel is ended when it says no
 )->Path:
     "Run a notebook with papermill; raises one error for a failure, which is kept, or for a killed kernel."
     import papermill

@@ -9,6 +9,7 @@ __all__ = ['ENDS', 'notebooks_of', 'new_output', 'mark_of', 'marked', 'read_note
 # %% ../../nbs/jobs/20_notebook.ipynb #815cd27e
 import json
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -103,10 +104,10 @@ def forget_failures(spec:RunSpec|TuneSpec):
 # %% ../../nbs/jobs/20_notebook.ipynb #e3a3deab
 def execute(
     spec:RunSpec|TuneSpec,
-    output:Path,              # where the executed copy goes
-    named:str,                # what the provenance of its runs calls that copy
-    added:dict[str, str]={},  # to the kernel's environment
-    wanted=None,              # called once a second; the notebook is broken off when it says no
+    output:Path,                           # where the executed copy goes
+    named:str,                             # what the provenance of its runs calls that copy
+    added:dict[str, str]={},               # to the kernel's environment
+    wanted:Callable[[], bool]|None=None,   # called once a second; the notebook is broken off when it says no
 )->Path:
     "Execute the notebook of a configuration or a search."
     page = "runs/train.ipynb" if isinstance(spec, RunSpec) else "runs/tune.ipynb"
@@ -117,8 +118,8 @@ def execute(
 # %% ../../nbs/jobs/20_notebook.ipynb #fc8d1c6d
 def run_notebook(
     spec:RunSpec|TuneSpec,
-    wanted=None,            # called once a second; the notebook is broken off when it says no
-)->Path:                    # the executed copy
+    wanted:Callable[[], bool]|None=None,   # called once a second; the notebook is broken off when it says no
+)->Path:                                   # the executed copy
     "Train the missing seeds of a configuration, or run the missing trials of a search, in the store itself."
     store = Store(spec.results)
     with room_on_disk(store.folder):
@@ -149,7 +150,7 @@ class Answer:
 
 # %% ../../nbs/jobs/20_notebook.ipynb #c31c91db
 def answered(
-    work,           # a function without arguments
+    work:Callable[[], object],
     where:object,   # what is full where that happens
 )->Answer:
     "How some work ended; it never raises."
