@@ -104,3 +104,12 @@ def test_readme_equals_its_rendering():
     from msa_paper.commands.pages import render_readme
 
     assert (PROJECT / "README.md").read_text() == render_readme(), "run `make readme`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_links_between_pages_lead_somewhere(path):
+    told = "\n".join(c["source"] for c in cells(path, "markdown"))
+    near = [t for t in re.findall(r"\]\(([^)#\s]+)", told) if not re.match(r"https?:|mailto:|attachment:", t)]
+    named = re.findall(r"nbs/[\w/]+\.ipynb", told)
+    lost = [t for t in near if not (path.parent / t).exists()] + [t for t in named if not (PROJECT / t).exists()]
+    assert not lost
