@@ -14,6 +14,7 @@ from ..experiment.trials import read_trials, tuning_file
 from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..studies.configurations import Entry
+from ..studies.study import is_solved
 
 # %% ../../nbs/jobs/40_duration.ipynb #32bcac7c
 @cache
@@ -27,9 +28,9 @@ def mean(values:Iterable[float])->float|None:
     return sum(values) / len(values) if values else None
 
 # %% ../../nbs/jobs/40_duration.ipynb #b2266a9f
-def is_solved(e:Entry)->bool:
-    "Whether its model is fitted in closed form, in no time to speak of."
-    return e.model.startswith("floor_")
+def takes_no_time(e:Entry)->bool:
+    "Whether its model is fitted in closed form."
+    return is_solved(e.model)
 
 # %% ../../nbs/jobs/40_duration.ipynb #a9747dae
 def runs_took(e:Entry)->list[float]:
@@ -48,7 +49,7 @@ def same_model(a:Entry, b:Entry)->bool:
 
 def same_data(a:Entry, b:Entry)->bool:
     "Whether two entries are of one data set and protocol."
-    return a.name.split("-")[:2] == b.name.split("-")[:2]
+    return a.reads == b.reads
 
 def anything(a:Entry, b:Entry)->bool:
     "Two entries of one command."
@@ -57,7 +58,7 @@ def anything(a:Entry, b:Entry)->bool:
 # %% ../../nbs/jobs/40_duration.ipynb #f2287a2f
 def like(some:list[Entry], took:list[list[float]], e:Entry, alike)->float|None:
     "The mean over entries that are like one."
-    near = (i for i, other in enumerate(some) if alike(other, e) and is_solved(other) == is_solved(e))
+    near = (i for i, other in enumerate(some) if alike(other, e) and takes_no_time(other) == takes_no_time(e))
     return mean(s for i in near for s in took[i])
 
 # %% ../../nbs/jobs/40_duration.ipynb #9ef94c6f
@@ -92,7 +93,7 @@ def seconds_left(
     for e, expected in zip(some, known_seconds(some)):
         row = e.row
         n = len(Store(e.results).missing(row) if row else e.seeds)
-        if n and expected.run is None and not is_solved(e):
+        if n and expected.run is None and not takes_no_time(e):
             return None
         total += n * (expected.run or 0)
         if search := e.search:

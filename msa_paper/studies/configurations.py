@@ -68,6 +68,12 @@ class Entry:
         return f"{self.key}/{self.model}"
 
     @property
+    def reads(self)->tuple[str, str]:     # data set, protocol
+        "What it reads."
+        of = self.experiment or self.given
+        return of.dataset, of.protocol
+
+    @property
     def searched(self)->bool:
         "Whether a search chooses its settings."
         return bool(self.experiment and self.experiment.trials) and not is_solved(self.model)
