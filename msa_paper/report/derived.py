@@ -19,11 +19,11 @@ from .names import METRICS
 from .scatter import dense_ellipse
 from .resamples import Draws, with_truth
 from ..schema import TASKS
-from ..studies.study import baselines, main_metric
+from ..studies.study import PAPER_BASELINES, main_metric
 
 
 # %% ../../nbs/report/28_derived.ipynb #1ae60a38
-ORDERED = *baselines(), "full"   # whose order the paper reports
+ORDERED = *PAPER_BASELINES, "full"   # whose order the paper reports
 
 def with_draws(runs:dict, draws:dict, metric:str)->dict:
     "What `rank_agreement` wants of a model: {seed: (metric, draws)}; nothing where a seed lacks resamples."
