@@ -167,11 +167,12 @@ MEASURES = {
     "imports upward": imports_upward,
     "untyped public arguments": untyped_arguments,
 }
+MSA_PAPER = [sys.executable, "-c", "import sys; from msa_paper.cli import main; sys.exit(main(sys.argv[1:]))"]
 COMMANDS = {
     "import msa_paper": [sys.executable, "-c", "import msa_paper"],
     "python alone": [sys.executable, "-c", "pass"],
-    "msa-paper status": [sys.executable, "-m", "msa_paper.cli", "status"],
-    "one table redrawn": [sys.executable, "-m", "msa_paper.cli", "figures", "--pages", "table5", "--only", "mosi"],
+    "msa-paper status": [*MSA_PAPER, "status"],
+    "one table redrawn": [*MSA_PAPER, "figures", "--page", "table5", "--data", "mosi"],
 }
 
 

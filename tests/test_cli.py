@@ -122,7 +122,7 @@ IMPOSSIBLE = {  # status 1
     "reproduce --workers 0": "give a number from 1 to ",
     "reproduce --workers 99999999999": "--workers is 99999999999",
     "reproduce --seeds 0": "--seeds is 0",
-    "reproduce --only ful1 --dry-run": "no row of 'planted' has 'ful1' in its name",
+    "reproduce --only ful1 --dry-run": "no configuration of 'planted' has 'ful1' in its name",
     "reproduce --dry-run --tls-ca ca.pem": "tls:// scheduler",
     "publish mossi": "did you mean 'mosi'?",
     "merge no/such/store": "no such store",
