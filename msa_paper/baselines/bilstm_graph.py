@@ -93,4 +93,3 @@ class PlusModel(nn.Module):
         y = self.member_outputs(batch)
         return y.softmax(-1).mean(0).clamp(min=1e-12).log() if self.data.task.classes else y.mean(0)
 
-    each = member_outputs     # an older name

@@ -97,8 +97,6 @@ class ConstantBaseline(nn.Module):
         # a view would keep asking for gradients in inference
         return self.head[0].expand(len(batch), *steps, -1).clone()
 
-    solve = fit_closed_form     # an older name
-
 # %% ../../nbs/baselines/80_trivial.ipynb #a748b712
 def logistic_map(
     fitted:LogisticRegression,
@@ -171,5 +169,3 @@ class LinearBaseline(nn.Module):
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs), or (B, T, outputs) with one label a step
         return self.head(pooled(batch, self.data))
-
-    solve = fit_closed_form     # an older name

@@ -24,7 +24,7 @@ from .history import History, epochs_told
 from .loss import labelled, loss_of
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
-from ..model.contract import build_model
+from ..model.contract import build_model, parameter_groups, trained_outputs
 
 # %% ../../nbs/experiment/30_training.ipynb #6e8a00f6
 def exact_fp32():
@@ -64,19 +64,6 @@ def built(spec:RunSpec, data:DataSpec)->torch.nn.Module:
         first = str(error).splitlines()[0][:200]
         raise MsaPaperError(f"the model cannot be built: {first}", f"model '{spec.model}'",
                             "choose smaller settings") from error
-
-# %% ../../nbs/experiment/30_training.ipynb #068eb17b
-def decayed_groups(
-    model:torch.nn.Module,
-    weight_decay:float,
-)->list[dict]:             # two groups of parameters, as optimisers take them
-    "Weight decay for the weights of the head alone."
-    decays = {id(p) for p in model.head.parameters() if p.dim() > 1}
-    def group(yes):
-        "The parameters with decay, or those without."
-        params = [p for p in model.parameters() if (id(p) in decays) == yes]
-        return dict(params=params, weight_decay=weight_decay * yes)
-    return [group(True), group(False)]
 
 # %% ../../nbs/experiment/30_training.ipynb #de7b61e7
 def validation_scores(
@@ -143,14 +130,9 @@ def need_number(
 # %% ../../nbs/experiment/30_training.ipynb #e8c3dcbe
 class Training(Learner):
     "What Lightning trains: steps and optimiser of one run."
-    def outputs(self, batch:Batch)->list[Tensor]:
-        "What has a loss: the model's output, or that of each of its members."
-        members = getattr(self.model, "each", None)
-        return members(self.scale(batch)) if members else [self(batch)]
-
     def training_step(self, batch:Batch, _)->Tensor|None:
         "The loss of a batch; None where nothing in it has a label."
-        pairs = [labelled(output, batch.labels) for output in self.outputs(batch)]
+        pairs = [labelled(output, batch.labels) for output in trained_outputs(self.model, self.scale(batch))]
         n = len(pairs[0][1])
         if not n:
             return None
@@ -172,7 +154,7 @@ class Training(Learner):
 
     def configure_optimizers(self):
         "Adam, with a learning rate that goes down a cosine over all epochs."
-        groups = decayed_groups(self.model, self.spec.weight_decay)
+        groups = parameter_groups(self.model, self.spec.weight_decay)
         optimiser = torch.optim.Adam(groups, lr=self.spec.learning_rate)
         return [optimiser], [torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.spec.epochs)]
 
@@ -191,11 +173,11 @@ def hush():
 
 # %% ../../nbs/experiment/30_training.ipynb #5ee83f59
 def fit_in_closed_form(
-    module:Training,    # whose model has a `solve`
+    module:Training,    # whose model has a `fit_closed_form`
     corpus:Corpus,      # without its test split
 )->pd.DataFrame:        # one row
     "Fit a model that needs no epochs; the row is what an epoch's would be."
-    module.model.solve(corpus, module.scale)
+    module.model.fit_closed_form(corpus, module.scale)
     quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer = L.Trainer(accelerator="cpu", devices=1, **quiet)
     scores = trainer.validate(module, batches(corpus, "validation", module.spec.batch_size), verbose=False)[0]
@@ -284,7 +266,7 @@ def fit(
     need_finite(corpus, "validation")
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
-    if hasattr(module.model, "solve"):
+    if hasattr(module.model, "fit_closed_form"):
         return Fitted(fit_in_closed_form(module, corpus), None)
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
     trainer, resumed = trainer_of(spec, work, history), resumable(module, work)

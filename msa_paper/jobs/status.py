@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from ..core import MsaPaperError
 from ..experiment.decisions import chosen
-from ..experiment.published import looked_at_once
+from ..experiment.identity import looked_at_once
 from ..experiment.trials import tuning_file
 from ..experiment.specification import RunSpec, TuneSpec
 from ..experiment.store import Store

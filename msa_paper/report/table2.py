@@ -115,7 +115,7 @@ def said_of_model(name:str)->Said:
     "What the module of a model says; of a trivial baseline, what its class does."
     kind = models[name]
     of_module = publication(inspect.getdoc(sys.modules[kind.__module__]).split("\n")[0])
-    if not hasattr(kind, "solve"):
+    if not hasattr(kind, "fit_closed_form"):
         return of_module
     return replace(of_module, name=name, fuses=inspect.getdoc(kind).split("\n")[0])
 
@@ -123,7 +123,7 @@ def said_of_model(name:str)->Said:
 def trained_whole(model:nn.Module, batch:Batch)->str:
     "Whether a training step changes all parameters, in words."
     left = untrained(model, batch)
-    if hasattr(model, "solve"):
+    if hasattr(model, "fit_closed_form"):
         return "solved"
     return f"all but {', '.join(left)}" if left else "yes"
 
