@@ -1,4 +1,4 @@
-# make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|errata]   set up, tune and run what is missing into runs/, draw there, compare with what is published
+# make reproduce [DATA=planted|mosi|iemocap|mosei|…-features|mechanisms|probes|ambiguities]   set up, tune and run what is missing into runs/, draw there, compare with what is published
 # make publish DATA=…                             write results/<study>/ from the finished runs in runs/
 # make verify                                     compare every run and every published file with its digest
 # make figures                                    redraw every table and figure from published results

@@ -101,12 +101,12 @@ def batches(
     split:str,           # 'train', 'validation' or 'test'
     batch_size:int=32,   # sequences in a batch (SPEC §1.5: 32 or 64)
     seed:int|None=None,  # a number shuffles by seed and epoch; None keeps the order
-    alike:int=1,         # so many shuffled batches are sorted by length before they are cut
+    bucket_batches:int=1,         # so many shuffled batches are sorted by length before they are cut
     early:bool=False,    # a thread makes the next batches while a GPU is at work
 )->DataLoader:
     "The batches of one split."
     data = Sequences(corpus, split)
     lengths = corpus.lengths(next(iter(corpus.spec.modalities)))[data.numbers]
-    window = alike * batch_size if alike > 1 else 0
+    window = bucket_batches * batch_size if bucket_batches > 1 else 0
     order = None if seed is None else EpochShuffle(len(data), seed, lengths, window)
     return (EarlyLoader if early else DataLoader)(data, batch_size, sampler=order, collate_fn=collate)

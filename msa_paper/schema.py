@@ -105,7 +105,7 @@ TASKS = Tasks((
     Task("sims_two", ("negative or 0", "positive")),
     Task("sims_three", ("negative", "neutral", "positive")),
     Task("sims_five", ("negative", "weakly negative", "neutral", "weakly positive", "positive")),
-    Task("moods", EMOTIONS),
+    Task("iemocap4", EMOTIONS),
     *(Task(e, (f"not {e}", e)) for e in EMOTIONS),
     Task("meld_emotions", ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")),
     Task("meld_sentiments", ("neutral", "positive", "negative")),

@@ -97,7 +97,7 @@ def toyset()->dict[str, Callable]:
 #| export
 EXPERIMENTS = (
     Experiment(
-        "toyset", "mixed", "regression", dict(epochs=1, batch_size=16), models=("toy", "full", "floor_mean"),
+        "toyset", "mixed", "regression", dict(epochs=1, batch_size=16), models=("toy", "full", "dummy"),
         trials=2, seeds=2, small=True, main="mae", place="toy set",
     ),
 )
@@ -351,7 +351,7 @@ def test_the_figure_is_drawn(reproduced, told):
     assert told[0]["shown_on"] == ["toyset"]
     assert (folder / "toy_figure.png").stat().st_size > 1000
     behind = json.loads((folder / "toy_figure.json").read_text())
-    assert [len(behind[m]) for m in ("toy", "full", "floor_mean")] == [2, 2, 1]
+    assert [len(behind[m]) for m in ("toy", "full", "dummy")] == [2, 2, 1]
 
 
 def test_status_tells_that_it_is_complete(project, reproduced):

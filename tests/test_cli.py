@@ -360,7 +360,7 @@ def test_what_is_installed_names_no_invented_address(installed):
 
 
 @pytest.mark.parametrize(
-    "line", ["--version", "--help", "merge .", "verify --json", "reproduce --dry-run --only floor_mean"]
+    "line", ["--version", "--help", "merge .", "verify --json", "reproduce --dry-run --only dummy"]
 )
 def test_what_needs_no_checkout_works_without(line, installed):
     done = outside(installed, line)
@@ -373,7 +373,7 @@ NEEDS = {
     "data fetch mosi": "data/manifest.json",
     "data card mosi context": "data/manifest.json",
     "data cards": "data/manifest.json",
-    "reproduce --only floor_mean --seeds 1 --workers 1": "nbs/runs",
+    "reproduce --only dummy --seeds 1 --workers 1": "nbs/runs",
     "publish planted": "results",
     "figures": "results",
     "figures --results none --page table2": "nbs/figures",

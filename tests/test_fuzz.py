@@ -103,13 +103,13 @@ MULT, MULT_IEMOCAP = (generated_mult(dataset, True, SIZES, ALIGNED) for dataset 
 TREES = {  # name → what a pickle or an .npz holds, and its reader
     "mmsa": (generated_mmsa("mosi", "unaligned_50", SIZES, SHAPES), features("mmsa", "mosi", "regression")),
     "mult": (MULT, features("mult", "mosi", "seven")),
-    "mult_iemocap": (MULT_IEMOCAP, features("mult", "iemocap", "moods")),
+    "mult_iemocap": (MULT_IEMOCAP, features("mult", "iemocap", "iemocap4")),
     "lmf": (generated_lmf("iemocap", (5, 3, 4)), features("lmf", "iemocap", "sad")),
-    "tuple": (generated_tuple(CONVERSATIONS), dialogues("context", "moods")),
+    "tuple": (generated_tuple(CONVERSATIONS), dialogues("context", "iemocap4")),
     "meld": (generated_tuple(CONVERSATIONS, True), dialogues("context", "meld_emotions", "meld")),
 }
 ARCHIVES = {
-    "npz": (CONVERSATIONS, dialogues("B", "moods")),
+    "npz": (CONVERSATIONS, dialogues("B", "iemocap4")),
     "videos": (video_arrays(), videos),
 }
 

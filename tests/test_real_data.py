@@ -37,7 +37,7 @@ def here(path):
 @pytest.mark.parametrize("dataset, protocol, options", REAL, ids=lambda x: str(x))
 def test_real_corpora(dataset, protocol, options):
     here(dataset)
-    task = "moods" if dataset == "iemocap" else "binary"
+    task = "iemocap4" if dataset == "iemocap" else "binary"
     corpus = load_corpus(dataset, protocol, task, **options)
     assert set(corpus.splits) == {"train", "validation", "test"}
     assert all(len(i) for i in corpus.splits.values())

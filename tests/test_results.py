@@ -123,7 +123,7 @@ def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
     "Attack 8."
     spec = TuneSpec(model="lmf", trials=2, results=str(tmp_path))
     trials = [
-        dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, select="loss")
+        dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, monitor="loss")
         for n in range(2)
     ]
     write_json(tuning_file(spec), search_content(spec, trials))
@@ -167,7 +167,7 @@ def test_a_data_file_rewritten_between_two_runs_gives_two_runs(tmp_path, monkeyp
     "Attack 2, and evaluations of one run on two files side by side."
     monkeypatch.setenv("MSA_PAPER_DATA", str(write_generated_mosi(tmp_path / "data")))
     monkeypatch.setenv("MSA_PAPER_RUNS", str(tmp_path / "runs"))
-    spec = RunSpec(dataset="mosi", protocol="context", model="floor_mean", seeds=(1,), progress=False)
+    spec = RunSpec(dataset="mosi", protocol="context", model="dummy", seeds=(1,), progress=False)
     store = Store()
     first = run_seed(spec, 1, read_corpus(spec), store)
     shutil.rmtree(tmp_path / "data")

@@ -50,7 +50,7 @@ def test_papermill_trains_and_publishes(undisturbed):
     assert "injected-parameters" in notebook.read_text() and not list(undisturbed.folder.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("model, settings", [("floor_linear", {}), ("bc_lstm", {}), ("mfn", {}), ("tfn", {})])
+@pytest.mark.parametrize("model, settings", [("ridge", {}), ("bc_lstm", {}), ("mfn", {}), ("tfn", {})])
 def test_other_models_run_the_same_way(model, settings, tmp_path):
     run_row(small(tmp_path, model=model, settings=settings, seeds=(1,), epochs=1))
     assert Store(tmp_path).runs()[0].metrics["test"]["n"] == 60

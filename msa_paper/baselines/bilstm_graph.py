@@ -64,7 +64,7 @@ GRID = dict(theta=(.3, .6, .9))           # as for the paper's graph (§4.4)
 SMALL = dict(hidden=32, dense=32, input_dropout=.1, dropout=.1)
 
 # %% ../../nbs/baselines/75_bilstm_graph.ipynb #5535d0c2
-@model("plus", label="plus", group="extension", order=15, space=SPACE, grid=GRID, small=SMALL)
+@model("bilstm_graph", label="bilstm_graph", group="extension", order=15, space=SPACE, grid=GRID, small=SMALL)
 class PlusModel(nn.Module):
     "The mean of some readers."
     def __init__(self,

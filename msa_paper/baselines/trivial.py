@@ -71,7 +71,7 @@ def constant_of(
     return np.log(counts / counts.sum())
 
 # %% ../../nbs/baselines/80_trivial.ipynb #2075dc5e
-@model("floor_mean", label="constant", group="control", order=14, solved=True)
+@model("dummy", label="constant", group="control", order=14, solved=True)
 class ConstantBaseline(nn.Module):
     "The mean intensity, or the most frequent class, whatever is seen."
     def __init__(self,
@@ -140,7 +140,7 @@ def validation_loss(output:Tensor, target:Tensor, task)->float: # (n, outputs), 
     return F.smooth_l1_loss(output[:, 0], target.double()).item()
 
 # %% ../../nbs/baselines/80_trivial.ipynb #0b1385c8
-@model("floor_linear", label="linear, single steps", group="control", order=13, solved=True)
+@model("ridge", label="linear, single steps", group="control", order=13, solved=True)
 class LinearBaseline(nn.Module):
     "Ridge or logistic regression on pooled features, its penalty chosen on validation."
     def __init__(self, data:DataSpec, settings:LinearSettings=LinearSettings()):

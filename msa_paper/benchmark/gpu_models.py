@@ -38,8 +38,8 @@ def sized_settings(
            "raven": dict(hidden=width, cells=width),
            "mult": dict(width=width, heads=8),
            "bc_lstm": dict(hidden=half),
-           "plus": dict(hidden=half, dense=half),
-           "floor_mean": {}, "floor_linear": {}}
+           "bilstm_graph": dict(hidden=half, dense=half),
+           "dummy": {}, "ridge": {}}
     return own.get(name, dict(width=width))
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #bd335ee6

@@ -52,7 +52,7 @@ def study_rows(
     segments, epochs, seeds = (120, 1, (1,)) if spec.rehearse else (800, 6, (1, 2))
     given = dict(dataset="planted", protocol="mixed", data=dict(segments=segments), learning_rate=3e-3,
                  epochs=epochs, device=device, results=str(store), progress=False)
-    seeds = {"full": seeds, "mfn": seeds, "floor_linear": (1,)}
+    seeds = {"full": seeds, "mfn": seeds, "ridge": (1,)}
     return [RunSpec(model=m, settings=sized_settings(m, 32), seeds=s, **given) for m, s in seeds.items()]
 
 # %% ../../nbs/benchmark/15_gpu_study.ipynb #714a1104

@@ -27,8 +27,8 @@ IEMOCAP_LEAKS = {
 }
 
 @dataset(
-    "iemocap", label="IEMOCAP", order=3, units=("utterances", "dialogues"), task="moods",
-    tasks=("moods", "happy", "sad", "angry", "neutral"),
+    "iemocap", label="IEMOCAP", order=3, units=("utterances", "dialogues"), task="iemocap4",
+    tasks=("iemocap4", "happy", "sad", "angry", "neutral"),
     protocols={
         "context": ("conversations",), "B": ("conversations",), "C": ("conversations",), "A": ("features",),
     },

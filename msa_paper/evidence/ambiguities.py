@@ -155,7 +155,7 @@ TRAINING = (
     Ambiguity("E7", "Nothing is said of padding",
               "masks everywhere; longer padding changes no output (`model.contract.check_model`)", "none"),
     Ambiguity("E8", "Two ablations do not say what stays in their place",
-              "`no_graph`: one LSTM of width d over H; `splice_only`: concatenate, project to d, average",
+              "`no_graph`: one LSTM of width d over H; `concat_only`: concatenate, project to d, average",
               "`model`"),
     Ambiguity("E9", "Weight decay is placed “after the fully connected layer”",
               "it acts on the weights of the head alone", "`weight_decay`"),
@@ -225,15 +225,15 @@ def runs_told(found:Found)->dict:
     return {a.id: {k: compact_ids(list(d.runs)) if d else [] for k, d in ds.items()} for a, ds in found if ds}
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #7af3ac0f
-@page("errata", whole=True, order=23)
+@page("ambiguities", whole=True, order=23)
 def ambiguities_page(
     results:str="",   # the published results
-    figures:str="",   # where the page goes: `figures/errata`
+    figures:str="",   # where the page goes: `figures/ambiguities`
 )->str:               # Markdown
     "Every place where the paper had to be interpreted: decision, switch, measured difference."
     found = [(a, {key: a.measured(key, results) for key in a.on}) for a in AMBIGUITIES]
-    text, folder = page_text(found), folder_of_page(figures, "errata")
-    write_whole(folder/"errata.md", text)
-    write_whole(folder/"errata.csv", measured_table(found).to_csv(index=False, float_format="%.6g"))
-    write_whole(folder/"errata.json", json_text(runs_told(found)))
+    text, folder = page_text(found), folder_of_page(figures, "ambiguities")
+    write_whole(folder/"ambiguities.md", text)
+    write_whole(folder/"ambiguities.csv", measured_table(found).to_csv(index=False, float_format="%.6g"))
+    write_whole(folder/"ambiguities.json", json_text(runs_told(found)))
     return text

@@ -24,12 +24,12 @@ class Drawn:
     figure: Figure
     sidecar: dict
 
-LABELS = {m: NAMES[m] for m in (*SIX, "bc_lstm", "floor_mean")}     # the models that curves are drawn of
-LABELS |= {"full": "proposed", "floor_linear": "linear"}
+LABELS = {m: NAMES[m] for m in (*SIX, "bc_lstm", "dummy")}     # the models that curves are drawn of
+LABELS |= {"full": "proposed", "ridge": "linear"}
 LINES = "-", "--", "-.", ":"
 COLOURS = dict(     # seaborn's palette for the colour-blind, darker where text needs it
     tfn="#0173b2", lmf="#de8f05", mfn="#029e73", raven="#cc78bc", mult="#8a6a3d", graph_mfn="#56a5d8",
-    bc_lstm="#222222", floor_linear="#777777",
+    bc_lstm="#222222", ridge="#777777",
 )
 
 # %% ../../nbs/evidence/50_probe_drawings.ipynb #3eaf070c

@@ -25,11 +25,11 @@ def trial_run(spec:TuneSpec, choice:dict)->RunSpec:
 # %% ../../nbs/experiment/45_search.ipynb #0c424a73
 def kept_epoch(
     history,        # one row an epoch
-    select:str,     # 'loss' or 'accuracy'
+    monitor:str,    # 'loss' or 'accuracy'
 )->dict:            # score, loss, epoch, epochs
     "What validation says of the epoch that is kept."
-    column = {"loss": "validation_loss", "accuracy": "validation_accuracy"}[select]
-    best = history[column].idxmax() if select == "accuracy" else history[column].idxmin()
+    column = {"loss": "validation_loss", "accuracy": "validation_accuracy"}[monitor]
+    best = history[column].idxmax() if monitor == "accuracy" else history[column].idxmin()
     kept = history.loc[best]
     loss, epoch = float(kept.validation_loss), int(kept.epoch)
     return dict(score=float(kept[column]), loss=loss, epoch=epoch, epochs=len(history))
@@ -50,10 +50,10 @@ def run_trial(
             if is_full(error):
                 raise
             failure = str(error)
-    told = dict(select=run.select, seconds=round(time.time() - start, 1))
+    told = dict(monitor=run.monitor, seconds=round(time.time() - start, 1))
     if failure:
         return dict(score=None, loss=None, error=failure) | told
-    return told | kept_epoch(history, run.select)
+    return told | kept_epoch(history, run.monitor)
 
 # %% ../../nbs/experiment/45_search.ipynb #ef0da03d
 def tune(

@@ -219,14 +219,14 @@ def trainer_of(
     history:History,
 )->L.Trainer:
     "Lightning's loop, as a run wants it."
-    monitor, mode = MONITORS[spec.select]
+    monitor, mode = MONITORS[spec.monitor]
     ModelCheckpoint.FILE_EXTENSION = ".safetensors"
     stop = EarlyStopping(monitor, patience=spec.patience, mode=mode)
     kept = keeper(work, "best", monitor=monitor, mode=mode), keeper(work, "last", every_n_epochs=1)
     return L.Trainer(
         accelerator=accelerator(spec.device), devices=spec.devices, precision=spec.precision,
         strategy="ddp_fork" if spec.devices > 1 else "auto", deterministic="warn",
-        max_epochs=spec.epochs, gradient_clip_val=spec.clip, num_sanity_val_steps=0,
+        max_epochs=spec.epochs, gradient_clip_val=spec.gradient_clip_val, num_sanity_val_steps=0,
         logger=False, enable_model_summary=False, enable_progress_bar=False,
         plugins=[SafetensorsIO()], default_root_dir=work, callbacks=[history, stop, *kept],
     )
@@ -245,7 +245,7 @@ def loaders(
 )->tuple[Iterable[Batch], Iterable[Batch]]:
     "The batches of training and validation; a GPU has the next one copied early."
     early = accelerator(spec.device) == "cuda"
-    train = batches(corpus, "train", spec.batch_size, seed, spec.alike, early)
+    train = batches(corpus, "train", spec.batch_size, seed, spec.bucket_batches, early)
     return train, batches(corpus, "validation", spec.batch_size, early=early)
 
 # %% ../../nbs/experiment/30_training.ipynb #8ba422af

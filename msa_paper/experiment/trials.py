@@ -134,7 +134,7 @@ def best_trial(
 )->dict|None:            # the lowest loss or highest accuracy; among equals the lowest loss, then the first
     "The trial that validation prefers."
     def rank(t):
-        return (-t["score"] if t["select"] == "accuracy" else t["score"]), t["loss"], t["number"]
+        return (-t["score"] if t["monitor"] == "accuracy" else t["score"]), t["loss"], t["number"]
     return min((t for t in trials if t["score"] is not None), key=rank, default=None)
 
 # %% ../../nbs/experiment/43_trials.ipynb #6a8e61bc

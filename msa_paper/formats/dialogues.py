@@ -20,7 +20,7 @@ from ..schema import TASKS, DataSpec, Modality
 # %% ../../nbs/formats/67_dialogues.ipynb #199abe78
 FOUR = {"happiness": "happy", "sadness": "sad", "anger": "angry", "neutral": "neutral"}
 OTHERS = {   # task → words of the annotation besides its classes
-    "moods": ("excited", "frustration", "surprise", "fear", "disgust", "other", "undecided"),
+    "iemocap4": ("excited", "frustration", "surprise", "fear", "disgust", "other", "undecided"),
 }
 
 def class_words(
@@ -29,13 +29,13 @@ def class_words(
 )->dict[str, int]:       # {word: class number}
     "The words of the annotation that are classes of a task."
     four = FOUR | ({"excited": "happy"} if merged else {})
-    names = four if task == "moods" else {c: c for c in TASKS[task].classes}
+    names = four if task == "iemocap4" else {c: c for c in TASKS[task].classes}
     return {word: TASKS[task].classes.index(c) for word, c in names.items()}
 
 # %% ../../nbs/formats/67_dialogues.ipynb #e159eafc
 def class_numbers(
     labels:np.ndarray,   # (N,) words
-    task:str,            # 'moods', 'meld_emotions', 'meld_sentiments'
+    task:str,            # 'iemocap4', 'meld_emotions', 'meld_sentiments'
     merged:bool=True,    # excited counts as happy
 )->np.ndarray:           # (N,) class number, NaN = no class of this task
     "The class of each utterance."
@@ -137,7 +137,7 @@ def utterance_corpus(
                                c.dialogues[keep], None, (c.source,), notes=notes))
 
 # %% ../../nbs/formats/67_dialogues.ipynb #8a044846
-DIALOGUE_TASKS = "moods", "meld_emotions", "meld_sentiments"
+DIALOGUE_TASKS = "iemocap4", "meld_emotions", "meld_sentiments"
 DIALOGUE_PROTOCOLS = "context", "B", "C"
 KNOWN_COUNTS = {   # protocol → {labelled, or labelled in train and test: whose file}
     "B": {5531: "all sessions"},

@@ -57,7 +57,7 @@ def lmf_corpus(
     file:Path, any_size:bool=False,
 )->Corpus:
     "An LMF feature file (baselines §4.3)."
-    known(task, ("moods", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
+    known(task, ("iemocap4", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
     tree, read = read_pickle(file), emotion_split if dataset == "iemocap" else sentiment_split
     splits = {s: read(tree, names, task, file, f"{file}, {s}") for s, names in NAMES.items()}
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)

@@ -34,12 +34,12 @@ def emotion_labels(
 # %% ../../nbs/formats/58_mult.ipynb #cf97b2d7
 def emotion_target(
     marked:np.ndarray, # (N, 4) bool
-    task:str,          # 'moods' or one emotion
+    task:str,          # 'iemocap4' or one emotion
 )->np.ndarray:         # (N,) class number, NaN where not exactly one emotion is marked
     "The four-class label, or one emotion against the rest."
-    if task != "moods":
+    if task != "iemocap4":
         return marked[:, IEMOCAP_ORDER.index(task)].astype(np.float32)
-    order = np.array([TASKS["moods"].classes.index(e) for e in IEMOCAP_ORDER], np.float32)
+    order = np.array([TASKS["iemocap4"].classes.index(e) for e in IEMOCAP_ORDER], np.float32)
     return np.where(marked.sum(1) == 1, order[marked.argmax(1)], np.nan).astype(np.float32)
 
 # %% ../../nbs/formats/58_mult.ipynb #8fbf3957
@@ -118,10 +118,10 @@ def mult_corpus(
     columns:dict={},          # {modality: a name of `SELECTIONS`}
 )->Corpus:
     "A MulT feature file (baselines §4.2)."
-    known(task, ("moods", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
+    known(task, ("iemocap4", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
     splits = read_splits(file, dataset, task)
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
-    if dataset == "iemocap" and not any_size and task != "moods":
+    if dataset == "iemocap" and not any_size and task != "iemocap4":
         check_emotion(splits["train"], task, file)
     for p in splits.values():
         p.ids = made_unique(p.ids)

@@ -43,7 +43,7 @@ class MeanFusion(nn.Module):
 
 # %% ../../nbs/model/20_fusion.ipynb #fe66fde6
 class SpliceFusion(nn.Module):
-    "Concatenate and project: nothing is weighed (ablation splice_only)."
+    "Concatenate and project: nothing is weighed (ablation concat_only)."
     def __init__(self, modalities:int, width:int):
         super().__init__()
         self.project = nn.Linear(modalities * width, width)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'RATES', 'SPACE', 'GRID', 'SMALL', 'ProposedSettings', 'Parts', 'Details', 'ProposedModel', 'full',
-           'no_decision_attention', 'no_feature_attention', 'no_graph', 'splice_only']
+           'no_decision_attention', 'no_feature_attention', 'no_graph', 'concat_only']
 
 # %% ../../nbs/model/50_proposed.ipynb #b59055f3
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ VARIANTS = {
     "no_decision_attention": Parts(FeatureAttention, False, "graph"),
     "no_feature_attention": Parts(MeanFusion, True, "graph"),
     "no_graph": Parts(FeatureAttention, True, "lstm"),
-    "splice_only": Parts(SpliceFusion, False, None),
+    "concat_only": Parts(SpliceFusion, False, None),
 }
 
 # %% ../../nbs/model/50_proposed.ipynb #29b095d3
@@ -144,7 +144,7 @@ def no_graph(data:DataSpec, settings:ProposedSettings=ProposedSettings())->Propo
     "Without graph and TCN: one LSTM reads the fused states."
     return ProposedModel(data, settings, "no_graph")
 
-@model("splice_only", label="splice fusion only", group="ablation", order=11, space=SPACE, small=SMALL)
-def splice_only(data:DataSpec, settings:ProposedSettings=ProposedSettings())->ProposedModel:
+@model("concat_only", label="concatenation only", group="ablation", order=11, space=SPACE, small=SMALL)
+def concat_only(data:DataSpec, settings:ProposedSettings=ProposedSettings())->ProposedModel:
     "Without everything: the modalities are concatenated and projected."
-    return ProposedModel(data, settings, "splice_only")
+    return ProposedModel(data, settings, "concat_only")

@@ -74,7 +74,7 @@ def made_up_results(
     store, results = Store(f"{folder}/runs"), Path(folder)/"results"
     for model, error in ERRORS.items():
         make_up_run(store, "planted-mixed-regression", model, error)
-        make_up_run(store, "planted-mixed-moods", model, error)
-    make_up_run(store, "planted-mixed-moods", "floor_mean", 2., 1)
+        make_up_run(store, "planted-mixed-iemocap4", model, error)
+    make_up_run(store, "planted-mixed-iemocap4", "dummy", 2., 1)
     publish("planted", str(store.folder), str(results))
     return results

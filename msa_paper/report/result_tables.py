@@ -135,7 +135,7 @@ READ = (
     "by resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference "
     "in units of its own spread over seeds. *Smallest difference*: what four of five such experiments would "
     "have found. Published numbers belong to the protocols of their sources, the paper's to one that it does "
-    "not tell (errata E11, E12).\n"
+    "not tell (ambiguities E11, E12).\n"
 )
 
 def tables_page(

@@ -62,7 +62,7 @@ def search_panel(
     found:dict[str, Tried],
 )->dict:          # of `trial_strips`
     "One panel: the score of each trial of each model."
-    accuracy = e.fixed.get("select") == "accuracy"
+    accuracy = e.fixed.get("monitor") == "accuracy"
     def show(score):
         return None if score is None else 100 * score if accuracy else score
     unit = "validation accuracy (%)" if accuracy else "validation loss (smooth L1)"

@@ -20,7 +20,7 @@ INTERPRETATIONS = {   # ambiguity → what the other interpretation changes in t
     "E6": dict(settings=dict(learnable_theta=True)),
     "readout": dict(settings=dict(decision_readout="last")),
 }
-MOSI, IEMOCAP = "mosi-context-regression", "iemocap-context-moods"
+MOSI, IEMOCAP = "mosi-context-regression", "iemocap-context-iemocap4"
 ASKED_ON = {name: (MOSI,) if name == "E2" else (MOSI, IEMOCAP) for name in INTERPRETATIONS}
 
 # %% ../../nbs/studies/80_ambiguities.ipynb #6272dcda
@@ -44,8 +44,8 @@ def other_configurations(
         found += [interpreted(n, full.model_copy(update=dict(seeds=full.seeds[:seeds]))) for n in names]
     return found
 
-@study("errata", order=10)
+@study("ambiguities", order=10)
 def ambiguities()->Study:
     "The full model with one interpretation of the paper changed."
     return Study(configurations=other_configurations, comparisons=(metrics_alone, other_interpretations),
-                 pages=("errata",))
+                 pages=("ambiguities",))

@@ -17,7 +17,7 @@ HAVE_GRAPH = "full", "no_decision_attention", "no_feature_attention"
 
 def published_settings(results:str="")->list[RunSpec]:
     "The proposed model and its ablations on IEMOCAP with the paper's settings."
-    which = dict(dataset="iemocap", protocol="context", task="moods", seeds=(1, 2, 3, 4, 5))
+    which = dict(dataset="iemocap", protocol="context", task="iemocap4", seeds=(1, 2, 3, 4, 5))
     settings = {m: PER_STEP[m] | (dict(theta=THETA) if m in HAVE_GRAPH else {}) for m in ablations()}
     return [RunSpec(**which, model=m, settings=s) for m, s in settings.items()]
 

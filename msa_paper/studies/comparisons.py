@@ -72,7 +72,7 @@ def against_no_graph(
 )->list[dict]:
     "Every other single part taken away, against the graph taken away (C6)."
     by = {(c.key, c.model): c.hash for c in some}
-    parts = [v for v in ablations() if v not in ("full", "no_graph", "splice_only")]
+    parts = [v for v in ablations() if v not in ("full", "no_graph", "concat_only")]
     terms = []
     for key in dict.fromkeys(c.key for c in some if (c.key, "no_graph") in by):
         if main := main_metric(key):
@@ -95,7 +95,7 @@ def of_classes(
     results:str="",
 )->list[dict]:
     "Classes against each other in each model, and leads of the full model against each other (C9)."
-    by, terms = {c.model: c.hash for c in some if c.spec.task == "moods"}, []
+    by, terms = {c.model: c.hash for c in some if c.spec.task == "iemocap4"}, []
     for model in (m for m in (*baselines(), "full") if m in by):
         terms += [{(by[model], f"f1_{a}"): 1., (by[model], f"f1_{b}"): -1.} for a in EASY for b in HARD]
     for model in (m for m in baselines() if m in by and "full" in by):

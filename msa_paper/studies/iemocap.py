@@ -12,14 +12,14 @@ from .study import Aim, Asked, Experiment, Part, Study
 from ..registry import study
 from .settings import PER_STEP
 
-FIXED = dict(batch_size=8, alike=3, epochs=16, patience=5, select="accuracy")
+FIXED = dict(batch_size=8, bucket_batches=3, epochs=16, patience=5, monitor="accuracy")
 FEATURES = "iemocap/IEMOCAP_features.pkl"
 CONTEXT = Experiment(
-    "iemocap", "context", "moods", FIXED, settings=PER_STEP, main="acc", place="IEMOCAP, 4 classes",
-    aims=(Aim("full", "acc", .82, "above the paper's 80.2"), Aim("plus", "f1_weighted", .845, "COGMEN")),
+    "iemocap", "context", "iemocap4", FIXED, settings=PER_STEP, main="acc", place="IEMOCAP, 4 classes",
+    aims=(Aim("full", "acc", .82, "above the paper's 80.2"), Aim("bilstm_graph", "f1_weighted", .845, "COGMEN")),
 )
 WITH_VISION = Experiment(
-    "iemocap", "context", "moods", FIXED, settings=PER_STEP, data=dict(file=FEATURES),
+    "iemocap", "context", "iemocap4", FIXED, settings=PER_STEP, data=dict(file=FEATURES),
     main="acc", place="IEMOCAP, 4 classes",
 )
 

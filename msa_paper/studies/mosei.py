@@ -13,8 +13,8 @@ from .study import Asked, Experiment, Part, Study
 from ..registry import study
 from .settings import BOUNDED, FEATURE_FILE, PER_STEP, bound
 
-FIXED = dict(batch_size=32, alike=10, epochs=5, patience=2)
-CLASSES = FIXED | dict(select="accuracy")
+FIXED = dict(batch_size=32, bucket_batches=10, epochs=5, patience=2)
+CLASSES = FIXED | dict(monitor="accuracy")
 BUDGET = dict(seeds=5, trials=6)
 REGRESSION = Experiment("mosei", "context", "regression", FIXED, settings=BOUNDED,
                         place="MOSEI text, intensity", **BUDGET)
@@ -36,11 +36,11 @@ FILE = "mosei/aligned_50.pkl"
 OFFICIAL = dict(data=dict(file=FILE))
 OFFICIAL_REGRESSION = Experiment("mosei", "official", "regression", FEATURE_FILE, **OFFICIAL)
 OFFICIAL_BINARY = Experiment(
-    "mosei", "official", "binary", FEATURE_FILE | dict(select="accuracy"), tuned_on="regression", main="acc",
+    "mosei", "official", "binary", FEATURE_FILE | dict(monitor="accuracy"), tuned_on="regression", main="acc",
     place="MOSEI segments, 2 classes", **OFFICIAL,
 )
 OFFICIAL_SEVEN = Experiment(
-    "mosei", "official", "seven", FEATURE_FILE | dict(select="accuracy"), tuned_on="regression", **OFFICIAL,
+    "mosei", "official", "seven", FEATURE_FILE | dict(monitor="accuracy"), tuned_on="regression", **OFFICIAL,
 )
 MISSING = (
     f"its features, `{FILE}`, are not at hand. Whoever has the file puts it into the data folder "

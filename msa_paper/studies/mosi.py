@@ -12,17 +12,17 @@ from .study import Aim, Asked, Experiment, Part, Study
 from ..registry import study
 from .settings import BOUNDED, PER_STEP
 
-FIXED = dict(batch_size=8, alike=3, epochs=12, patience=4)
+FIXED = dict(batch_size=8, bucket_batches=3, epochs=12, patience=4)
 BC_LSTM, INTER_MODAL = "bc-LSTM as published", "contextual inter-modal attention"
 REGRESSION = Experiment(
     "mosi", "context", "regression", FIXED, settings=BOUNDED, main="mae", place="MOSI, intensity",
     aims=(Aim("full", "mae", .88), Aim("full", "acc2_has0", .803, BC_LSTM),
-          Aim("plus", "acc2_has0", .8231, INTER_MODAL)),
+          Aim("bilstm_graph", "acc2_has0", .8231, INTER_MODAL)),
 )
 BINARY = Experiment(
-    "mosi", "context", "binary", FIXED | dict(select="accuracy"), settings=PER_STEP, tuned_on="regression",
+    "mosi", "context", "binary", FIXED | dict(monitor="accuracy"), settings=PER_STEP, tuned_on="regression",
     main="acc", place="MOSI, 2 classes",
-    aims=(Aim("full", "acc", .803, BC_LSTM), Aim("plus", "acc", .8231, INTER_MODAL)),
+    aims=(Aim("full", "acc", .803, BC_LSTM), Aim("bilstm_graph", "acc", .8231, INTER_MODAL)),
 )
 
 # %% ../../nbs/studies/30_mosi.ipynb #0e5cb617
@@ -57,7 +57,7 @@ def mosi()->Study:
 
 # %% ../../nbs/studies/30_mosi.ipynb #babc654d
 OFFICIAL = Experiment(
-    "mosi", "official", "regression", dict(batch_size=32, alike=10, epochs=40, patience=8),
+    "mosi", "official", "regression", dict(batch_size=32, bucket_batches=10, epochs=40, patience=8),
     data=dict(file="mosi/aligned_50.pkl"), main="mae", place="MOSI segments, intensity",
 )
 FEATURE_TABLES = {

@@ -39,7 +39,7 @@ def looked_into(results:str="")->list[RunSpec]:
         quick("poor_modality", SEGMENTS, decision_reads="modality"),
         lag("no_decision_attention", tcn_levels=1, tcn_kernel=2),
         lag("no_decision_attention", tcn_levels=3, tcn_kernel=3),
-        lag("splice_only"),
+        lag("concat_only"),
         lag("no_graph"),
     ]
 

@@ -10,13 +10,13 @@ from ..experiment.search_space import merged
 from .study import ablations
 
 # of single segments, from a feature file
-FEATURE_FILE = dict(batch_size=32, alike=10, epochs=40, patience=8)
+FEATURE_FILE = dict(batch_size=32, bucket_batches=10, epochs=40, patience=8)
 PER_STEP = {m: dict(decision_readout="step", vectors="bilstm") for m in ablations()}
 
 def bound(
     most:float,   # the end of the scale
 )->dict:          # {model: settings}
     "Settings of models that know where the scale of intensities ends."
-    return {m: dict(bound=most) for m in (*ablations(), "plus")}
+    return {m: dict(bound=most) for m in (*ablations(), "bilstm_graph")}
 
 BOUNDED = merged(PER_STEP, bound(3.))

@@ -18,7 +18,7 @@ MISSING = (
 )
 INTENSITY = Experiment("sims", "official", "sims_regression", FEATURE_FILE, data=dict(file=FILE), main="mae",
                        place="CH-SIMS, intensity")
-TITLE = "CH-SIMS, single segments, trained for intensity; no result in the paper (errata E1)"
+TITLE = "CH-SIMS, single segments, trained for intensity; no result in the paper (ambiguity E1)"
 ASKED = Asked("mae", "", "mae"), Asked("corr", "", "corr")
 TABLES = {"table5": (Part(TITLE, INTENSITY.key, ASKED, MISSING),)}
 

@@ -134,7 +134,7 @@ def experiments(*names:str)->list[Experiment]:
 
 # %% ../../nbs/studies/00_study.ipynb #7cb6c884
 def experiment(
-    key:str,         # 'iemocap-context-moods'
+    key:str,         # 'iemocap-context-iemocap4'
     study_name:str="",   # whose; empty: the first study that has one of that key
 )->Experiment:
     "An experiment by its key. Raises for a key that no study declares."

@@ -55,14 +55,14 @@ def every_part_counts(key:str, metric:str, results:str)->Finding:
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #35b160d4
 def graph_counts_most(key:str, metric:str, results:str)->Finding:
     "What is lost without the graph, less what is lost without each other single part."
-    single = tuple(v for v in parts_of(key) if v not in ("full", "splice_only"))
+    single = tuple(v for v in parts_of(key) if v not in ("full", "concat_only"))
     runs = runs_of(key, single, results)
     return lacking(key, runs) or judged("C6", key, graph_beyond_parts(runs, metric), runs)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #bb861d4c
 @claim("C5", order=5, source="Table 6, Figure 7", rule="all_hold_in_order", decides=("loss_without_a_part",),
        says="Every ablation loses, in the order: decision-level attention, feature-level attention, graph, "
-            "splice only.",
+            "concatenation only.",
        question="Is the full model better than each ablation, and do the losses rise in the paper's order?",
        test="full − each ablation, paired")
 def every_ablation_loses(results:str="")->list[Finding]:

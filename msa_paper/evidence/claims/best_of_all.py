@@ -61,7 +61,7 @@ def best_on_mosei(results:str="")->list[Finding]:
        test="full − each baseline, paired, in both metrics")
 def best_on_iemocap(results:str="")->list[Finding]:
     "C2, on conversations."
-    return [asked(best_of_all, "iemocap-context-moods", "C2", ("acc", "f1_weighted"), results)]
+    return [asked(best_of_all, "iemocap-context-iemocap4", "C2", ("acc", "f1_weighted"), results)]
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #7f81757d
 @claim("C3", order=3, source="Table 5", rule="all_hold", decides=("lead_over_baselines",),

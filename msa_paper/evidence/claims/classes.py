@@ -70,4 +70,4 @@ def classes_as_drawn(key:str, results:str)->Finding:
             "leads")
 def classes_as_in_figure_9(results:str="")->list[Finding]:
     "C9, on IEMOCAP."
-    return [asked(classes_as_drawn, "iemocap-context-moods", results)]
+    return [asked(classes_as_drawn, "iemocap-context-iemocap4", results)]

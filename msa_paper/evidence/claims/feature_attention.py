@@ -39,7 +39,7 @@ def weight_lost_to_noise(values:dict)->float:
     "The relative loss, of a probe of corrupted real data."
     return -values["relative"]
 
-PROBED_TASKS = {"mosi": "regression", "iemocap": "moods"}     # the task of a data set whose models are probed
+PROBED_TASKS = {"mosi": "regression", "iemocap": "iemocap4"}     # the task of a data set whose models are probed
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #4e0ee7d2
 def planted_quality(results:str)->list[Measurement]:

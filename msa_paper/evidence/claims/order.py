@@ -46,7 +46,7 @@ def claimed_order(key:str, metric:str, results:str)->Finding:
     return judged("C4", key, [order_correlation(r, metric)], runs, why, pairs)
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #fa8d34b1
-RANKED = {"mosei-context-binary": "acc", "iemocap-context-moods": "acc", "mosi-context-regression": "mae"}
+RANKED = {"mosei-context-binary": "acc", "iemocap-context-iemocap4": "acc", "mosi-context-regression": "mae"}
 
 @claim("C4", order=4, source="Tables 3–5", rule="order_holds", decides=("order_correlation",),
        says="On all three sets the order is TFN, LMF, MFN, RAVEN, MulT, Graph-MFN, proposed.",

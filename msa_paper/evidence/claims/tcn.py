@@ -53,7 +53,7 @@ def lag_name(one:Probed)->str:
     "What a configuration of the lag experiment is called."
     if reach_of(one):
         return f"TCN over {reach_of(one)} steps"
-    return {"no_graph": "LSTM instead", "splice_only": "neither"}.get(one.spec.model, one.spec.model)
+    return {"no_graph": "LSTM instead", "concat_only": "neither"}.get(one.spec.model, one.spec.model)
 
 # %% ../../../nbs/evidence/claims/13_tcn.ipynb #8f6d2bbe
 def against_longest(one:Probed, longest:Probed, reach:int, n:int)->Measurement:
