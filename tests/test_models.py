@@ -48,7 +48,7 @@ def test_building_a_model_imports_that_model_and_no_other():
         roots = {m.split(".")[0] for m in (*before, *new)}
         assert not roots & {"lightning", "pytorch_lightning", "optuna"}, name
         assert ("torch_geometric" in roots) == (name == "full"), name  # where graph convolutions are computed
-        assert ("sklearn" in roots) == (name in models.names(solved=True)), name
+        assert ("sklearn" in roots) == (name in models.names(closed_form=True)), name
 
 
 def test_declarations_and_spaces_are_read_without_pytorch():
@@ -56,7 +56,7 @@ def test_declarations_and_spaces_are_read_without_pytorch():
         "import sys, msa_paper.experiment.search_space as s; "
         "print(len(s.SPACES), *set(sys.modules) & {'torch', 'optuna'})"
     )
-    assert python(code).split() == [str(len(models) - len(models.names(solved=True)))]
+    assert python(code).split() == [str(len(models) - len(models.names(closed_form=True)))]
 
 
 def published():

@@ -78,6 +78,6 @@ def test_published_runs_give_consistent_intervals_and_p_values():
         assert 4 <= d["df"] <= 30
         assert (d["p"] < 0.05) == (d["low"] > 0 or d["high"] < 0)
         assert np.isclose(d["mean"], means["no_graph"] - means["full"])
-        assert d["smallest"] > 2.5 * d["se"]
+        assert d["detectable"] > 2.5 * d["se"]
         assert np.isclose(swapped["mean"], -d["mean"])
         assert np.isclose(swapped["p"], d["p"])

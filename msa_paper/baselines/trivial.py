@@ -71,7 +71,7 @@ def constant_of(
     return np.log(counts / counts.sum())
 
 # %% ../../nbs/baselines/80_trivial.ipynb #2075dc5e
-@model("dummy", label="constant", group="control", order=14, solved=True)
+@model("dummy", label="constant", group="control", order=14, closed_form=True)
 class ConstantBaseline(nn.Module):
     "The mean intensity, or the most frequent class, whatever is seen."
     def __init__(self,
@@ -127,7 +127,7 @@ def linear_solutions(
     seen = np.unique(y).astype(int)
     if len(seen) < 2:
         what = f"one class only in the training split: {seen.tolist()}"
-        raise MsaPaperError(what, remedy="take the constant floor")
+        raise MsaPaperError(what, remedy="take the constant baseline")
     logistic = LogisticRegression(max_iter=2000, warm_start=True)
     fits = (logistic.set_params(C=1 / (strength * n)).fit(X, y) for strength in strengths)
     return [logistic_map(fitted, seen, outputs) for fitted in fits]
@@ -140,7 +140,7 @@ def validation_loss(output:Tensor, target:Tensor, task)->float: # (n, outputs), 
     return F.smooth_l1_loss(output[:, 0], target.double()).item()
 
 # %% ../../nbs/baselines/80_trivial.ipynb #0b1385c8
-@model("ridge", label="linear, single steps", group="control", order=13, solved=True)
+@model("ridge", label="linear, single steps", group="control", order=13, closed_form=True)
 class LinearBaseline(nn.Module):
     "Ridge or logistic regression on pooled features, its penalty chosen on validation."
     def __init__(self, data:DataSpec, settings:LinearSettings=LinearSettings()):

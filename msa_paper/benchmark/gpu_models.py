@@ -76,7 +76,7 @@ def trained_models(
 )->list[str]:
     "The models that are trained step by step: all but the trivial baselines, unless some are named."
     wanted = [known(m, models, "model") for m in spec.models] or list(models)
-    return [m for m in wanted if not models.facts(m).get("solved")]
+    return [m for m in wanted if not models.facts(m).get("closed_form")]
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #8e5309db
 def ragged_batch(

@@ -69,7 +69,7 @@ class Block:
     features: dict[str, np.ndarray]   # {modality: (steps, d_m)}
     lengths: np.ndarray               # (BLOCK,)
     labels: np.ndarray                # (BLOCK,) in [-3, 3]
-    iemocap4: np.ndarray                 # (BLOCK,) number of the emotion class
+    emotions: np.ndarray                 # (BLOCK,) number of the emotion class
     truth: dict[str, np.ndarray]      # what was planted
 
 # %% ../../nbs/data/10_planted.ipynb #4c6e8d8b
@@ -127,7 +127,7 @@ def joined_blocks(options:PlantedOptions, emotions:bool)->Joined:
     for m, modality in options.modalities.items():
         offsets[m] = np.r_[0, np.cumsum(lengths * int(modality.rate))]
         features[m] = np.concatenate([b.features.pop(m) for b in blocks])[:offsets[m][-1]]
-    labels = np.concatenate([b.iemocap4 if emotions else b.labels for b in blocks])[:n]
+    labels = np.concatenate([b.emotions if emotions else b.labels for b in blocks])[:n]
     size = {k: lengths.sum() if k in ("quality", "valence") else n for k in blocks[0].truth}
     truth = {k: np.concatenate([b.truth[k] for b in blocks])[:size[k]] for k in size}
     return Joined(features, offsets, labels, truth)

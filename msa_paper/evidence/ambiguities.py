@@ -141,7 +141,7 @@ DATA_AND_LOSS = (
 MODEL = (
     Ambiguity("E4", "The decision level is said to weigh modalities, but its three LSTMs all read the same "
                     "fused sequence",
-              "as written: they read H; the other reading gives LSTM m the sequence f^m",
+              "as written: they read H; the other interpretation gives LSTM m the sequence f^m",
               "`settings.decision_reads=\"modality\"`", **by_run("E4")),
     Ambiguity("E5", "Temporal edges join all pairs that satisfy a condition; the condition is missing",
               "neighbours: steps at most w apart, with w = 1", "`settings.window`", **by_run("E5")),
@@ -209,8 +209,8 @@ def page_text(found:Found)->str: # Markdown
     "Every entry in one table."
     rows = [[a.id, a.what, a.decision, a.switch, "<br>".join(told(d, PLACE[k]) for k, d in ds.items())]
             for a, ds in found]
-    text = ("A difference is *other reading − as decided*, of the full model on the test set, paired by seed "
-            "and resample, [95 % interval]; for MAE less is better.\n\n")
+    text = ("A difference is *other interpretation − as decided*, of the full model on the test set, paired "
+            "by seed and resample, [95 % interval]; for MAE less is better.\n\n")
     return text + markdown(["", "what the paper says, or does not", "decision", "switch", "measured"], rows)
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #fba363e6

@@ -46,7 +46,7 @@ def against_most(e:Effect)->tuple:
 # %% ../../nbs/evidence/80_claims_page.ipynb #befaa5d2
 def detectable(e:Effect)->str:
     "The minimum detectable effect; empty where it is not known."
-    return "" if np.isnan(e.smallest) else sized(e.smallest, e.percent)
+    return "" if np.isnan(e.detectable) else sized(e.detectable, e.percent)
 
 def in_brackets(text:str)->str:
     "What else there is to know, after a verdict."
@@ -74,7 +74,7 @@ def effect_rows(f:Finding)->list[list[str]]:
 # %% ../../nbs/evidence/80_claims_page.ipynb #587f7096
 FINDING_HEAD = ["data", "n", "seeds", "as claimed / other way / undecided", "speaks most against it"]
 FINDING_HEAD += ["verdict"]
-EFFECT_HEAD = ["data", "effect", "size [95 %]", "Holm's p", "smallest that could be shown"]
+EFFECT_HEAD = ["data", "effect", "size [95 %]", "Holm's p", "minimum detectable effect"]
 
 def verdict_on(found:list[Finding])->str:
     "What several data sets say together."

@@ -43,7 +43,7 @@ def turned(
     m = METRICS[metric]
     low, high = sorted((m.better * d["low"], m.better * d["high"]))
     name = f"{name}, {m.label.removesuffix(', %')}"
-    return Effect(name, m.better * d["mean"], low, high, d["p"], d["smallest"], m.scale == 100, measure)
+    return Effect(name, m.better * d["mean"], low, high, d["p"], d["detectable"], m.scale == 100, measure)
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #782e0ddb
 def judged(

@@ -17,14 +17,14 @@ from ..report import pages
 from ..studies.ambiguities import ASKED_ON, INTERPRETATIONS
 from ..studies.comparisons import EASY, HARD
 from ..studies.configurations import configurations_of
-from ..studies.study import PAPER_BASELINES, ablations, experiment, experiments, is_solved
+from ..studies.study import PAPER_BASELINES, ablations, experiment, experiments, is_closed_form
 from ..registry import model
 
 # %% ../../nbs/evidence/00_sources.ipynb #a0c8988b
 SIX = PAPER_BASELINES                      # of Tables 3 to 5, in the paper's order
 SEVEN = (*SIX, "full")
 VARIANTS = ablations()                     # the full model, then those of Table 6 in its order
-TRIVIAL = tuple(m for m in model if is_solved(m))      # trivial baselines: one seed
+TRIVIAL = tuple(m for m in model if is_closed_form(m))      # trivial baselines: one seed
 EASY_CLASSES, HARD_CLASSES = EASY, HARD    # happy and sad; angry and neutral (Figure 9)
 INTERPRETED_ON = ASKED_ON                  # interpretation → the experiments that it was run on
 

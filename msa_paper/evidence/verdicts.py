@@ -25,7 +25,7 @@ class Effect:
     low: float
     high: float
     p: float                         # two-sided, of 'it is 0'
-    smallest: float = float("nan")   # the minimum detectable effect
+    detectable: float = float("nan")   # the minimum detectable effect
     percent: bool = False            # shown in points of a percentage
     measure: str = ""                # the id of the measure that gave it
 

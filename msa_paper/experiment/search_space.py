@@ -25,7 +25,7 @@ def grid_of(
     return tuple(models.facts(model).get("grid", {}).get("theta", ()))
 
 # %% ../../nbs/experiment/41_search_space.ipynb #3219e042
-SPACES = {name: space_of(name) for name in models if name not in models.names(solved=True)}
+SPACES = {name: space_of(name) for name in models if name not in models.names(closed_form=True)}
 HAVE_THETA = tuple(name for name in SPACES if grid_of(name))     # models with a graph
 
 # %% ../../nbs/experiment/41_search_space.ipynb #51fe8386

@@ -103,11 +103,11 @@ class RunSpec(Question):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)            # on the head's weights (E9)
     batch_size: int = Field(32, ge=1, le=LONG)         # segments, or videos in the context protocol
-    bucket_batches: int = Field(1, ge=1, le=LONG)               # batches within which sequences are sorted by length
+    bucket_batches: int = Field(1, ge=1, le=LONG)     # batches within which sequences are sorted by length
     epochs: int = Field(100, ge=1, le=LONG)            # at most; cosine annealing runs over all of them
     patience: int = Field(10, ge=1, le=LONG)           # epochs without a better one before stopping
-    monitor: Literal["loss", "accuracy"] = "loss"       # what of validation decides
-    gradient_clip_val: float = Field(1., gt=0)                      # norm to which gradients are clipped
+    monitor: Literal["loss", "accuracy"] = "loss"      # what of validation decides
+    gradient_clip_val: float = Field(1., gt=0)         # norm to which gradients are clipped
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     @field_validator("seeds")

@@ -154,7 +154,7 @@ def check_counts(y:np.ndarray, test:np.ndarray, protocol:str, file:Path):
         wanted = " or ".join(f"{k} in {v}" for k, v in expected.items())
         what = f"{found} labelled utterances (train, test), expected {wanted}"
         alone = "say any_size=True and do not compare with published numbers"
-        raise MsaPaperError(what, file, f"look for the official edition, or {alone}")
+        raise MsaPaperError(what, file, f"look for the official version, or {alone}")
 
 # %% ../../nbs/formats/67_dialogues.ipynb #205da17f
 def conversation_corpus(

@@ -30,10 +30,10 @@ SPLIT_SIZES = {   # (train, validation, test) of the official protocol
 WITHOUT_FEATURES = "all annotated segments, those without features included"
 ALTERNATIVES = {  # data set → {number of segments: whose they are}
     "mosi": {
-        2183: "an SDK edition that lost 16 segments without words",
+        2183: "an SDK version that lost 16 segments without words",
         2198: "a copy that lost one segment",
     },
-    "mosei": {22777: "an older edition of the SDK", 23453: WITHOUT_FEATURES, 23454: WITHOUT_FEATURES},
+    "mosei": {22777: "an older version of the SDK", 23453: WITHOUT_FEATURES, 23454: WITHOUT_FEATURES},
     "iemocap": {
         4453: "the 938-segment protocol",
         5531: "protocol B: happy and excited merged, one session left out",
@@ -56,7 +56,7 @@ def check_sizes(
     whose = ALTERNATIVES.get(dataset, {}).get(sum(sizes))
     what = f"{counted(sizes)} segments ({sum(sizes):,}), expected {counted(expected)} ({sum(expected):,})"
     remedy = (
-        "look for the official edition; or turn this check off (any_size=True, or sizes=None)"
+        "look for the official version; or turn this check off (any_size=True, or sizes=None)"
         " and do not compare with published numbers"
     )
     raise MsaPaperError(what + (f": this is {whose}" if whose else ""), where, remedy)

@@ -14,7 +14,7 @@ from ..experiment.trials import read_trials, tuning_file
 from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..studies.configurations import Entry
-from ..studies.study import is_solved
+from ..studies.study import is_closed_form
 
 # %% ../../nbs/jobs/40_duration.ipynb #32bcac7c
 @cache
@@ -30,7 +30,7 @@ def mean(values:Iterable[float])->float|None:
 # %% ../../nbs/jobs/40_duration.ipynb #b2266a9f
 def takes_no_time(e:Entry)->bool:
     "Whether its model is fitted in closed form."
-    return is_solved(e.model)
+    return is_closed_form(e.model)
 
 # %% ../../nbs/jobs/40_duration.ipynb #a9747dae
 def runs_took(e:Entry)->list[float]:

@@ -84,7 +84,7 @@ class Difference(Estimate):
     "The estimate of a difference, with what a test says of it."
     p: float             # two-sided, of 'the difference is 0'
     in_seed_sds: float   # in its own standard deviations over seeds
-    smallest: float      # minimum detectable effect
+    detectable: float      # minimum detectable effect
 
 # %% ../../nbs/measures/30_comparisons.ipynb #0a6199a4
 def estimate_from(
@@ -156,8 +156,8 @@ def tested(
     "A difference with its p-value, its size in its own deviations over seeds, and what could be shown."
     p = float(p_value(d["mean"], d["se"], d["df"]))
     in_sds = d["mean"] / d["sd"] if d["sd"] > 0 else float("nan")
-    smallest = minimum_detectable_effect(d["se"], d["df"], 1 - level)
-    return d | dict(p=p, in_seed_sds=in_sds, smallest=smallest)
+    detectable = minimum_detectable_effect(d["se"], d["df"], 1 - level)
+    return d | dict(p=p, in_seed_sds=in_sds, detectable=detectable)
 
 # %% ../../nbs/measures/30_comparisons.ipynb #1ce0f3c6
 def compare(

@@ -16,7 +16,7 @@ from ..batch import Batch
 from ..schema import DataSpec
 from ..registry import model
 from .encoders import ModalityEncoders
-from .fusion import DecisionAttention, FeatureAttention, MeanFusion, SpliceFusion
+from .fusion import DecisionAttention, FeatureAttention, MeanFusion, ConcatFusion
 from .graph import SpatioTemporalNetwork
 from .head import PredictionHead
 
@@ -53,7 +53,7 @@ VARIANTS = {
     "no_decision_attention": Parts(FeatureAttention, False, "graph"),
     "no_feature_attention": Parts(MeanFusion, True, "graph"),
     "no_graph": Parts(FeatureAttention, True, "lstm"),
-    "concat_only": Parts(SpliceFusion, False, None),
+    "concat_only": Parts(ConcatFusion, False, None),
 }
 
 # %% ../../nbs/model/50_proposed.ipynb #29b095d3

@@ -16,7 +16,7 @@ from .result_tables import rows_of
 from .names import NAMES
 from .tables import summary
 from ..schema import TASKS
-from ..studies.study import Experiment, experiments, extra_models, is_solved
+from ..studies.study import Experiment, experiments, extra_models, is_closed_form
 
 # %% ../../nbs/report/46_figure9.ipynb #c475b909
 def classified(
@@ -50,7 +50,7 @@ def figure9(
 ):
     "F1 of every class for every model (Figure 9, claim C9)."
     e = classified(data)
-    runs = runs_of(e, tuple(m for m in rows_of("table4", e) if not is_solved(m)), results)
+    runs = runs_of(e, tuple(m for m in rows_of("table4", e) if not is_closed_form(m)), results)
     if not any(runs.values()):
         return nothing(data)
     classes = TASKS[e.task].classes

@@ -16,7 +16,7 @@ from ..measures.metrics import class_metrics, intensity_metrics
 from .publish import publish
 from ..corpus import Corpus
 from ..studies.configurations import configuration
-from ..studies.study import experiment, is_solved
+from ..studies.study import experiment, is_closed_form
 
 # %% ../../nbs/report/38_made_up.ipynb #673f840b
 def noisy_predictions(
@@ -53,7 +53,8 @@ def make_up_run(
     spec = configuration(experiment(key), model, str(store.folder))
     corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
     names = corpus.spec.task.classes
-    size = dict(parameters=None if is_solved(model) else 1234, modalities=", ".join(corpus.spec.modalities))
+    parameters = None if is_closed_form(model) else 1234
+    size = dict(parameters=parameters, modalities=", ".join(corpus.spec.modalities))
     for seed in spec.seeds[:seeds]:
         p, y, table = noisy_predictions(corpus, error, seed)
         metrics = class_metrics(p, y, names) if names else intensity_metrics(p[:, 0], y)

@@ -66,7 +66,7 @@ def parameters(
     runs:dict[str, list[Published]],   # {model: its runs}
 )->dict[str, int]:                     # only of models that have runs and are trained
     "How many numbers each model trains."
-    return {m: found[0].row["parameters"] for m, found in runs.items() if found and not found[0].solved}
+    return {m: found[0].row["parameters"] for m, found in runs.items() if found and not found[0].closed_form}
 
 def counted(
     e:Experiment,
@@ -87,7 +87,7 @@ def test_set(
     found, text = next((r for r in runs.values() if r), None), f"`{e.dataset}-{e.protocol}`, task `{e.task}`"
     if not found:
         return f"{text}. **No run of this block is published.**"
-    seeds = [len(r) for r in runs.values() if r and not r[0].solved] or [0]
+    seeds = [len(r) for r in runs.values() if r and not r[0].closed_form] or [0]
     told = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
     return f"{text}, modalities {found[0].row['modalities']}; test set, {counted(e, found[0])}; {told} seeds."
 

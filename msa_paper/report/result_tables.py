@@ -133,9 +133,9 @@ def made_part(
 READ = (
     "Ours: mean ± sd over seeds, [95 % interval over seeds and {groups}]; differences are paired by seed and "
     "by resample, and Holm's p counts all models and metrics of a part. *In sd over seeds*: the difference "
-    "in units of its own spread over seeds. *Smallest difference*: what four of five such experiments would "
-    "have found. Published numbers belong to the protocols of their sources, the paper's to one that it does "
-    "not tell (ambiguities E11, E12).\n"
+    "in units of its own spread over seeds. *Minimum detectable effect*: what four of five such experiments "
+    "would have found. Published numbers belong to the protocols of their sources, the paper's to one that "
+    "it does not tell (ambiguities E11, E12).\n"
 )
 
 def tables_page(

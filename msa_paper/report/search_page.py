@@ -14,7 +14,7 @@ from ..registry import page, study
 from .pages import picture
 from .plots import trial_strips
 from .names import NAMES
-from ..studies.study import Experiment, experiments, is_solved
+from ..studies.study import Experiment, experiments, is_closed_form
 
 # %% ../../nbs/report/47_search_page.ipynb #35dbd24e
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def tuning(
     "Every trial of every model's search, and the chosen one."
     panels, sidecar = [], {}
     for e in searched(data):
-        found = {m: tried(e, m, results) for m in e.every if not is_solved(m)}
+        found = {m: tried(e, m, results) for m in e.every if not is_closed_form(m)}
         if any(s.trials for s in found.values()):
             panels.append(search_panel(e, found))
             sidecar[e.key] = search_sidecar(found)

@@ -22,7 +22,7 @@ from .resamples import Draws, other_draws
 from ..studies.comparisons import comparisons
 from ..studies.variances import variances
 from ..studies.configurations import Entry
-from ..studies.study import is_solved
+from ..studies.study import is_closed_form
 
 # %% ../../nbs/report/29_study_tables.ipynb #c90da12b
 def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
@@ -72,20 +72,21 @@ def count(comparison:dict)->int:
     return len(comparison["seeds"].split(","))
 
 # %% ../../nbs/report/29_study_tables.ipynb #3b24c752
-def still_of(at:AtHand, terms:dict, seeds:str, solved:set[str])->bool:
+def still_of(at:AtHand, terms:dict, seeds:str, closed_form:set[str])->bool:
     "Whether all runs that a published comparison is of are still at hand, on the data that are here."
     wanted = {int(s) for s in seeds.split(",")}
     for configuration, _ in terms:
         there = at.all(configuration) or at.before.runs.get(configuration, {})
-        if not there or configuration not in solved and not wanted <= set(there):
+        if not there or configuration not in closed_form and not wanted <= set(there):
             return False
     return True
 
 # %% ../../nbs/report/29_study_tables.ipynb #1a011b14
-def variances_of(at:AtHand, name:str, terms:dict, draws:Draws, solved:set[str])->dict|None:
+def variances_of(at:AtHand, name:str, terms:dict, draws:Draws, closed_form:set[str])->dict|None:
     "seeds, between, within of a comparison: as computed now, or as published where that is of more seeds."
-    found, old = variances(terms, draws, solved), at.before.covariance.get(name)
-    if old and still_of(at, terms, old["seeds"], solved) and (found is None or count(old) > count(found)):
+    found, old = variances(terms, draws, closed_form), at.before.covariance.get(name)
+    stands = old and still_of(at, terms, old["seeds"], closed_form)
+    if stands and (found is None or count(old) > count(found)):
         found = {k: old[k] for k in ("seeds", "between", "within")}
     return found
 
@@ -96,11 +97,11 @@ def covariance_table(
 )->tuple[pd.DataFrame, list[str]]: # one row a comparison; names of those that cannot be had
     "The variances of every declared comparison."
     declared = comparisons(at.study, at.every, at.metrics(), at.results)
-    solved = {c.hash for c in at.some if is_solved(c.model)}
+    closed_form = {c.hash for c in at.some if is_closed_form(c.model)}
     every = draws | other_draws(at, {c for terms in declared.values() for c, _ in terms} - set(draws))
     rows, lost = [], []
     for name, terms in declared.items():
-        found = variances_of(at, name, terms, every, solved)
+        found = variances_of(at, name, terms, every, closed_form)
         if found:
             exact = {k: float(significant(found[k])) for k in ("between", "within")}
             rows.append(dict(comparison=name) | found | exact)

@@ -124,7 +124,7 @@ def trained_whole(model:nn.Module, batch:Batch)->str:
     "Whether a training step changes all parameters, in words."
     left = untrained(model, batch)
     if hasattr(model, "fit_closed_form"):
-        return "solved"
+        return "closed form"
     return f"all but {', '.join(left)}" if left else "yes"
 
 # %% ../../nbs/report/75_table2.ipynb #6feffd82

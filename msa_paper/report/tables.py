@@ -33,7 +33,7 @@ def summary(
 # %% ../../nbs/report/20_tables.ipynb #10ace86c
 def weighed_sum(
     terms:list[tuple[float, list, str]],   # (weight, runs of one model, metric)
-)->dict:                                   # that of `summary`, and p, in_seed_sds, smallest
+)->dict:                                   # that of `summary`, and p, in_seed_sds, detectable
     "A weighted sum of metrics, paired by seed and by resample of the groups, against 0."
     return tested(estimate_from(*weigh(terms), test_groups(terms[0][1])))
 
@@ -76,10 +76,10 @@ def reported(
 COLUMNS = (   # of `results_table`
     "metric", "model", "claimed", "elsewhere", "mean", "sd", "low", "high",
     "gap", "gap_low", "gap_high", "one_low", "one_high", "label",
-    "d_mean", "d_low", "d_high", "d_in_seed_sds", "d_p", "d_holm", "d_smallest", "d_seeds",
+    "d_mean", "d_low", "d_high", "d_in_seed_sds", "d_p", "d_holm", "d_detectable", "d_seeds",
     "validation", "parameters", "seeds", "n",
 )
-OF_DIFFERENCE = "mean", "low", "high", "p", "in_seed_sds", "smallest", "seeds"
+OF_DIFFERENCE = "mean", "low", "high", "p", "in_seed_sds", "detectable", "seeds"
 
 # %% ../../nbs/report/20_tables.ipynb #6c7ae29f
 def compared(runs:list, full:list, metric:str)->dict: # {'d_mean': …}, empty where they cannot be compared
@@ -242,7 +242,7 @@ def detail_cells(model:str, r, m:Metric)->dict[str, str]: # {column: cell}
         "in sd over seeds": f"{r.d_in_seed_sds:+.1f}" if pd.notna(r.d_in_seed_sds) else "",
         "Holm's p": p_text(r.d_holm),
         "which says": decided(r, m.better),
-        "smallest difference that could be shown": m.show(r.d_smallest),
+        "minimum detectable effect": m.show(r.d_detectable),
     }
 
 # %% ../../nbs/report/20_tables.ipynb #d0081484

@@ -12,7 +12,7 @@ from ..experiment.decisions import chosen
 from ..experiment.search_space import merged
 from ..experiment.specification import RunSpec, TuneSpec
 from ..registry import study
-from .study import Experiment, experiment, experiments, is_solved, studied
+from .study import Experiment, experiment, experiments, is_closed_form, studied
 
 # %% ../../nbs/studies/05_configurations.ipynb #056db8e0
 def tuned_by(e:Experiment)->Experiment:
@@ -43,7 +43,7 @@ def configuration(
     "One model of an experiment with all its seeds."
     which = dict(dataset=e.dataset, protocol=e.protocol, task=e.task, data=e.data, model=model)
     which |= dict(results=results)
-    if is_solved(model):
+    if is_closed_form(model):
         return RunSpec(**which, seeds=(1,))
     fixed = e.fixed | dict(settings=e.settings_of(model))
     found = chosen(search(e, model, results)) if e.trials else {}
@@ -76,7 +76,7 @@ class Entry:
     @property
     def searched(self)->bool:
         "Whether a search chooses its settings."
-        return bool(self.experiment and self.experiment.trials) and not is_solved(self.model)
+        return bool(self.experiment and self.experiment.trials) and not is_closed_form(self.model)
 
     @property
     def search(self)->TuneSpec|None:
@@ -108,7 +108,7 @@ def every_entry(
         given = asked.configurations(results)
         return [entry(c.model_copy(update=dict(results=results))) for c in given]
     def seeds(e, model):
-        return (1,) if is_solved(model) else tuple(range(1, e.seeds + 1))
+        return (1,) if is_closed_form(model) else tuple(range(1, e.seeds + 1))
     return [Entry(e.key, m, seeds(e, m), e, results=results) for e in asked.experiments for m in e.every]
 
 # %% ../../nbs/studies/05_configurations.ipynb #ffeba313

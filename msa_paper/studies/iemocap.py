@@ -16,7 +16,8 @@ FIXED = dict(batch_size=8, bucket_batches=3, epochs=16, patience=5, monitor="acc
 FEATURES = "iemocap/IEMOCAP_features.pkl"
 CONTEXT = Experiment(
     "iemocap", "context", "iemocap4", FIXED, settings=PER_STEP, main="acc", place="IEMOCAP, 4 classes",
-    aims=(Aim("full", "acc", .82, "above the paper's 80.2"), Aim("bilstm_graph", "f1_weighted", .845, "COGMEN")),
+    aims=(Aim("full", "acc", .82, "above the paper's 80.2"),
+          Aim("bilstm_graph", "f1_weighted", .845, "COGMEN")),
 )
 WITH_VISION = Experiment(
     "iemocap", "context", "iemocap4", FIXED, settings=PER_STEP, data=dict(file=FEATURES),

@@ -42,7 +42,7 @@ MOSEI = {   # experiment → claimed metrics
 }
 
 NO_SEGMENTS = untestable("MOSEI single segments with three modalities, as in the paper",
-                         "no edition of these features is at hand")
+                         "no version of these features is at hand")
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #af380eca
 @claim("C1", order=1, source="Table 3", rule="all_hold", decides=("lead_over_baselines",),

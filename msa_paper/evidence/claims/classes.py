@@ -23,7 +23,7 @@ def of_classes(
 )->Effect:
     "A weighed sum of the F1 of classes."
     d = weighed_sum([(w, runs[m], f"f1_{c}") for w, m, c in terms])
-    return Effect(name, d["mean"], d["low"], d["high"], d["p"], d["smallest"], True, id)
+    return Effect(name, d["mean"], d["low"], d["high"], d["p"], d["detectable"], True, id)
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #c7d369c2
 @measure("easy_above_hard", caption="F1 of happy and sad − F1 of angry and neutral, in each model")

@@ -27,7 +27,7 @@ def alpha_quality_correlation(values:dict)->float:
     "Pearson's r, of a probe of planted quality."
     return values["r"]
 
-@measure("alpha_quality_auc", caption="AUC of α, in order against out of order", null=.5)
+@measure("alpha_quality_auc", caption="AUC of α, clean against noisy", null=.5)
 def alpha_quality_auc(values:dict)->float:
     "How well α tells clean from noisy modalities, of a probe of planted quality."
     return values["auc"]
@@ -39,7 +39,7 @@ def weight_lost_to_noise(values:dict)->float:
     "The relative loss, of a probe of corrupted real data."
     return -values["relative"]
 
-PROBED_TASKS = {"mosi": "regression", "iemocap": "iemocap4"}     # the task of a data set whose models are probed
+PROBED_TASKS = {"mosi": "regression", "iemocap": "iemocap4"}   # of a data set whose models are probed
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #4e0ee7d2
 def planted_quality(results:str)->list[Measurement]:
@@ -83,7 +83,7 @@ class Panel:
 
 def alpha_panels(results:str)->list[Panel]:
     "The first configuration whose α was probed."
-    return [Panel(f"α of a step, n = {one.values['n']:,} steps", "modalities in order at the step", one)
+    return [Panel(f"α of a step, n = {one.values['n']:,} steps", "clean modalities at the step", one)
             for one in probed("probes", "quality", results)[:1]]
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #8be3a1a8
@@ -93,7 +93,7 @@ def beta_panels(results:str)->list[Panel]:
     for one in probed("probes", "poor", results):
         written = one.spec.settings.get("decision_reads", "fused") == "fused"
         name = "as written: LSTMs read H" if written else "LSTM m reads modality m"
-        found.append(Panel(f"β, {name}, n = {one.values['n']}", "modalities in order in the segment", one))
+        found.append(Panel(f"β, {name}, n = {one.values['n']}", "clean modalities in the segment", one))
     return found
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #e13fff16
@@ -120,7 +120,7 @@ def draw_panel(ax:Axes, panel:Panel):
     tell_agreement(ax, one)
     ax.set(title=panel.title, xlabel=panel.xlabel, xticks=k, xlim=(min(k) - .15, max(k) + .75))
     ax.title.set_fontsize(8)
-    label_ends(ax, [(k[-1], clean[-1], "in order", ACCENT), (some[-1], noisy[-1], "out of order", INK)])
+    label_ends(ax, [(k[-1], clean[-1], "clean", ACCENT), (some[-1], noisy[-1], "noisy", INK)])
 
 # %% ../../../nbs/evidence/claims/10_feature_attention.ipynb #4fb94cb7
 @drawing("weights", order=1)

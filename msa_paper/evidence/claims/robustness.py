@@ -55,8 +55,8 @@ def less_lost(ours:dict, other:dict)->float:
     return -(quality_of(ours).loss - quality_of(other).loss)
 
 # %% ../../../nbs/evidence/claims/15_robustness.ipynb #8166af9a
-@measure("corrupted_above_baseline", caption="better when spoilt than {model}", kind="spoilt")
-@measure("corrupted_above_control", caption="better when spoilt than {model}", kind="spoilt")
+@measure("corrupted_above_baseline", caption="better when corrupted than {model}", kind="corrupted")
+@measure("corrupted_above_control", caption="better when corrupted than {model}", kind="corrupted")
 def better_corrupted(ours:dict, other:dict)->float:
     "How much better ours is when corrupted."
     return sign_of(ours) * (quality_of(ours).corrupted - quality_of(other).corrupted)
@@ -70,7 +70,7 @@ OTHERS |= {m: ("loss_below_control", "corrupted_above_control") for m in ("bc_ls
 class Comparison(Measurement):
     "The full model against another."
     against: str = ""    # the other
-    kind: str = ""       # 'loss', 'spoilt'
+    kind: str = ""       # 'loss', 'corrupted'
     metric: str = ""
 
     @property

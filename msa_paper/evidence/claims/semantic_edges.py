@@ -49,7 +49,7 @@ def cosine_auc_gained(values:dict)->float:
     return values["trained"]["auc"] - values["untrained"]["auc"]
 
 # %% ../../../nbs/evidence/claims/12_semantic_edges.ipynb #9512f954
-@measure("task_correlation", caption="correlation of the prediction with the label (is the task solved?)")
+@measure("task_correlation", caption="correlation of the prediction with the label (was the task learnt?)")
 def task_correlation(values:dict)->float:
     "Whether the model solves the task that the links are there for."
     return values["corr"]
@@ -122,7 +122,7 @@ def draw_curves(ax:Axes, one:Probed, name:str):
 
 # %% ../../../nbs/evidence/claims/12_semantic_edges.ipynb #ad60e9f6
 def entitle(left:Axes, right:Axes, one:Probed):
-    "What was planted, and whether the task was solved."
+    "What was planted, and whether the task was learnt."
     left.set_title(f"{one.spec.data['segments']:,} planted segments, {len(one.probes)} seeds", fontsize=8.5)
     r = over(one.each("corr")).mean
     right.set_title(f"n = {one.values['n']:,} test segments; r of predictions = {r:.2f}", fontsize=8.5)
