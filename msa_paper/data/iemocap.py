@@ -35,7 +35,7 @@ IEMOCAP_LEAKS = {
     splits="context and C: Session 5 is the test, an eighth of the other dialogues validates; B: by speaker",
     leaks=IEMOCAP_LEAKS,
     terms=RELEASE,
-    cards=(("context", {}), ("B", {}), ("C", {})),
+    cards=(("context", {}), ("B", {}), ("C", {})), probed=("context",),
 )
 def iemocap()->dict[str, Callable]:
     "Source → reader(protocol, task, **options)."

@@ -41,7 +41,7 @@ LEAKS = {
     },
     splits="context: bc-LSTM's 62 and 31 videos, a sixth of the 62 validates; official: the SDK's folds",
     leaks=LEAKS, terms="academic research only; no redistribution of the videos",
-    cards=(("context", {}), ("official", dict(source="words")), ("official", {})),
+    cards=(("context", {}), ("official", dict(source="words")), ("official", {})), probed=("context",),
 )
 def mosi()->dict[str, Callable]:
     "Source → reader(protocol, task, **options)."

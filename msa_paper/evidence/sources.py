@@ -9,6 +9,7 @@ __all__ = ['SIX', 'SEVEN', 'VARIANTS', 'TRIVIAL', 'EASY_CLASSES', 'HARD_CLASSES'
 
 # %% ../../nbs/evidence/00_sources.ipynb #334d4f83
 from pathlib import Path
+from ..data.catalogue import about
 from ..experiment.published import Published, open_results
 from ..experiment.specification import RunSpec
 from ..report.figure8 import CURVES, MEASURES, over_seeds, plateaus
@@ -43,7 +44,7 @@ PLACE = first_of_each("place")             # experiment → how a page calls it
 def is_run_here(key:str)->bool:
     "Whether an experiment is on real data that are at hand."
     e = experiment(key)
-    return e.dataset != "planted" and e.protocol != "official"
+    return not about(e.dataset).made and e.protocol != "official"
 
 RUN_HERE = tuple(k for k in MAIN_METRIC if is_run_here(k))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ..core import known, write_json
-from ..data.catalogue import load_corpus
+from ..data.catalogue import about, load_corpus
 from ..corpus import Corpus
 from .evaluation import load_run
 from .manifest import sealed
@@ -43,8 +43,8 @@ def planted(spec:RunSpec, *protocols:str)->bool:
     return spec.dataset == "planted" and spec.protocol in protocols
 
 def in_context(spec:RunSpec)->bool:
-    "A run on real segments in the course of their video or dialogue."
-    return spec.dataset in ("mosi", "iemocap") and spec.protocol == "context"
+    "A run on real segments of a protocol that its data set names for this."
+    return spec.protocol in about(spec.dataset).probed
 
 def has_attention(spec:RunSpec)->bool:
     "A model with weights of either level."
@@ -107,7 +107,7 @@ def read_for(spec:RunSpec, **options)->Corpus:
 def corpus_for(spec:RunSpec, probe:str, corpus:Corpus)->Corpus:
     "The run's own data, or more of a planted corpus where a probe needs them."
     wanted = PROBES[probe].segments
-    if spec.dataset != "planted" or wanted <= len(corpus):
+    if not about(spec.dataset).made or wanted <= len(corpus):
         return corpus
     return read_for(spec, segments=wanted)
 

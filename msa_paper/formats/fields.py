@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 import numpy as np
 from ..core import MsaPaperError
+from ..registry import dataset as datasets
 from ..schema import MOSI_TASKS, SIMS_TASKS
 
 # %% ../../nbs/formats/52_fields.ipynb #f52b8369
@@ -101,5 +102,5 @@ def texts(
 def intensity_tasks(
     dataset:str,
 )->tuple[str, ...]:   # names of tasks
-    "The tasks that are made of a data set's intensities: CH-SIMS has a scale of its own."
-    return SIMS_TASKS if dataset.startswith("sims") else MOSI_TASKS
+    "The tasks that a data set declares for its intensities."
+    return tuple(t for t in datasets.facts(dataset)["tasks"] if t in MOSI_TASKS + SIMS_TASKS)

@@ -9,6 +9,7 @@ __all__ = ['scored', 'mae', 'pearson', 'weighted_f1', 'binned', 'agreement', 'in
 # %% ../../nbs/measures/10_metrics.ipynb #39928ec5
 import numpy as np
 from ..core import MsaPaperError
+from ..schema import SIMS_TASKS, binned_intensity
 
 # %% ../../nbs/measures/10_metrics.ipynb #02c21ca0
 def scored(
@@ -103,7 +104,6 @@ def sims_metrics(
     truth:np.ndarray,       # (n,) in [-1, 1], NaN = missing
 )->dict[str, float]:        # {id: value}
     "All metrics of a regression on CH-SIMS (baselines §3)."
-    from msa_paper.schema import binned_intensity
     ŷ, y = scored(prediction, truth)
     ŷ, y = np.clip(ŷ, -1, 1), np.clip(y, -1, 1)
     tasks = {2: "sims_two", 3: "sims_three", 5: "sims_five"}
@@ -137,6 +137,6 @@ def task_metrics(
     "The metrics of a task."
     if task.classes:
         return class_metrics(prediction, truth, task.classes)
-    if task.name.startswith("sims"):
+    if task.name in SIMS_TASKS:
         return sims_metrics(prediction[:, 0], truth)
     return intensity_metrics(prediction[:, 0], truth)

@@ -13,9 +13,9 @@ from ..experiment.published import Comparisons
 from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..measures.comparisons import effective_groups
-from ..schema import TASKS, Task
+from ..schema import SIMS_TASKS, TASKS, Task
 from ..studies.comparisons import Configuration
-from ..studies.study import has_experiments, study_names
+from ..studies.study import has_experiments, studied, study_names
 
 
 # %% ../../nbs/report/26_at_hand.ipynb #de4dfd63
@@ -65,7 +65,7 @@ def interval_metrics(task:Task)->list[str]: # names of metrics
     "The metrics of a task that are resampled."
     if task.classes:
         return ["acc", "f1_weighted", *(f"f1_{c}" for c in task.classes)]
-    if task.name.startswith("sims"):
+    if task.name in SIMS_TASKS:
         return ["mae", "corr"]
     return ["mae", "corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7"]
 
@@ -79,7 +79,8 @@ class RunsOfStudy:
         to:str="",                   # where it was, or will be, published
     ):
         self.study, self.results, self.before = known(study, study_names(), "study"), results, Comparisons(to)
-        if study in self.before.broken and study != "planted":
+        self.remade = studied(study).remade
+        if study in self.before.broken and not self.remade:
             raise MsaPaperError("what was published of it is damaged, and publishing would lose it",
                                 self.before.broken[study],
                                 "restore it (git checkout), or remove its folder to publish the store alone")
@@ -89,7 +90,7 @@ class RunsOfStudy:
 
     def published(self, c:Configuration)->dict: # {seed: run}
         "Published runs of a configuration that are not in the store."
-        if self.study == "planted":
+        if self.remade:
             return {}
         now, there = data_digest(c.spec), self.before.row(c.spec)
         return {r.seed: r for r in there if r.seed not in self.runs[c.hash] and now in (None, r.row["data"])}

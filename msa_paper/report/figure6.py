@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Image, Markdown
 from ..core import MsaPaperError, known, runs_folder
+from ..data.catalogue import about
 from ..experiment.published import Published, behind
 from ..registry import page
 from .pages import derived, page_folder, runs_of, shown_on, units
@@ -102,7 +103,7 @@ def drawn_points(
     share = errors["share_in_ellipse"]
     sidecar = behind(runs) | numbers | dict(points=runs[0].id, n=errors["n"], share_in_ellipse=share)
     title, own = f"Full model on {e.dataset}-{e.protocol}", page_folder(figures, e.study)
-    is_open = e.dataset == "planted"
+    is_open = about(e.dataset).made
     to = own if is_open else runs_folder()/"figures"/e.study
     paths = exact_picture(points, f"{title}: points of seed {runs[0].seed}", note, share, to, sidecar)
     if not is_open:

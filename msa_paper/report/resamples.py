@@ -149,7 +149,7 @@ def locked_table(
     for key, of in sums.items():
         if of and bits_of(at, key) >= ENOUGH:
             rows.append(dict(key=key, content=lock(pack(of), keys[key])))
-    old = at.earlier.table("locked") if at.earlier and at.study != "planted" else pd.DataFrame()
+    old = at.earlier.table("locked") if at.earlier and not at.remade else pd.DataFrame()
     rows += [dict(key=r.key, content=r.content) for r in old.itertuples() if r.key not in sums]
     return pd.DataFrame(rows, columns=["key", "content"])
 

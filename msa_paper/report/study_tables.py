@@ -56,7 +56,7 @@ def failed_seconds(at:AtHand)->float:
     "How long notebooks of the study's data sets ran that failed: here, or as published if that is more."
     names = {f"{c.spec.dataset}-{c.spec.protocol}" for c in at.some}
     failed = [read_notebook(p) for p in failed_notebooks(at.results) if p.parent.name in names]
-    kept = at.earlier and at.study != "planted"
+    kept = at.earlier and not at.remade
     earlier = at.earlier.about.get("compute", {}).get("failed_seconds", 0) if kept else 0
     return max(earlier, sum(n.get("duration") or 0 for n in failed))
 
