@@ -29,7 +29,7 @@ class About(BaseModel):
     leaks: dict[str, str] = {}                  # protocol → what a reader of results has to know
     terms: str = ""                             # whose data they are, and what may be done with them
     cards: tuple[tuple[str, dict], ...] = ()    # (protocol, options of the reader) of each data card
-    made: bool = False                          # generated here: it reads no file, and its labels may be shown
+    made: bool = False                          # generated here: reads no file, its labels may be shown
     probed: tuple[str, ...] = ()                # protocols in which trained models are looked into
     order: int = 0                              # in tables
 
