@@ -11,7 +11,7 @@ import io, json, os, shutil
 from functools import cached_property
 from hashlib import sha256 as hash_of
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np
 from ..core import json_text, known, read_json, write_whole
 from .manifest import Damaged, parquet, sealed, unsealed
 
@@ -31,7 +31,7 @@ def significant(
     return np.where(usable, np.round(x * scale) / scale, x)
 
 # %% ../../nbs/experiment/21_study_tables.ipynb #65432281
-def meaningful(table:pd.DataFrame)->pd.DataFrame:
+def meaningful(table:"pd.DataFrame")->"pd.DataFrame":
     "A table whose float64 columns have seven significant digits."
     return table.assign(**{c: significant(table[c]) for c in table if table[c].dtype == np.float64})
 
@@ -52,7 +52,7 @@ TEXTS = "settings", "derived"
 def study_files(
     name:str,                           # of the study
     about:dict,                         # what study.json says besides
-    tables:dict[str, pd.DataFrame],     # of `TABLES`
+    tables:dict[str, "pd.DataFrame"],     # of `TABLES`
     texts:dict[str, dict],              # of `TEXTS`
 )->dict[str, bytes]:                    # {file: content}
     "What is published of a study, in memory."
@@ -66,7 +66,7 @@ def study_files(
 def write_study(
     folder:Path,                        # results/<study>
     about:dict,                         # what study.json says besides
-    tables:dict[str, pd.DataFrame],     # of `TABLES`
+    tables:dict[str, "pd.DataFrame"],     # of `TABLES`
     texts:dict[str, dict],              # of `TEXTS`
 )->Path:
     "Write what is published of a study."
@@ -87,6 +87,22 @@ def studies_of(folder:Path)->list[Path]:
     "The folders of published studies: those with a table or a study.json."
     found = {p.parent for pattern in ("*/study.json", "*/*.parquet") for p in folder.glob(pattern)}
     return sorted(p for p in found if not p.name.startswith("."))
+
+# %% ../../nbs/experiment/21_study_tables.ipynb #a3da9aa3
+def plain_values(column:"pyarrow.ChunkedArray")->list:
+    "The values of a column as pandas has them: where a number is missing, all are floats, and it is NaN."
+    from pyarrow import types
+    values, kind = column.to_pylist(), column.type
+    if column.null_count and (types.is_integer(kind) or types.is_floating(kind)):
+        return [float("nan") if v is None else float(v) for v in values]
+    return values
+
+def records_of(content:bytes)->list[dict]:
+    "The rows of a Parquet file."
+    from pyarrow.parquet import ParquetFile
+    table = ParquetFile(io.BytesIO(content)).read()
+    columns = [plain_values(table[name]) for name in table.column_names]
+    return [dict(zip(table.column_names, values)) for values in zip(*columns)]
 
 # %% ../../nbs/experiment/21_study_tables.ipynb #3351a07c
 class Study:
@@ -113,18 +129,24 @@ class Study:
             raise Damaged("it is not what was published", where, remedy)
         return content
 
-    def table(self, name:str)->pd.DataFrame:
+    def table(self, name:str)->"pd.DataFrame":
         "A table; empty where the study has none."
+        import pandas as pd
         file = f"{name}.parquet"
         return pd.read_parquet(io.BytesIO(self.bytes(file))) if file in self.files else pd.DataFrame()
 
+    def records(self, name:str)->list[dict]:
+        "The rows of a table, without pandas: who only counts does not wait for it."
+        file = f"{name}.parquet"
+        return records_of(self.bytes(file)) if file in self.files else []
+
     def text(self, name:str)->dict:
-        "A JSON file; empty where the study has none."
+        "A JSON file; empty where the study has none. Its own seal covers no more than the study's digest of it."
         file = f"{name}.json"
-        return unsealed(json.loads(self.bytes(file)), f"{self.name}/{file}") if file in self.files else {}
+        return json.loads(self.bytes(file)) if file in self.files else {}
 
 # %% ../../nbs/experiment/21_study_tables.ipynb #fe76bb30
-def grouped(table:pd.DataFrame)->dict[tuple[str, int], pd.DataFrame]:
+def grouped(table:"pd.DataFrame")->dict[tuple[str, int], "pd.DataFrame"]:
     "A table by configuration and seed; a column that is empty there is left out."
     if table.empty:
         return {}
@@ -136,12 +158,12 @@ def grouped(table:pd.DataFrame)->dict[tuple[str, int], pd.DataFrame]:
 class Tables(Study):
     "The tables of a study, each read once."
     @cached_property
-    def runs(self)->pd.DataFrame:
+    def runs(self)->"pd.DataFrame":
         "One row a run."
         return self.table("runs")
 
     @cached_property
-    def history(self)->dict[tuple[str, int], pd.DataFrame]:
+    def history(self)->dict[tuple[str, int], "pd.DataFrame"]:
         "{(configuration, seed): one row an epoch}"
         return grouped(self.table("history"))
 
@@ -152,7 +174,7 @@ class Tables(Study):
         return {} if table.empty else table.set_index("comparison").to_dict("index")
 
     @cached_property
-    def predictions(self)->dict[str, pd.DataFrame]:
+    def predictions(self)->dict[str, "pd.DataFrame"]:
         "{configuration: one row a sample and output, one column a seed}"
         table = self.table("predictions")
         return {} if table.empty else dict(list(table.groupby("configuration", sort=False, observed=True)))
