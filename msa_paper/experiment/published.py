@@ -153,7 +153,7 @@ class Results:
         "{configuration: {seed: run}}"
         found = {}
         for study in self.studies.values():
-            for row in study.records("runs"):
+            for row in study.rows:
                 found.setdefault(row["configuration"], {})[row["seed"]] = Published(study, row, self)
         return found
 
@@ -174,13 +174,20 @@ class Results:
 # %% ../../nbs/experiment/22_published.ipynb #f338280e
 class Blocks(Results):
     "Published results, looked up by what a study calls them."
+    @cached_property
+    def blocks(self)->dict[tuple[str, str, str], list[tuple[int, str]]]:
+        "{(study, block, model): its seeds and configurations}"
+        found = {}
+        for study in self.studies.values():
+            for r in study.rows:
+                place = found.setdefault((study.name, r["key"], r["model"]), [])
+                place.append((r["seed"], r["configuration"]))
+        return found
+
     def of(self, study:str, key:str, model:str)->list[Published]:
         "The runs of one model in one block of a study, by seed."
-        if study not in self.studies:
-            return []
-        table = self.studies[study].runs
-        chosen = table[(table["key"] == key) & (table["model"] == model)]
-        return [self.runs[r.configuration][r.seed] for r in chosen.sort_values("seed").itertuples()]
+        some = sorted(self.blocks.get((study, key, model), []), key=lambda run: run[0])
+        return [self.runs[configuration][seed] for seed, configuration in some]
 
 # %% ../../nbs/experiment/22_published.ipynb #7d6ac9c9
 @dataclass(frozen=True)

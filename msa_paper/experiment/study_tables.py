@@ -88,7 +88,7 @@ def studies_of(folder:Path)->list[Path]:
     found = {p.parent for pattern in ("*/study.json", "*/*.parquet") for p in folder.glob(pattern)}
     return sorted(p for p in found if not p.name.startswith("."))
 
-# %% ../../nbs/experiment/21_study_tables.ipynb #a3da9aa3
+# %% ../../nbs/experiment/21_study_tables.ipynb #f556e12e
 def plain_values(column:"pyarrow.ChunkedArray")->list:
     "The values of a column as pandas has them: where a number is missing, all are floats, and it is NaN."
     from pyarrow import types
@@ -157,6 +157,11 @@ def grouped(table:"pd.DataFrame")->dict[tuple[str, int], "pd.DataFrame"]:
 # %% ../../nbs/experiment/21_study_tables.ipynb #ae67f719
 class Tables(Study):
     "The tables of a study, each read once."
+    @cached_property
+    def rows(self)->list[dict]:
+        "The rows of `runs`, without pandas."
+        return self.records("runs")
+
     @cached_property
     def runs(self)->"pd.DataFrame":
         "One row a run."
