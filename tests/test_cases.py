@@ -5,6 +5,7 @@ Each case gives what it should, or ends in one sentence that says what was wrong
 
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -547,6 +548,14 @@ def test_data_outside_of_given_lengths_are_counted_and_shown(tmp_path):
     everything = read(path, lengths="zeros")
     assert "outside_lengths" not in everything.notes["audio"]
     assert int((everything.features["audio"][:] != 0).any(1).sum()) == len(whole.features["audio"])
+
+
+@pytest.mark.parametrize("options", [dict(segments=2000), dict(segments=1, steps=[12, 200])])
+def test_what_does_not_fit_into_memory_is_not_begun(options, monkeypatch):
+    free = SimpleNamespace(available=2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("msa_paper.data.planted.planted_block", lambda *_: pytest.fail("it was begun"))
+    refused(lambda: load_corpus("planted", "mixed", "regression", **options), "GiB of memory are needed", "0.0 GiB")
 
 
 OPTIONS = {  # what is asked for → what the error says

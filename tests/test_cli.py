@@ -360,7 +360,16 @@ def test_what_is_installed_names_no_invented_address(installed):
 
 
 @pytest.mark.parametrize(
-    "line", ["--version", "--help", "merge .", "verify --json", "reproduce --dry-run --only floor_mean"]
+    "line",
+    [
+        "--version",
+        "--help",
+        "merge .",
+        "verify --json",
+        "reproduce --dry-run --only floor_mean",
+        "status",
+        "data card planted mixed -o segments=40",
+    ],
 )
 def test_what_needs_no_checkout_works_without(line, installed):
     done = outside(installed, line)

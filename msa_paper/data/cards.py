@@ -140,13 +140,14 @@ def repaired_line(c:dict)->str:
     found = {m: n for m, n in found.items() if n}
     return f"**Repaired**: {json.dumps(found)}." if found else ""
 
-# %% ../../nbs/data/90_cards.ipynb #9ebf895d
+# %% ../../nbs/data/90_cards.ipynb #dae3f670
 def outside_line(c:dict)->str:
     "Steps that the lengths of a file leave out although they hold data."
     notes = {m: n for m, n in c["notes"].items() if isinstance(n, dict) and n.get("outside_lengths")}
     told = ", ".join(f"{n['outside_lengths']:,} of {m}" for m, n in notes.items())
     remedy = "`lengths=zeros` reads the extent of the data instead"
-    return f"**Steps with data outside of the lengths that the file gives**: {told}; {remedy}." if told else ""
+    head = "**Steps with data outside of the lengths that the file gives**"
+    return f"{head}: {told}; {remedy}." if told else ""
 
 # %% ../../nbs/data/90_cards.ipynb #f3d9a7b2
 def card_markdown(

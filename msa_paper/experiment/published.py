@@ -157,6 +157,14 @@ class Results:
                 found.setdefault(row["configuration"], {})[row["seed"]] = Published(study, row, self)
         return found
 
+    def row(self, spec:RunSpec)->list[Published]:
+        "The published runs of a configuration, by seed."
+        there = self.runs.get(spec_hash(spec), {})
+        return [there[s] for s in spec.seeds if s in there]
+
+# %% ../../nbs/experiment/22_published.ipynb #f338280e
+class Blocks(Results):
+    "Published results, looked up by what a study calls them, and by what its searches asked."
     @cached_property
     def decisions(self)->dict[str, list[dict]]:
         "{question: what searches chose}, one for each version of the data"
@@ -166,14 +174,6 @@ class Results:
                 found.setdefault(d["question"], []).append(d)
         return found
 
-    def row(self, spec:RunSpec)->list[Published]:
-        "The published runs of a configuration, by seed."
-        there = self.runs.get(spec_hash(spec), {})
-        return [there[s] for s in spec.seeds if s in there]
-
-# %% ../../nbs/experiment/22_published.ipynb #f338280e
-class Blocks(Results):
-    "Published results, looked up by what a study calls them."
     @cached_property
     def blocks(self)->dict[tuple[str, str, str], list[tuple[int, str]]]:
         "{(study, block, model): its seeds and configurations}"
