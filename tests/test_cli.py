@@ -45,6 +45,14 @@ def examples(page):
     return [line.strip() for line in page.partition("\nExample:\n")[2].splitlines() if line.strip()]
 
 
+@pytest.mark.parametrize("line, status", [(["--version"], 0), (["statsu"], 2), (["data", "card", "planted", "nix"], 1)])
+def test_the_module_is_the_command(line, status):
+    done = subprocess.run([sys.executable, "-m", "msa_paper.cli", *line], capture_output=True, text=True)
+    same = subprocess.run([*CALL, *line], capture_output=True, text=True)
+    assert done.returncode == same.returncode == status
+    assert (done.stdout, done.stderr) == (same.stdout, same.stderr) and done.stdout + done.stderr
+
+
 def test_there_are_commands():
     assert {("reproduce",), ("status",), ("data", "card"), ("figures",), ()} <= set(COMMANDS)
 
@@ -360,7 +368,16 @@ def test_what_is_installed_names_no_invented_address(installed):
 
 
 @pytest.mark.parametrize(
-    "line", ["--version", "--help", "merge .", "verify --json", "reproduce --dry-run --only dummy"]
+    "line",
+    [
+        "--version",
+        "--help",
+        "merge .",
+        "verify --json",
+        "reproduce --dry-run --only dummy",
+        "status",
+        "data card planted mixed -o segments=40",
+    ],
 )
 def test_what_needs_no_checkout_works_without(line, installed):
     done = outside(installed, line)

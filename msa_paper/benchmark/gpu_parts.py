@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 import numpy as np
 from ..core import die_with_parent
+from ..experiment import study_tables
 
 # %% ../../nbs/benchmark/12_gpu_parts.ipynb #bea692bd
 def significant(
     value:float|None,
     digits:int=2,
 )->float|None:       # None where there is no finite number
-    "A number rounded to its first digits."
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+    "A number rounded to its first digits, as in the tables of a study."
+    return None if value is None or not np.isfinite(value) else float(study_tables.significant(value, digits))
 
 # %% ../../nbs/benchmark/12_gpu_parts.ipynb #6aa607d2
 def one_line(

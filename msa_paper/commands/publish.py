@@ -21,7 +21,8 @@ def one_published(study:str, results:str, to:str)->dict:
     if study in ALSO_PUBLISHED:
         return dict(study=study, files=publish_cards() if study == "cards" else publish_overhead(results))
     told = write(study, results, to)
-    return dict(study=study) | {k: told[k] for k in ("runs", "new", "comparisons", "lost", "open")}
+    return dict(study=study, runs=told.runs, new=told.new, comparisons=told.comparisons, lost=told.lost,
+                open=told.open)
 
 # %% ../../nbs/commands/30_publish.ipynb #81f2a91b
 def publish_cards()->list[str]:

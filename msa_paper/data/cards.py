@@ -140,6 +140,15 @@ def repaired_line(c:dict)->str:
     found = {m: n for m, n in found.items() if n}
     return f"**Repaired**: {json.dumps(found)}." if found else ""
 
+# %% ../../nbs/data/90_cards.ipynb #dae3f670
+def outside_line(c:dict)->str:
+    "Steps that the lengths of a file leave out although they hold data."
+    notes = {m: n for m, n in c["notes"].items() if isinstance(n, dict) and n.get("outside_lengths")}
+    told = ", ".join(f"{n['outside_lengths']:,} of {m}" for m, n in notes.items())
+    remedy = "`lengths=zeros` reads the extent of the data instead"
+    head = "**Steps with data outside of the lengths that the file gives**"
+    return f"{head}: {told}; {remedy}." if told else ""
+
 # %% ../../nbs/data/90_cards.ipynb #f3d9a7b2
 def card_markdown(
     c:dict,     # from `card`
@@ -149,7 +158,7 @@ def card_markdown(
     clock = "in step" if c["aligned"] else "each on its own clock"
     tail = (
         unlabelled_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "", repaired_line(c),
-        f"**Terms**: {c['terms']}" if c["terms"] else "",
+        outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
     )
     parts = (
         f"### {c['dataset']}-{c['protocol']}: {c['task']}", f"One label {labels}; modalities {clock}.",

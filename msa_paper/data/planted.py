@@ -9,11 +9,12 @@ __all__ = ['BLOCK', 'shown', 'Block', 'emotion_of', 'planted_block', 'planted_co
 from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
-from ..core import known, validated
+import psutil
+from ..core import MsaPaperError, known, validated
 from ..corpus import Corpus, check_corpus
 from ..registry import dataset
 from msa_paper.data.effects import (
-    CAUSES, CHANNELS, TOPIC, Effect, Planted, PlantedOptions, directions, plant_causes, plant_quality,
+    CAUSES, CHANNELS, TOPIC, WHERE, Effect, Planted, PlantedOptions, directions, plant_causes, plant_quality,
 )
 from ..schema import TASKS, DataSpec, targets_from_intensity
 
@@ -104,6 +105,22 @@ def planted_block(
     label = planted.label
     return Block(features, lengths, label.astype(np.float32), emotion_of(label, arousal), truth)
 
+# %% ../../nbs/data/10_planted.ipynb #7addcf5d
+def bytes_to_make(options:PlantedOptions)->int:
+    "About how much memory it takes to make a corpus: blocks, the arrays they become, one block at work."
+    width = sum(m.dim * int(m.rate) for m in options.modalities.values())
+    blocks = -(-options.segments // BLOCK)
+    features = blocks * BLOCK * sum(options.steps) // 2 * width
+    at_work = BLOCK * options.steps[1] * (len(CHANNELS) + TOPIC) * (len(options.modalities) + 3)
+    return np.dtype(np.float32).itemsize * (2 * features + at_work)
+
+def check_memory(options:PlantedOptions):
+    "Raises where a corpus takes more memory than is free."
+    needed, free = bytes_to_make(options), psutil.virtual_memory().available
+    if needed > free:
+        what = f"about {needed / 2**30:,.1f} GiB of memory are needed, and {free / 2**30:,.1f} GiB are free"
+        raise MsaPaperError(what, WHERE, "plant fewer segments, shorter ones, or fewer dimensions")
+
 # %% ../../nbs/data/10_planted.ipynb #490209ae
 PROTOCOLS = {e: ("tone", e) if e not in CAUSES else (e,) for e in Effect.__args__}
 PROTOCOLS["mixed"] = "tone", "quality", "poor_modality", "conflict"
@@ -141,6 +158,7 @@ def planted_corpus(
     "Segments with a known cause, and the cause. Raises where an option is none."
     effects = PROTOCOLS[known(protocol, PROTOCOLS, "protocol of the planted corpus")]
     options = validated(PlantedOptions, options | dict(effects=effects), "the planted corpus")
+    check_memory(options)
     made = joined_blocks(options, task == "iemocap4")
     aligned = all(m.rate == 1 for m in options.modalities.values())
     spec = DataSpec(options.modalities, TASKS[known(task, TASKS, "task")], aligned=aligned)

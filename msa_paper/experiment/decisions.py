@@ -15,7 +15,8 @@ from .specification import short_hash
 from .search_space import nested
 from .specification import TuneSpec
 from .manifest import Damaged
-from .trials import best_trial, check_search, published_settings, read_trials
+from .published import open_results
+from .trials import anew, best_trial, check_search, read_trials
 from .trials import set_search_aside, store_of, tuning_file, tuning_key
 
 # %% ../../nbs/experiment/44_decisions.ipynb #b38edee1
@@ -74,8 +75,8 @@ def decision(
     for path in (p for p in kept if p.is_file()):
         if content := kept_decision(path):
             return content
-    every = (d for content in published_settings() for d in content["decisions"])
-    return next((d for d in every if d["question"] == question and data in (None, d["data"])), None)
+    every = [] if anew() else open_results().decisions.get(question, [])
+    return next((d for d in every if data in (None, d["data"])), None)
 
 # %% ../../nbs/experiment/44_decisions.ipynb #51fa3a1b
 def chosen(

@@ -170,24 +170,25 @@ def files_of(
     return noted[question_key(spec)]
 
 # %% ../../nbs/experiment/12_identity.ipynb #79894c85
-looking = []  # not empty while a command only looks
+looking = []  # while a command only looks: {question: digest}, what it has seen so far
 
 @contextmanager
 def looked_at_once():
-    "In here data are not read to know them, and what is published is taken not to change."
-    looking.append(True)
+    "In here data are not read to know them; they, and what is published, are taken not to change."
+    looking.append({})
     try:
         yield
     finally:
         looking.pop()
 
-def data_digest(
+# %% ../../nbs/experiment/12_identity.ipynb #3a0ed441
+def digest_now(
     spec:Question,
-    read:bool=True,   # read the data when they are not known yet
+    read:bool,        # the data when they are not known yet
 )->str|None:          # None where they are not here, or not known
-    "The digest of what a question reads now."
+    "The digest of what the files of a question are at this moment."
     try:
-        files = files_of(spec, read and not looking)
+        files = files_of(spec, read)
     except MsaPaperError as error:
         if error.what == "missing file":
             return None
@@ -195,3 +196,16 @@ def data_digest(
     if files is None:
         return None
     return digest_of([(place(Path(p)), content) for p, (_, content) in files.items()])
+
+# %% ../../nbs/experiment/12_identity.ipynb #2932c14a
+def data_digest(
+    spec:Question,
+    read:bool=True,   # read the data when they are not known yet
+)->str|None:          # None where they are not here, or not known
+    "The digest of what a question reads now; of a command that only looks, when it looked first."
+    if not looking:
+        return digest_now(spec, read)
+    key, seen = question_key(spec), looking[-1]
+    if key not in seen:
+        seen[key] = digest_now(spec, False)
+    return seen[key]

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-import pandas as pd
 from ..core import MsaPaperError, known, results_folder, validated
 from .identity import looking
 from .specification import RunSpec, spec_hash
@@ -45,7 +44,7 @@ def metrics_of(
         split, _, metric = column.partition("_")
         if split in SPLITS:
             ids.add(metric)
-            if not pd.isna(value):
+            if value is not None and value == value:     # NaN is no value
                 found[split][metric] = int(value) if metric in COUNTS else value
     return {s: Metrics(m, ids) for s, m in found.items()}
 
@@ -79,7 +78,7 @@ class PublishedRun:
         return metrics_of(self.row)
 
     @property
-    def history(self)->pd.DataFrame:
+    def history(self)->"pd.DataFrame":
         "One row an epoch."
         return self.study.history[self.row["configuration"], self.seed]
 
@@ -93,9 +92,9 @@ def not_published(
 
 # %% ../../nbs/experiment/22_published.ipynb #5f511303
 def side_by_side(
-    table:pd.DataFrame,   # one row a sample and output
+    table:"pd.DataFrame",   # one row a sample and output
     seed:str,             # a column: 's1'
-)->pd.DataFrame:          # id, group, one column an output, split
+)->"pd.DataFrame":          # id, group, one column an output, split
     "Predictions of one seed, one row a sample in the order of the test."
     wide = table.pivot(index=["place", "id", "group"], columns="output", values=seed).reset_index()
     outputs = list(dict.fromkeys(table.output))          # the order of the classes
@@ -115,7 +114,7 @@ class Published(PublishedRun):
         return models.facts(self.row["model"]).get("closed_form", False)
 
     @property
-    def predictions(self)->pd.DataFrame:
+    def predictions(self)->"pd.DataFrame":
         "One row a test sample: id, group, prediction or the probability of each class."
         table = self.study.predictions.get(self.row["configuration"])
         if table is None:
@@ -155,7 +154,7 @@ class Results:
         "{configuration: {seed: run}}"
         found = {}
         for study in self.studies.values():
-            for row in study.runs.to_dict("records"):
+            for row in study.rows:
                 found.setdefault(row["configuration"], {})[row["seed"]] = Published(study, row, self)
         return found
 
@@ -166,14 +165,30 @@ class Results:
 
 # %% ../../nbs/experiment/22_published.ipynb #f338280e
 class Experiments(Results):
-    "Published results, looked up by what a study calls them."
+    "Published results, looked up by what a study calls them, and by what its searches asked."
+    @cached_property
+    def decisions(self)->dict[str, list[dict]]:
+        "{question: what searches chose}, one for each version of the data"
+        found = {}
+        for study in self.studies.values():
+            for d in study.settings.get("decisions", []):
+                found.setdefault(d["question"], []).append(d)
+        return found
+
+    @cached_property
+    def blocks(self)->dict[tuple[str, str, str], list[tuple[int, str]]]:
+        "{(study, block, model): its seeds and configurations}"
+        found = {}
+        for study in self.studies.values():
+            for r in study.rows:
+                place = found.setdefault((study.name, r["key"], r["model"]), [])
+                place.append((r["seed"], r["configuration"]))
+        return found
+
     def of(self, study:str, key:str, model:str)->list[Published]:
         "The runs of one model in one block of a study, by seed."
-        if study not in self.studies:
-            return []
-        table = self.studies[study].runs
-        chosen = table[(table["key"] == key) & (table["model"] == model)]
-        return [self.runs[r.configuration][r.seed] for r in chosen.sort_values("seed").itertuples()]
+        some = sorted(self.blocks.get((study, key, model), []), key=lambda run: run[0])
+        return [self.runs[configuration][seed] for seed, configuration in some]
 
 # %% ../../nbs/experiment/22_published.ipynb #7d6ac9c9
 @dataclass(frozen=True)

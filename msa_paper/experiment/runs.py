@@ -9,7 +9,6 @@ __all__ = ['FILES', 'name_of', 'order_of', 'defined', 'Stored', 'Run', 'check_fi
 import io, tempfile
 from dataclasses import dataclass
 from pathlib import Path
-import pandas as pd
 from ..core import strict_json, validated
 from .manifest import MANIFEST, Damaged, read_manifest, verify_file, verify_folder
 from .specification import RunSpec, run_id
@@ -64,8 +63,9 @@ class Stored:
         "One of its JSON files."
         return strict_json(self.bytes(name), self.folder/name)
 
-    def table(self, name:str)->pd.DataFrame:
+    def table(self, name:str)->"pd.DataFrame":
         "One of its tables."
+        import pandas as pd            # not for a command that only counts
         content = io.BytesIO(self.bytes(name))
         return pd.read_csv(content) if name.endswith(".csv") else pd.read_parquet(content)
 
@@ -88,17 +88,17 @@ class Run(Stored):
         return defined(self.read("metrics.json"))
 
     @property
-    def history(self)->pd.DataFrame:
+    def history(self)->"pd.DataFrame":
         "One row an epoch."
         return self.table("history.csv")
 
     @property
-    def predictions(self)->pd.DataFrame:
+    def predictions(self)->"pd.DataFrame":
         "One row a scored sample."
         return self.table("predictions.parquet")
 
     @property
-    def replicates(self)->pd.DataFrame:
+    def replicates(self)->"pd.DataFrame":
         "One row a resample of the test's groups."
         return self.table("replicates.parquet")
 
@@ -138,8 +138,9 @@ def check_files(
 def runs_table(
     runs:list[Run],
     split:str="test",
-)->pd.DataFrame:     # one row a run: id, model, seed, hash, the metrics of the split
+)->"pd.DataFrame":     # one row a run: id, model, seed, hash, the metrics of the split
     "The metrics of runs side by side."
+    import pandas as pd
     rows = []
     for r in runs:
         row = dict(run=r.id, model=r.spec.model, seed=r.seed, hash=r.folder.name.split("-")[1])

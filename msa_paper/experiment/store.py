@@ -10,7 +10,6 @@ import json, os, shutil, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-import pandas as pd
 from ..core import MsaPaperError, json_text, runs_folder, write_whole
 from .identity import data_digest
 from .locks import hold, holder, signature
@@ -31,11 +30,18 @@ class Shelf:
         "Where a run on the data of now is or will be; without the data, where one on any is."
         if digest := data_digest(spec):
             return self.folder/run_id(spec, seed, digest)
-        there = sorted(self.folder.glob(run_id(spec, seed, "*") + "/" + MANIFEST))
+        there = self.on_any_data(spec, seed)
         if len(there) > 1:
             what, name = "runs on several data are here, and the data are not", run_id(spec, seed, "…")
             raise MsaPaperError(what, name, "put the data into the data folder (MSA_PAPER_DATA)")
-        return there[0].parent if there else self.folder/run_id(spec, seed, "unknown")
+        return there[0] if there else self.folder/run_id(spec, seed, "unknown")
+
+    def on_any_data(self, spec:RunSpec, seed:int)->list[Path]:
+        "The folders of a run, whatever data it was computed from."
+        place, start = os.path.split(self.folder/run_id(spec, seed, ""))
+        names = os.listdir(place) if os.path.isdir(place) else []
+        folders = (Path(place, n) for n in sorted(n for n in names if n.startswith(start)))
+        return [f for f in folders if (f/MANIFEST).exists()]
 
     def sound(self, folder:Path, weights:bool=False)->bool:
         "Whether a run is there as it was written; what is not is put aside."
@@ -125,9 +131,9 @@ class Publisher(Listing):
 def run_files(
     spec:RunSpec, seed:int,
     metrics:dict,                # {split: {metric: value}}
-    history:pd.DataFrame,        # one row an epoch
-    predictions:pd.DataFrame,    # one row a scored sample
-    replicates:pd.DataFrame,     # one row a resample of the test's groups
+    history:"pd.DataFrame",        # one row an epoch
+    predictions:"pd.DataFrame",    # one row a scored sample
+    replicates:"pd.DataFrame",     # one row a resample of the test's groups
     provenance:dict,
     probes:list=(),              # what the weights told (`experiment.probes`)
 )->dict[str, bytes]:             # {name: content}
@@ -228,7 +234,7 @@ class Store(Claiming):
         spec:RunSpec, seed:int,
         work:Path,           # the working folder: removed
         weights:Path,        # becomes checkpoint.safetensors
-        metrics:dict, history:pd.DataFrame, predictions:pd.DataFrame, replicates:pd.DataFrame,
+        metrics:dict, history:"pd.DataFrame", predictions:"pd.DataFrame", replicates:"pd.DataFrame",
         provenance:dict, probes:list=(),
     )->Run:
         "Make a run's result appear in one step; `run_files` says what each part is."

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
 import numpy as np, pandas as pd
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
@@ -179,10 +180,16 @@ def limit_of(settings:TextSettings, encoder:TextEncoder)->int:
         raise MsaPaperError(what, settings.model, "choose a smaller number")
     return limit
 
+# %% ../../nbs/extract/10_text.ipynb #4b1e530f
+def may_say_nothing(text:str)->bool:
+    "Whether a text has no other characters than spaces, marks, control and replacement characters."
+    return bool(text.strip()) and all(c == "\ufffd" or category(c)[0] in "CMZ" for c in text)
+
 # %% ../../nbs/extract/10_text.ipynb #2df8005c
 def key_of(ids:list, texts:list, encoder:TextEncoder, settings:TextSettings, limit:int)->str:
     "The name of an extraction: a hash of everything that decides its numbers."
-    identity = [1, ids, texts, encoder.digest, settings.pooled, settings.dtype, limit, settings.budget]
+    version = 2 if any(map(may_say_nothing, texts)) else 1
+    identity = [version, ids, texts, encoder.digest, settings.pooled, settings.dtype, limit, settings.budget]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 # %% ../../nbs/extract/10_text.ipynb #8d26ecdf

@@ -149,15 +149,21 @@ def number_texts(encoder:TextEncoder, texts:list[str], some:list[int], rows:list
         for i, row in zip(some[k:k + 1024], part):
             rows[i] = np.array(row, np.int32)
 
+# %% ../../nbs/extract/05_text_encoder.ipynb #875aaeca
+def without_words(encoder:TextEncoder, row:np.ndarray)->bool:
+    "Whether a tokenizer left nothing of a text but what it adds to every text."
+    return len(row) <= encoder.tokenizer.num_special_tokens_to_add(pair=False)
+
 # %% ../../nbs/extract/05_text_encoder.ipynb #57e7ce10
 def tokenise(
     encoder:TextEncoder,
     texts:list[str],
     limit:int,        # most tokens of one text, special ones included
 )->Tokens:
-    "Token numbers with [CLS] and [SEP]; nothing for a text without content."
+    "Token numbers with [CLS] and [SEP]; nothing for a text without content, or of which no token is left."
     rows = [np.empty(0, np.int32)] * len(texts)
     number_texts(encoder, texts, [i for i, t in enumerate(texts) if t.strip()], rows)
+    rows = [row[:0] if without_words(encoder, row) else row for row in rows]
     long = [i for i, row in enumerate(rows) if len(row) > limit]
     before = sum(len(rows[i]) for i in long)
     number_texts(encoder, texts, long, rows, truncation=True, max_length=limit)

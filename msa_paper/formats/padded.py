@@ -33,6 +33,18 @@ class Spans:
     "Where each sequence of a split lies in its padded arrays."
     of: dict[str, tuple]   # {modality: (first step (N,), lengths (N,), side of the padding)}
     aligned: bool          # one extent for all modalities
+    outside: dict[str, int] = field(default_factory=dict)   # {modality: steps with data beyond its lengths}
+
+# %% ../../nbs/formats/56_padded.ipynb #053e8bde
+def steps_outside(
+    present:np.ndarray,   # (N, T) bool
+    first:np.ndarray,     # (N,)
+    lengths:np.ndarray,   # (N,)
+)->int:
+    "How many steps hold data that no sequence is said to have."
+    step, begin = np.arange(present.shape[1]), first[:, None]
+    inside = (step >= begin) & (step < begin + lengths[:, None])
+    return int((present & ~inside).sum())
 
 # %% ../../nbs/formats/56_padded.ipynb #89f63daf
 def spans(
@@ -44,10 +56,15 @@ def spans(
     given = split.lengths if lengths == "file" else {}
     present = {m: present_steps(x) for m, x in split.features.items()}
     clocks = {x.shape[1] for x in split.features.values()}
-    if len(clocks) > 1 or {"audio", "vision"} & set(given):
-        return Spans({m: extents(k, given.get(m), f"{where}, '{m}'") for m, k in present.items()}, False)
-    union = np.logical_or.reduce(list(present.values()))
-    return Spans(dict.fromkeys(present, extents(union, given.get("text"), where)), True)
+    aligned = len(clocks) == 1 and not {"audio", "vision"} & set(given)
+    if aligned:
+        union = np.logical_or.reduce(list(present.values()))
+        of = dict.fromkeys(present, extents(union, given.get("text"), where))
+    else:
+        of = {m: extents(k, given.get(m), f"{where}, '{m}'") for m, k in present.items()}
+    frames = {m: k for m, k in present.items() if m != "text"}
+    outside = {m: steps_outside(k, *of[m][:2]) for m, k in frames.items()}
+    return Spans(of, aligned, outside)
 
 # %% ../../nbs/formats/56_padded.ipynb #f23b5ddb
 @dataclass
@@ -90,6 +107,8 @@ def joined(
     features, census = sanitised(rows, np.repeat(train, np.diff(cuts)))
     refuse_unreadable(census, rows.shape[0] * rows.shape[1], where)
     notes = census.found() | dict(padding=of["train"][2], without=int((np.diff(cuts) == 0).sum()))
+    if outside := sum(found.outside.get(m, 0) for found in spans_of.values()):
+        notes |= dict(outside_lengths=outside)
     return Joined(features, cuts, notes)
 
 # %% ../../nbs/formats/56_padded.ipynb #dcaf4032

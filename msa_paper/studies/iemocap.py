@@ -8,7 +8,7 @@ __all__ = ['FIXED', 'FEATURES', 'CONTEXT', 'WITH_VISION', 'FOUR', 'LOST', 'MISSI
 
 # %% ../../nbs/studies/40_iemocap.ipynb #87625969
 from .comparisons import OF_EXPERIMENTS
-from .study import Aim, Asked, Experiment, Part, Study
+from .study import Aim, Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
 from .settings import PER_STEP
 
@@ -27,10 +27,7 @@ WITH_VISION = Experiment(
 # %% ../../nbs/studies/40_iemocap.ipynb #eeb7ce5d
 FOUR = Asked("acc", "acc", "acc"), Asked("f1_weighted", "f1_weighted", "f1_weighted")
 LOST = Asked("acc", "acc2"), Asked("f1_weighted")
-MISSING = (
-    f"its features, `{FEATURES}`, are not at hand. Whoever has the file puts it into the data folder "
-    "(data/README.md) and runs `make reproduce DATA=iemocap-features`"
-)
+MISSING = not_at_hand(FEATURES, "iemocap-features")
 FACES = Part("The same with vision, as in the paper", CONTEXT.key, FOUR, MISSING, "iemocap-features")
 TABLES = {
     "table4": (Part("Utterances in the course of their dialogue, text and audio", CONTEXT.key, FOUR), FACES),

@@ -9,7 +9,7 @@ __all__ = ['FIXED', 'CLASSES', 'BUDGET', 'REGRESSION', 'BINARY', 'SEVEN', 'VIDEO
 
 # %% ../../nbs/studies/50_mosei.ipynb #cce9d3e1
 from .comparisons import OF_EXPERIMENTS
-from .study import Asked, Experiment, Part, Study
+from .study import Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
 from .settings import BOUNDED, FEATURE_FILE, PER_STEP, bound
 
@@ -42,10 +42,7 @@ OFFICIAL_BINARY = Experiment(
 OFFICIAL_SEVEN = Experiment(
     "mosei", "official", "seven", FEATURE_FILE | dict(monitor="accuracy"), tuned_on="regression", **OFFICIAL,
 )
-MISSING = (
-    f"its features, `{FILE}`, are not at hand. Whoever has the file puts it into the data folder "
-    "(data/README.md) and runs `make reproduce DATA=mosei-features`"
-)
+MISSING = not_at_hand(FILE, "mosei-features")
 
 # %% ../../nbs/studies/50_mosei.ipynb #53d9361d
 READ_AS_CLASSES = (

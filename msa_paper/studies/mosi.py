@@ -8,7 +8,7 @@ __all__ = ['FIXED', 'BC_LSTM', 'INTER_MODAL', 'REGRESSION', 'BINARY', 'INTENSITY
 
 # %% ../../nbs/studies/30_mosi.ipynb #dfa939b2
 from .comparisons import OF_EXPERIMENTS
-from .study import Aim, Asked, Experiment, Part, Study
+from .study import Aim, Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
 from .settings import BOUNDED, PER_STEP
 
@@ -30,10 +30,7 @@ INTENSITY = Asked("mae", "mae", "mae"), Asked("corr", "corr", "corr")
 ZEROS = Asked("acc2_has0", "", "acc2_has0"), Asked("acc2_non0", "", "acc2_non0")
 LOST = Asked("mae"), Asked("corr"), Asked("acc2_has0", "acc2")
 WORDS_TITLE = "Single segments with frames and words: text, vision and audio, trained for intensity"
-MISSING = (
-    "its features, `mosi/aligned_50.pkl`, are not at hand. Whoever has the file puts it into the data folder "
-    "(data/README.md) and runs `make reproduce DATA=mosi-features`"
-)
+MISSING = not_at_hand("mosi/aligned_50.pkl", "mosi-features")
 WORDS = Part(WORDS_TITLE, "mosi-official-regression", (*INTENSITY, *ZEROS), MISSING, "mosi-features")
 TABLES = {
     "table5": (

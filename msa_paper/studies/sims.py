@@ -8,14 +8,11 @@ __all__ = ['FILE', 'MISSING', 'INTENSITY', 'TITLE', 'ASKED', 'TABLES', 'sims_fea
 # %% ../../nbs/studies/60_sims.ipynb #8bc06ba3
 from .comparisons import OF_EXPERIMENTS
 from .settings import FEATURE_FILE
-from .study import Asked, Experiment, Part, Study
+from .study import Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
 
 FILE = "sims/unaligned_39.pkl"
-MISSING = (
-    f"its features, `{FILE}`, are not at hand. Whoever has the file puts it into the data folder "
-    "(data/README.md) and runs `make reproduce DATA=sims-features`"
-)
+MISSING = not_at_hand(FILE, "sims-features")
 INTENSITY = Experiment("sims", "official", "sims_regression", FEATURE_FILE, data=dict(file=FILE), main="mae",
                        place="CH-SIMS, intensity")
 TITLE = "CH-SIMS, single segments, trained for intensity; no result in the paper (ambiguity E1)"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_BASELINES', 'baselines', 'ablations', 'extra_models', 'is_closed_form', 'Aim', 'Experiment', 'Asked', 'Part',
-           'Study', 'studied', 'study_names', 'has_experiments', 'experiments', 'experiment', 'main_metric']
+           'not_at_hand', 'Study', 'studied', 'study_names', 'has_experiments', 'experiments', 'experiment',
+           'main_metric']
 
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
 from dataclasses import dataclass, field, replace
@@ -95,13 +96,22 @@ class Part:
     why: str = ""                      # where the data are not at hand: what is missing
     study: str = ""                    # whose experiment it is; empty: the study that declares the part
 
+# %% ../../nbs/studies/00_study.ipynb #d436692c
+def not_at_hand(
+    file:str,         # below the data folder
+    study_name:str,   # the study that reads it
+)->str:
+    "What stands in place of a table whose features only their authors give out."
+    return (f"its features, `{file}`, are not at hand. Whoever has the file puts it into the data folder "
+            f"(data/README.md) and runs `make reproduce DATA={study_name}`")
+
 # %% ../../nbs/studies/00_study.ipynb #2c992ef3
 @dataclass(frozen=True)
 class Study:
     "What one command reproduces."
     experiments: tuple[Experiment, ...] = ()
     configurations: object = None      # (results) → [RunSpec]: single questions instead of experiments
-    comparisons: tuple = ()            # (configurations, metrics, results) → terms, see `studies.comparisons`
+    comparisons: tuple = ()            # (`studies.comparisons.Comparable`) → terms
     pages: tuple[str, ...] = ()        # what is drawn of it
     tables: dict = field(default_factory=dict)     # {page of tables: its parts}
     remade: bool = False               # made anew by `make reproduce`, whatever is published
