@@ -10,7 +10,6 @@ __all__ = ['MANIFEST', 'checked', 'Damaged', 'sealed', 'unsealed', 'manifest_of'
 import io, os, sys
 from hashlib import sha256 as hash_of
 from pathlib import Path
-import pandas as pd
 from ..core import MsaPaperError, json_text, plain, sha256, strict_json
 from .identity import stamp
 
@@ -116,7 +115,7 @@ def set_aside(
     print(f"{name}: {why}; {told}", file=sys.stderr, flush=True)
 
 # %% ../../nbs/experiment/14_manifest.ipynb #c37740dc
-def parquet(table:pd.DataFrame)->bytes:
+def parquet(table:"pd.DataFrame")->bytes:
     "A table as the bytes of a Parquet file."
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
