@@ -133,6 +133,21 @@ IMPOSSIBLE = {  # status 1
     "reproduce --only ful1 --dry-run": "no configuration of 'planted' has 'ful1' in its name",
     "reproduce --dry-run --tls-ca ca.pem": "tls:// scheduler",
     "publish mossi": "did you mean 'mosi'?",
+    "publish ''": "unknown study ''",
+    "merge ''": "no such store",
+    "status --results /nowhere": "there is no such folder",
+    "status --results /etc/passwd": "there is no such folder",
+    "verify --results /nowhere": "there is no such folder",
+    "verify --published /nowhere": "there is no such folder",
+    "overhead --results /nowhere": "there is no such folder",
+    "reproduce --results /proc/none": "this folder cannot be made",
+    "reproduce --dry-run --scheduler foo": "'foo' is no address of a scheduler",
+    "reproduce --dry-run --scheduler ''": "'' is no address of a scheduler",
+    "reproduce --dry-run --scheduler tcp://host:99999999": "is no address of a scheduler",
+    "reproduce --dry-run --scheduler http://127.0.0.1:8786": "is no address of a scheduler",
+    "figures --page figure6 --data iemocap": "there is nothing to draw on page figure6",
+    "figures --page figures1to5 --data mosi": "there is nothing to draw on page figures1to5",
+    "figures --page table5 --results /nowhere": "there is no such folder",
     "merge no/such/store": "no such store",
     "figures --page tabel2": "did you mean 'table2'?",
     "figures --data mossi": "did you mean 'mosi'?",
@@ -158,7 +173,7 @@ IMPOSSIBLE = {  # status 1
 @pytest.mark.parametrize("line", [*UNREADABLE, *IMPOSSIBLE])
 def test_whatever_is_wrong_is_one_sentence(line, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MSA_PAPER_RUNS", str(tmp_path / "runs"))
-    status = main(line.split())
+    status = main(shlex.split(line))
     out, error = capsys.readouterr()
     assert status == (2 if line in UNREADABLE else 1) and out == ""
     assert (UNREADABLE | IMPOSSIBLE)[line] in error and "Traceback" not in error
@@ -206,8 +221,8 @@ def test_status_says_how_far_every_study_is(capsys, tmp_path):
     assert status == 0 and set(studies) <= set(names.studies()) and set(declared) == set(studies)
     for name, study in studies.items():
         assert re.search(rf"^{name} .* {study['runs']} of +{study['runs_needed']} runs", told, flags=re.M)
-        assert study["runs_needed"] == sum(b["runs_needed"] for b in study["blocks"]) > 0
-        assert all(re.search(rf"^  {b['name']} ", told, flags=re.M) for b in study["blocks"])
+        assert study["runs_needed"] == sum(b["runs_needed"] for b in study["experiments"]) > 0
+        assert all(re.search(rf"^  {b['name']} ", told, flags=re.M) for b in study["experiments"])
     assert found["put_aside"] == ["aside/s1-x"] and found["failed"] == [
         "notebooks/mosi-context/full.failed.ipynb"
     ]
@@ -236,7 +251,7 @@ def test_verify_and_publish_answer_programs(capsys, tmp_path):
     tuned.parent.mkdir(parents=True)
     tuned.write_text("{}")
     there = ["--results", str(tmp_path / "store")]
-    status, found = answered(["verify", *there, "--published", str(tmp_path / "nothing")], capsys)
+    status, found = answered(["verify", *there, "--published", str(tmp_path)], capsys)
     assert (
         status == 1 and found["stored"] == 1 and len(found["wrong"]) == 1 and found["published_studies"] == 0
     )
@@ -373,7 +388,6 @@ def test_what_is_installed_names_no_invented_address(installed):
         "--version",
         "--help",
         "merge .",
-        "verify --json",
         "reproduce --dry-run --only dummy",
         "status",
         "data card planted mixed -o segments=40",
@@ -393,7 +407,7 @@ NEEDS = {
     "reproduce --only dummy --seeds 1 --workers 1": "nbs/runs",
     "publish planted": "results",
     "figures": "results",
-    "figures --results none --page table2": "nbs/figures",
+    "figures --results . --page table2": "nbs/figures",
     "readme": "nbs/index.ipynb",
 }
 
@@ -418,3 +432,8 @@ def test_a_damaged_study_is_named_and_the_other_is_drawn(tmp_path, capsys):
     failures = redraw(str(tmp_path / "results"), str(tmp_path / "drawn"), pages=("table4", "table5"))
     assert failures == ["a study is left out: mosi/runs.parquet: it is not what was published"]
     assert capsys.readouterr().out == "drawn: iemocap table4\n"
+
+
+def test_outside_of_a_checkout_verify_says_that_there_is_nothing(installed):
+    done = outside(installed, "verify --json")
+    assert done.returncode == 1 and "nothing is stored or published" in done.stderr

@@ -11,8 +11,8 @@ import re
 from typing import Annotated
 import typer
 from .names import in_checkout, known_pages, known_study, offer_pages, offer_studies
-from .parsing import chosen_folder, usually
-from ..core import project_folder, write_whole
+from .parsing import chosen_folder, existing, usually
+from ..core import MsaPaperError, project_folder, write_whole
 
 # %% ../../nbs/commands/60_pages.ipynb #750d7c83
 From = chosen_folder("--results", "published results", "results/ of the project")
@@ -33,13 +33,17 @@ def figures(
     """Redraw tables and figures from published results.
 
     Nothing is trained. A page that cannot be drawn does not stop the others."""
-    only = known_study(data) if data else ""
-    if not results:
+    only, wanted = known_study(data) if data else "", known_pages(page)
+    if not existing(results):
         in_checkout("figures", "results")
     if page:
         in_checkout("figures --page", "nbs/figures")
-    wanted = known_pages(page)
-    from msa_paper.report.pages import redraw
+    from msa_paper.report.pages import pages_to_draw, redraw
+    there = dict.fromkeys(name for name, _ in pages_to_draw(results, only))
+    if lost := [name for name in wanted if name not in there]:
+        where = f"--data {only}" if only else results or "results/"
+        what, remedy = f"there is nothing to draw on page {lost[0]}", f"there is {', '.join(there)}"
+        raise MsaPaperError(what, where, remedy)
     return redraw(results, figures, pages=wanted, only=only)
 
 # %% ../../nbs/commands/60_pages.ipynb #eaf777e9

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEVERAL', 'Results', 'Json', 'A_CORE', 'usage_told', 'spread', 'write_example', 'Command', 'Group', 'new_app', 'add',
-           'usually', 'chosen_folder', 'said', 'aside', 'counted', 'most_workers', 'read_options']
+           'usually', 'chosen_folder', 'existing', 'writable', 'said', 'aside', 'counted', 'most_workers',
+           'read_options']
 
 # %% ../../nbs/commands/00_parsing.ipynb #add4a943
 import contextlib
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -121,6 +123,26 @@ def chosen_folder(flag:str, what:str, otherwise:str):
 
 Results = chosen_folder("--results", "the working store: finished runs and searches", "runs/ of the project")
 Json = Annotated[bool, typer.Option("--json", help="answer in JSON, for programs")]
+
+# %% ../../nbs/commands/00_parsing.ipynb #c546c9e1
+def existing(
+    folder:str,          # empty: the usual one
+    what:str="--results",
+)->str:                  # the same
+    "A folder to look into. Raises where it is given and is none."
+    if folder and not Path(folder).is_dir():
+        raise MsaPaperError("there is no such folder", f"{what} {folder}", "name a folder that is there")
+    return folder
+
+# %% ../../nbs/commands/00_parsing.ipynb #c546c9e2
+def writable(folder:str, what:str="--results"):
+    "Make a folder where it is given and is not there. Raises where that is not possible."
+    try:
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"this folder cannot be made or written to: {error.strerror}"
+        raise MsaPaperError(told, f"{what} {folder}", "name another one") from error
 
 # %% ../../nbs/commands/00_parsing.ipynb #f4992b17
 def said(

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from .names import ALSO_PUBLISHED, in_checkout, known_study, offer_published
-from .parsing import Json, Results, aside, chosen_folder, said
+from .parsing import Json, Results, aside, chosen_folder, existing, said
 from ..core import MsaPaperError, read_json, results_folder, write_json
 
 # %% ../../nbs/commands/30_publish.ipynb #94124248
 def one_published(study:str, results:str, to:str)->dict:
     "Publish one study, or what belongs to none; what is to be told of it."
     from msa_paper.report.publish import publish as write
-    known_study(study, ALSO_PUBLISHED)
     if study in ALSO_PUBLISHED:
         return dict(study=study, files=publish_cards() if study == "cards" else publish_overhead(results))
     told = write(study, results, to)
@@ -68,6 +67,8 @@ def publish(
     """Write what is published of some studies.
 
     It is made from the finished runs of the store and goes into results/<study>/, which is committed."""
+    for study in studies:
+        known_study(study, ALSO_PUBLISHED)
     if not to:
         in_checkout("publish", "results")
     done, failures = [], []
@@ -96,7 +97,7 @@ def merge(
     Runs and searches are compared with their digests; none that is here is overwritten."""
     from msa_paper.experiment.decisions import merge_searches
     from msa_paper.experiment.store import Store
-    if not Path(store).is_dir():
+    if not store or not Path(store).is_dir():
         remedy = "name the folder of a working store: it holds …/<model>/s1-…"
         raise MsaPaperError("no such store", store, remedy)
     own = Store(results)
@@ -116,9 +117,13 @@ def verify(
 )->list[str]:            # what is wrong
     """Compare what is stored and published with its digests."""
     from msa_paper.experiment.verify import verify_published, verify_store
+    place = Path(existing(published, "--published") or results_folder())
     with aside(as_json):
-        n, wrong = verify_store(results)
-        studies, damaged = verify_published(Path(published) if published else results_folder())
+        n, wrong = verify_store(existing(results))
+        studies, damaged = verify_published(place)
+    if not n and not studies:
+        raise MsaPaperError("nothing is stored or published that could be verified", place,
+                            "call it in a clone of the project, or name --results and --published")
     wrong = wrong + damaged
     text = (f"{n} runs, searches, decisions, probes and evaluations, {studies} published studies: "
             f"{len(wrong)} are not what was written")

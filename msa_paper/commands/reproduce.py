@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 import typer
-from .names import in_checkout, known_study, offer_studies
-from .parsing import Results, chosen_folder, counted, most_workers, usually
+from .names import in_checkout, known_study, offer_studies, studies
+from .parsing import Results, chosen_folder, counted, most_workers, usually, writable
 from ..core import MsaPaperError, project_folder, results_folder
 
 # %% ../../nbs/commands/20_reproduce.ipynb #a30830e2
@@ -90,10 +90,23 @@ class Where:
     key: str = ""
 
     def __post_init__(self):
+        self.need_address()
         if (self.ca or self.cert or self.key) and not self.secure:
             raise MsaPaperError(
                 f"certificates are for a tls:// scheduler, not for '{self.scheduler}'",
                 remedy="leave --tls-ca, --tls-cert and --tls-key out, or give --scheduler tls://…",
+            )
+
+    def need_address(self):
+        "Raises where the scheduler is neither here nor an address that Dask can talk to."
+        if self.scheduler == "local":
+            return
+        scheme, _, place = self.scheduler.rpartition("://")
+        host, _, port = place.rpartition(":")
+        if scheme not in ("", "tcp", "tls") or not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise MsaPaperError(
+                f"'{self.scheduler}' is no address of a scheduler",
+                remedy="give --scheduler tcp://host:port or tls://host:port, or leave it out",
             )
 
     @property
@@ -121,8 +134,10 @@ def fill_in(
     to:Path,    # where its results are
 ):
     "Put the published results of the other studies beside what was reproduced."
+    from msa_paper.studies.study import studied
+    made_anew = {name for name in studies() if studied(name).remade}
     for folder in (p.parent for p in results_folder().glob("*/study.json")):
-        if folder.name not in ("planted", data):
+        if folder.name != data and folder.name not in made_anew:
             shutil.rmtree(to/folder.name, ignore_errors=True)
             shutil.copytree(folder, to/folder.name)
 
@@ -220,6 +235,7 @@ def reproduce(
     where = Where(scheduler, workers, not no_weights, insecure_network, tls_ca, tls_cert, tls_key)
     if not dry_run:
         in_checkout("reproduce", "nbs/runs")
+        writable(results)
     with made_anew(anew):
         some = left_to_run(data, results, tuple(only or ()), seeds)
         if dry_run:

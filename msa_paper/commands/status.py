@@ -7,20 +7,20 @@ __all__ = ['COUNTS', 'Progress', 'together', 'progress', 'Standing', 'standing_o
 
 # %% ../../nbs/commands/40_status.ipynb #ed21a179
 from dataclasses import asdict, dataclass
-from .parsing import Json, Results, aside, said
+from .parsing import Json, Results, aside, existing, said
 from ..core import MsaPaperError, write_json
 
 # %% ../../nbs/commands/40_status.ipynb #7f47364a
 @dataclass(frozen=True)
 class Progress:
-    "What is finished of a study or a block, and what is needed."
+    "What is finished of a study or an experiment, and what is needed."
     name: str
     runs: int                # finished: stored or published
     runs_needed: int
     published: int           # of `runs`, those that only the published results have
     searches: int            # that have chosen settings
     searches_needed: int
-    blocks: tuple = ()       # the same of each block of a study
+    experiments: tuple = ()  # the same of each experiment of a study
 
     def text(self, indent:str="")->str:
         "A line."
@@ -36,19 +36,19 @@ COUNTS = "runs", "runs_needed", "published", "searches", "searches_needed"
 # %% ../../nbs/commands/40_status.ipynb #75f8650d
 def together(
     study:str,
-    blocks:list[dict],   # from `jobs.status.standing`
+    counted:list,        # `Counted` of its experiments, from `jobs.status.standing`
 )->Progress:
-    "How far a study is, from how far its blocks are."
-    parts = tuple(Progress(b["block"], *(b[k] for k in COUNTS)) for b in blocks)
-    return Progress(study, *(sum(getattr(p, k) for p in parts) for k in COUNTS), parts)
+    "How far a study is, from how far its experiments are."
+    parts = tuple(Progress(c.experiment, **{k: getattr(c, k) for k in COUNTS}) for c in counted)
+    return Progress(study, **{k: sum(getattr(p, k) for p in parts) for k in COUNTS}, experiments=parts)
 
 # %% ../../nbs/commands/40_status.ipynb #19e28618
 def progress(results:str="")->list[Progress]:
     "How far each study is."
     from msa_paper.jobs.status import standing
     found = standing(results)
-    names = dict.fromkeys(b["study"] for b in found)
-    return [together(s, [b for b in found if b["study"] == s]) for s in names]
+    names = dict.fromkeys(c.study for c in found)
+    return [together(s, [c for c in found if c.study == s]) for s in names]
 
 # %% ../../nbs/commands/40_status.ipynb #51c23654
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Standing:
 
     def text(self)->str:
         "The same in lines."
-        lines = [line for s in self.studies for line in (s.text(), *(b.text("  ") for b in s.blocks))]
+        lines = [line for s in self.studies for line in (s.text(), *(e.text("  ") for e in s.experiments))]
         lines += [f"failed: {path}" for path in self.failed]
         for w in self.at_work:
             lines.append(f"at work: {w['what']} by process {w['pid']} on {w['host']} since {w['since']}")
@@ -87,9 +87,9 @@ def status(
 )->list[str]:            # published studies that are damaged
     """How far each study is, what failed, who is at work.
 
-    A line a study, called what `reproduce --data` takes; below it a line for each of its blocks."""
+    A line a study, called what `reproduce --data` takes; below it a line for each of its experiments."""
     with aside(as_json):
-        found = standing_of(results)
+        found = standing_of(existing(results))
     said(asdict(found), found.text(), as_json)
     return [f"a published study is damaged: {why}" for why in found.damaged]
 
@@ -100,7 +100,7 @@ def overhead(results:Results=""):
     That is kernel start, imports, papermill, store and provenance; written to overhead.json of the store."""
     from msa_paper.experiment.store import Store
     from msa_paper.jobs.status import overhead as measured
-    found = measured(results)
+    found = measured(existing(results))
     if not found["rows"]:
         raise MsaPaperError("no executed notebook with finished runs is there", "notebooks/ of the store",
                             "run `msa-paper reproduce` first")
