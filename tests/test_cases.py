@@ -215,7 +215,12 @@ def test_a_corpus_with_other_classes_is_not_trained(label, what, tmp_path):
     corpus = planted_corpus("tone", "iemocap4", segments=40)
     corpus.labels[[0, 3]] = label
     spec = RunSpec(
-        protocol="tone", task="iemocap4", model="lmf", epochs=1, progress=False, results=str(tmp_path / "store")
+        protocol="tone",
+        task="iemocap4",
+        model="lmf",
+        epochs=1,
+        progress=False,
+        results=str(tmp_path / "store"),
     )
     refused(
         lambda: run_seed(spec, 1, corpus, Store(spec.results)), f"2 {what}, the first: planted_0", "planted_3"
@@ -377,9 +382,7 @@ def test_nan_features_end_a_run_before_it_begins(split, tmp_path):
 
 def test_the_json_of_a_run_is_json(tmp_path):
     "A constant predictor has no correlation: what is stored says null, not NaN."
-    spec = RunSpec(
-        data=dict(segments=40), model="dummy", progress=False, results=str(tmp_path / "store")
-    )
+    spec = RunSpec(data=dict(segments=40), model="dummy", progress=False, results=str(tmp_path / "store"))
     run = run_seed(spec, 1, load_corpus("planted", "mixed", "regression", segments=40), Store(spec.results))
     files = sorted(run.folder.glob("*.json"))
     assert len(files) >= 3
@@ -538,7 +541,9 @@ def test_data_outside_of_given_lengths_are_counted_and_shown(tmp_path):
         half[:] = half[:, ::-1].copy()
 
     whole = read(mmsa(tmp_path))
-    assert not [m for m in whole.notes if "outside_lengths" in whole.notes[m]], "BERT may speak in the padding"
+    assert not [m for m in whole.notes if "outside_lengths" in whole.notes[m]], (
+        "BERT may speak in the padding"
+    )
     path = mmsa(tmp_path, change)
     halved = read(path)
     lost = len(whole.features["audio"]) - int((halved.features["audio"][:] != 0).any(1).sum())
@@ -555,7 +560,11 @@ def test_what_does_not_fit_into_memory_is_not_begun(options, monkeypatch):
     free = SimpleNamespace(available=2**20)
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     monkeypatch.setattr("msa_paper.data.planted.planted_block", lambda *_: pytest.fail("it was begun"))
-    refused(lambda: load_corpus("planted", "mixed", "regression", **options), "GiB of memory are needed", "0.0 GiB")
+    refused(
+        lambda: load_corpus("planted", "mixed", "regression", **options),
+        "GiB of memory are needed",
+        "0.0 GiB",
+    )
 
 
 OPTIONS = {  # what is asked for → what the error says

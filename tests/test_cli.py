@@ -45,7 +45,9 @@ def examples(page):
     return [line.strip() for line in page.partition("\nExample:\n")[2].splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("line, status", [(["--version"], 0), (["statsu"], 2), (["data", "card", "planted", "nix"], 1)])
+@pytest.mark.parametrize(
+    "line, status", [(["--version"], 0), (["statsu"], 2), (["data", "card", "planted", "nix"], 1)]
+)
 def test_the_module_is_the_command(line, status):
     done = subprocess.run([sys.executable, "-m", "msa_paper.cli", *line], capture_output=True, text=True)
     same = subprocess.run([*CALL, *line], capture_output=True, text=True)

@@ -1,4 +1,5 @@
-"""No dead ends: a killed kernel, damaged checkpoints, a full disk, Ctrl-C, and what a kill leaves lying about."""
+"""No dead ends: a killed kernel, damaged checkpoints, a full disk, Ctrl-C, and what a kill leaves behind."""
+
 import contextlib
 import json
 import os
@@ -29,8 +30,12 @@ from msa_paper.experiment.training import Training
 from msa_paper.processes import INTERRUPTED, common_folder, sweep
 from test_runs import alive, contents
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process trees, /dev/full and tmpfs: Linux only")
-TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=4, progress=False)
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="process trees, /dev/full and tmpfs: Linux only"
+)
+TINY = dict(
+    protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=4, progress=False
+)
 COMMAND = """
 import sys
 from msa_paper.jobs.engine import run_matrix
@@ -61,7 +66,11 @@ def undisturbed(tmp_path_factory):
 def litter(folder):
     "What no command should leave: locks, half-written and empty files, marks."
     files = [p for p in Path(folder).rglob("*") if p.is_file() and p.name != ".cluster-key"]
-    return [p for p in files if p.suffix in (".lock", ".part", ".mark") or p.name.startswith(".") or not p.stat().st_size]
+    return [
+        p
+        for p in files
+        if p.suffix in (".lock", ".part", ".mark") or p.name.startswith(".") or not p.stat().st_size
+    ]
 
 
 def temporary():
@@ -127,7 +136,11 @@ def test_a_killed_kernel_counts_as_a_killed_worker(undisturbed, tmp_path):
     told, error = command.process.communicate(timeout=300)
     assert command.process.returncode == 0 and not error.strip() and "failed" not in told
     assert contents(Store(tmp_path / "store")) == undisturbed
-    assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.failed.ipynb")) and len(list(tmp_path.rglob("*.ipynb"))) == 1
+    assert (
+        not litter(tmp_path / "store")
+        and not list(tmp_path.rglob("*.failed.ipynb"))
+        and len(list(tmp_path.rglob("*.ipynb"))) == 1
+    )
 
 
 def test_a_kernel_that_is_always_killed_is_a_clear_failure(tmp_path):
@@ -139,7 +152,12 @@ def test_a_kernel_that_is_always_killed_is_a_clear_failure(tmp_path):
                 killed.add(pid)
         time.sleep(0.05)
     _, error = command.process.communicate()
-    assert len(killed) == 3 and error.count("killed three times") == 1 and "what to do" in error and "Traceback" not in error
+    assert (
+        len(killed) == 3
+        and error.count("killed three times") == 1
+        and "what to do" in error
+        and "Traceback" not in error
+    )
     assert not list(tmp_path.rglob("*.ipynb")) and not litter(tmp_path)
 
 
@@ -151,7 +169,11 @@ def servers(pid):
 
 def in_training(command):
     "Kernels of a command that are in the middle of a training: they hold a run, and its checkpoint is there."
-    begun = [lock for lock in command.store.rglob("*.lock") if (lock.with_suffix(".partial") / "last.safetensors").is_file()]
+    begun = [
+        lock
+        for lock in command.store.rglob("*.lock")
+        if (lock.with_suffix(".partial") / "last.safetensors").is_file()
+    ]
     at_work = {(holder(lock) or {}).get("pid") for lock in begun}
     return [pid for pid in kernels(command.process.pid) if pid in at_work]
 
@@ -204,7 +226,9 @@ def test_four_commands_at_one_store_under_fire(tmp_path):
         assert command.process.returncode == 0 and not error.strip() and "failed" not in told
     assert contents(Store(spec.results)) == contents(Store(quiet.results))
     assert any(r.read("provenance.json")["resumed_after"] is not None for r in Store(spec.results).runs())
-    journal = [json.loads(line)["run"] for line in (tmp_path / "store" / "notebooks" / "journal.jsonl").open()]
+    journal = [
+        json.loads(line)["run"] for line in (tmp_path / "store" / "notebooks" / "journal.jsonl").open()
+    ]
     assert sorted(journal) == sorted(set(journal)) and len(journal) == len(spec.seeds)
     time.sleep(0.2)
     assert run_matrix([spec], 1) == []
@@ -299,7 +323,14 @@ def test_ctrl_c_while_the_readme_is_rendered():
     "Its kernel belongs to the command itself, and nbclient would like to have the signal."
     before, readme = temporary(), (PROJECT / "README.md").stat().st_mtime_ns
     code = "import sys; from msa_paper.cli import main; sys.argv = ['msa-paper', 'readme']; sys.exit(main())"
-    command = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heard,
+    )
     while not (family := psutil.Process(command.pid).children(recursive=True)):
         assert command.poll() is None
         time.sleep(0.02)
@@ -333,7 +364,10 @@ def temporary_of_others():
 def privileged(*arguments):
     "Mount or unmount, where that is allowed."
     for prefix in ([], ["sudo", "-n"]):
-        if shutil.which((prefix or list(arguments))[0]) and not subprocess.run([*prefix, *arguments], capture_output=True).returncode:
+        if (
+            shutil.which((prefix or list(arguments))[0])
+            and not subprocess.run([*prefix, *arguments], capture_output=True).returncode
+        ):
             return True
     return False
 
@@ -360,8 +394,16 @@ def test_a_full_disk_is_one_sentence_and_goes_on_later(kib, disk, undisturbed):
     size(kib)
     with pytest.raises(MsaPaperError, match=FULL) as error:
         run_row(tiny(folder / "store"))
-    assert str(error.value).count(FULL) == 1 and "goes on" in error.value.remedy and "Traceback" not in str(error.value)
-    assert not Store(folder / "store").runs() and not [p for p in litter(folder) if p.suffix != ".lock"] and not list(folder.rglob("*.ipynb"))
+    assert (
+        str(error.value).count(FULL) == 1
+        and "goes on" in error.value.remedy
+        and "Traceback" not in str(error.value)
+    )
+    assert (
+        not Store(folder / "store").runs()
+        and not [p for p in litter(folder) if p.suffix != ".lock"]
+        and not list(folder.rglob("*.ipynb"))
+    )
     size(50_000)
     run_row(tiny(folder / "store"))
     assert contents(Store(folder / "store")) == undisturbed and len(list(folder.rglob("*.ipynb"))) == 1
@@ -401,7 +443,13 @@ def test_names_of_sockets_stay_short():
     asked = "from msa_paper.processes import temporary_folder; print(len(str(temporary_folder())))"
     try:
         long.mkdir(exist_ok=True)
-        told = subprocess.run([sys.executable, "-c", asked], env=os.environ | dict(TMPDIR=str(long)), capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [sys.executable, "-c", asked],
+            env=os.environ | dict(TMPDIR=str(long)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert int(told.stdout) <= 70
     finally:
         shutil.rmtree(long)
@@ -411,4 +459,6 @@ def test_a_notebook_is_only_kept_when_a_run_came_of_it(tmp_path):
     spec = tiny(tmp_path / "store", epochs=1)
     run_row(spec)
     copies = list(notebooks_of(spec)[0].iterdir())
-    assert len(copies) == 1 and Store(spec.results).runs()[0].read("provenance.json")["notebook"] == str(copies[0].relative_to(spec.results))
+    assert len(copies) == 1 and Store(spec.results).runs()[0].read("provenance.json")["notebook"] == str(
+        copies[0].relative_to(spec.results)
+    )
