@@ -77,13 +77,18 @@ def temporary():
     return {p.name for p in common_folder().iterdir() if p.is_dir()}
 
 
+def is_fork(process):
+    "Whether a process has a fork server's command line: a server itself, or a kernel that it has forked."
+    return process is not None and "multiprocessing.forkserver" in " ".join(process.cmdline())
+
+
 def kernels(pid):
-    "The processes that a fork server below a process has forked."
+    "The processes that a fork server below a process has forked; not what these have started themselves."
     found = []
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "multiprocessing.forkserver" in " ".join(process.parent().cmdline()):
+                if is_fork(process.parent()) and not is_fork(process.parent().parent()):
                     found.append(process.pid)
     return found
 
