@@ -57,16 +57,6 @@ class Handed(Job):
     places: dict[str, Path] = field(default_factory=dict)    # what it may send: name in the store → path
     held: ExitStack = field(default_factory=ExitStack)       # locks
 
-# %% ../../nbs/jobs/65_engine.ipynb #60f8a8fc
-def local_client(
-    threads:int,   # jobs at once
-)->Client:
-    "A client with a scheduler and a worker of its own in this process; nothing listens."
-    with patch.object(ServerNode, "start_http_server"):
-        return Client(processes=False, n_workers=1, threads_per_worker=threads, memory_limit=0,
-                      dashboard_address=None, silence_logs=logging.CRITICAL,
-                      local_directory=str(temporary_folder()))
-
 # %% ../../nbs/jobs/65_engine.ipynb #afd7918b
 class Engine:
     "Hands out jobs to threads of this process, and hears how they end."
@@ -75,9 +65,12 @@ class Engine:
     def __init__(self, workers:int|None=None): # jobs at once; by default one a core
         self.size, self.running = workers or os.cpu_count() or 1, {}   # key of the task → Handed
 
-    def connected(self):
-        "Whom jobs are handed to."
-        return local_client(self.size)
+    def connected(self)->Client:
+        "A client with a scheduler and a worker of its own in this process; nothing listens."
+        with patch.object(ServerNode, "start_http_server"):
+            return Client(processes=False, n_workers=1, threads_per_worker=self.size, memory_limit=0,
+                          dashboard_address=None, silence_logs=logging.CRITICAL,
+                          local_directory=str(temporary_folder()))
 
     @contextmanager
     def open(self)->Iterator["Engine"]:
@@ -100,6 +93,8 @@ class Engine:
 
     def ended(self)->dict[str, Answer]:
         "The jobs that have ended, after a second at most."
+        if not self.running:
+            time.sleep(1)
         with suppress(TimeoutError):
             wait([job.task for job in self.running.values()], timeout=1, return_when="FIRST_COMPLETED")
         return {key: how_it_ended(job.task) for key, job in self.running.items() if job.task.done()}
@@ -135,17 +130,14 @@ def run_matrix(
 # %% ../../nbs/jobs/65_engine.ipynb #59fbf774
 def work_off(plan:Plan, engine:Engine):
     "Keep the workers busy until nothing of a plan is left; says once that it waits."
-    progress, waits = Progress(plan), False
+    progress, waited = Progress(plan), False
     while plan.running or plan.missing():
         engine.look()
         hand_out(plan, engine)
-        if plan.running:
-            take_in(plan, engine, progress)
-        else:
-            if not waits:
-                print("waiting: others are at what is left, or no worker is there", flush=True)
-            waits = True
-            time.sleep(1)
+        if not (plan.running or waited):
+            print("waiting: others are at what is left, or no worker is there", flush=True)
+            waited = True
+        take_in(plan, engine, progress)
 
 # %% ../../nbs/jobs/65_engine.ipynb #bbf63a58
 def hand_out(plan:Plan, engine:Engine):

@@ -16,27 +16,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 import distributed
-from distributed.security import Security
+from distributed import Client, Scheduler, Security, Worker
 from ..core import MsaPaperError
 from ..experiment.provenance import fingerprint
 
 # %% ../../nbs/jobs/58_trust.ipynb #ae78864a
 PRIVATE = re.compile(r"(tls|inproc)://.*|(\w+://)?(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+")
 
-def is_private(
-    address:str,   # 'tcp://127.0.0.1:8786', 'tls://…', …
-)->bool:
-    "Whether an address is this machine's alone, or asks for certificates."
+def is_private(address:str)->bool:
+    "Whether an address ('tcp://127.0.0.1:8786') is this machine's alone, or asks for certificates."
     return PRIVATE.fullmatch(str(address)) is not None
 
 # %% ../../nbs/jobs/58_trust.ipynb #b896620d
 WIDE = "listens beyond its machine without TLS"
 
-def listens_wide(
-    dask_worker:distributed.Worker|None=None,         # Dask gives the one or the other
-    dask_scheduler:distributed.Scheduler|None=None,
-)->list[str]:                                         # addresses
-    "Where others than are meant to can reach a worker or a scheduler: run there by Dask."
+def listens_wide(dask_worker:Worker|None=None, dask_scheduler:Scheduler|None=None)->list[str]: # addresses
+    "Where others than are meant to can reach a worker or a scheduler: run there by Dask, which gives one."
     addresses = [found.listen_address for found in (dask_worker or dask_scheduler).listeners]
     return [a for a in addresses if not is_private(a)]
 
@@ -90,7 +85,7 @@ def connected(
     address:str,                     # of a scheduler
     insecure:bool=False,             # whether anybody on its network may reach it
     security:Security|None=None,     # certificates; by default Dask's configuration
-)->Iterator[distributed.Client]:
+)->Iterator[Client]:
     "A client of a scheduler that only those can reach who are meant to; raises where that is not so."
     if not (insecure or is_private(address)):
         raise MsaPaperError("this address is open to everybody on its network", address, OPEN)
@@ -98,7 +93,7 @@ def connected(
         security = security or tls_security()
     with nothing_unpickled():
         try:
-            client = distributed.Client(address, timeout=20, security=security)
+            client = Client(address, timeout=20, security=security)
         except (OSError, ValueError, TypeError) as error:
             raise MsaPaperError(f"no Dask scheduler answers: {error}", address, START) from error
         with client:
@@ -108,16 +103,13 @@ def connected(
             yield client
 
 # %% ../../nbs/jobs/58_trust.ipynb #c4ed3117
-def credentials(dask_worker:distributed.Worker)->dict: # code, python, packages, and whom it listens to
+def credentials(dask_worker:Worker)->dict: # code, python, packages, and whom it listens to
     "What a worker has to have in common with the command: run there by Dask."
     return fingerprint() | {WIDE: listens_wide(dask_worker)}
 
 # %% ../../nbs/jobs/58_trust.ipynb #bfe710f4
-def difference(
-    ours:dict,       # what is asked for
-    theirs:object,   # credentials, or what came instead
-)->str:              # empty: none
-    "How a worker differs from this command."
+def difference(ours:dict, theirs:object)->str: # empty: none
+    "How the credentials of a worker, or what came instead, differ from what is asked for."
     if not isinstance(theirs, dict):
         return f"it cannot say what it has: {type(theirs).__name__}: {theirs}"
     return "; ".join(f"{n} {theirs.get(n)}, here {x}" for n, x in ours.items() if theirs.get(n) != x)
