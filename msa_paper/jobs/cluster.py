@@ -8,10 +8,8 @@ __all__ = ['Cluster', 'run_on_cluster']
 # %% ../../nbs/jobs/70_cluster.ipynb #5ba1ab27
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from distributed import Client, Queue, Security
 from ..core import MsaPaperError, is_full, strict_json, write_whole
@@ -72,12 +70,12 @@ def greet(at:"Cluster"):
 # %% ../../nbs/jobs/70_cluster.ipynb #978c8c4c
 def send_away(at:"Cluster", job:Job)->bool: # whether it could be begun now
     "Hand out a job, with the data that it reads and with what there is of a search."
-    busy = Counter(other.worker for other in at.running.values())
-    worker = next((a for a, n in at.threads.items() if busy[a] < n), None)
+    busy = [other.worker for other in at.running.values()]
+    worker = next((a for a, n in at.threads.items() if busy.count(a) < n), None)
     if worker is None:
         return False
     files = {place(Path(p)): content for p, (_, content) in files_of(job.spec).items()}
-    if why := bring(files, partial(at.asked, worker, receive)):
+    if why := bring(files, lambda *piece: at.asked(worker, receive, *piece)):
         at.refuse(worker, why)
         return False
     places, held = reserve(job.spec)
@@ -164,10 +162,6 @@ class Cluster(Engine):
         return dict.fromkeys(gone, Answer("died")) | ended
 
 # %% ../../nbs/jobs/70_cluster.ipynb #725c6476
-def run_on_cluster(
-    rows:list[RunSpec|Entry],
-    *where:str|bool|Security,   # what `Cluster` takes: the address of a scheduler, …
-    **how:str|bool|Security,
-)->list[str]:                   # what failed
-    "`run_matrix` on the workers of a Dask scheduler."
+def run_on_cluster(rows:list[RunSpec|Entry], *where, **how)->list[str]: # what failed
+    "`run_matrix` on the workers of a Dask scheduler; behind the rows comes what `Cluster` takes."
     return run_matrix(rows, engine=Cluster(*where, **how))

@@ -30,10 +30,7 @@ def still_wanted()->Callable[[], bool]:
     "A function that tells whether anybody waits for the task that this thread computes."
     worker = get_worker()
     key = worker.get_current_task()
-    def wanted()->bool:
-        task = worker.state.tasks.get(key)
-        return task is not None and task.state == "executing"
-    return wanted
+    return lambda: getattr(worker.state.tasks.get(key), "state", "gone") == "executing"
 
 def compute(spec:RunSpec|TuneSpec)->dict: # end, told
     "A job on a worker that shares the store."

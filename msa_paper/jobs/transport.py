@@ -36,14 +36,8 @@ def kept(name:str, content:str)->Path:
 # %% ../../nbs/jobs/60_transport.ipynb #415ac318
 PIECE = 32 * 2**20   # bytes that travel at once
 
-def receive(
-    name:str,         # place of a file
-    content:str,      # its SHA-256
-    size:int,         # bytes of it
-    start:int,        # where the piece belongs
-    piece:bytes,      # empty at first
-)->int|None:          # where the next one begins; None: it is here
-    "Take in a piece of a file that this machine does not have; raises where it becomes another file."
+def receive(name:str, content:str, size:int, start:int, piece:bytes)->int|None: # where the next begins
+    "Take in a piece of a place's file, until it is here (None); raises where it is not the one announced."
     if kept(name, content).is_file():
         return None
     part = cache_folder()/f"{content}.{os.getpid()}.part"
@@ -58,11 +52,8 @@ def receive(
     raise MsaPaperError("a file arrived with other content than was announced", content)
 
 # %% ../../nbs/jobs/60_transport.ipynb #d791ad67
-def bring(
-    files:dict[str, str],               # {place: SHA-256}
-    there:Callable[..., int|None],      # `receive` on another machine
-)->str:                                 # why that was not possible; empty: it was
-    "Send another machine those of some files that it does not have."
+def bring(files:dict[str, str], there:Callable[..., int|None])->str: # why it is impossible; empty: done
+    "Send another machine those of some files {place: SHA-256} that it lacks; `there` is `receive` on it."
     for name, content in files.items():
         size, piece = here(name).stat().st_size, b""
         with open(here(name), "rb") as file:
