@@ -117,10 +117,24 @@ def take(at:"Cluster", message:object):
         told = getattr(error, "what", f"{type(error).__name__}: {error}")
         print(f"a message of a worker is refused: {told[:200]}", file=sys.stderr, flush=True)
 
+# %% ../../nbs/jobs/70_cluster.ipynb #7d290821
+def hear(at:"Cluster")->dict[str, Answer]:
+    "The jobs that have ended, after a second at most; what they sent before is in the store."
+    ended = Engine.ended(at)
+    for _ in range(at.queue.qsize()):
+        take(at, at.queue.get(timeout=30))
+    for key in (key for key, answer in ended.items() if answer.end == "full"):
+        at.refuse(at.running[key].worker, "its disk is full")
+    gone = [key for key, job in at.running.items() if job.worker not in at.threads]
+    return dict.fromkeys(gone, Answer("died")) | ended
+
 # %% ../../nbs/jobs/70_cluster.ipynb #cb033343
 class Cluster(Engine):
     "Hands out jobs to the workers of a Dask scheduler, and takes in what they send."
-    shared, look, submit = False, greet, send_away
+    shared = False
+    look = greet
+    submit = send_away
+    ended = hear
 
     def __init__(self,
         address:str,                    # of the scheduler; without a scheme Dask takes tcp://
@@ -129,14 +143,14 @@ class Cluster(Engine):
         security:Security|None=None,    # certificates; else Dask's configuration
     ):
         super().__init__()
-        self.address, self.weights, self.how = address, weights, (insecure, security)
+        self.address, self.weights, self.trust = address, weights, (insecure, security)
         self.ours = fingerprint() | ({} if insecure else {WIDE: []})
         self.threads, self.faults, self.seen = {}, {}, time.time()   # address → threads; → why refused, or ""
 
     @contextmanager
     def connected(self)->Iterator[Client]:
         "A client of the scheduler, and a queue on it; who breaks the command off lets go of its locks."
-        with connected(self.address, *self.how) as client, closing(Queue(client=client)) as self.queue:
+        with connected(self.address, *self.trust) as client, closing(Queue(client=client)) as self.queue:
             with tidied_by(lambda: [job.held.close() for job in self.running.values()]):
                 yield client
 
@@ -150,16 +164,6 @@ class Cluster(Engine):
         self.faults[worker] = why
         if why:
             print(f"worker {worker} is refused: {why}", file=sys.stderr, flush=True)
-
-    def ended(self)->dict[str, Answer]:
-        "Jobs that have ended, or whose worker is gone; what they sent before is in the store."
-        ended = super().ended()
-        for _ in range(self.queue.qsize()):
-            take(self, self.queue.get(timeout=30))
-        for key in (key for key, answer in ended.items() if answer.end == "full"):
-            self.refuse(self.running[key].worker, "its disk is full")
-        gone = [key for key, job in self.running.items() if job.worker not in self.threads]
-        return dict.fromkeys(gone, Answer("died")) | ended
 
 # %% ../../nbs/jobs/70_cluster.ipynb #725c6476
 def run_on_cluster(rows:list[RunSpec|Entry], *where, **how)->list[str]: # what failed

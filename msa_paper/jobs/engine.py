@@ -40,7 +40,7 @@ def compute(spec:RunSpec|TuneSpec)->dict: # end, told
 def how_it_ended(task:Future)->Answer:
     "How a task that is done ended: one that gives no proper answer was killed."
     with suppress(Exception):
-        told = task.result() if task.status == "finished" else {}
+        told = task.result(timeout=30) if task.status == "finished" else {}
         if told["end"] in ENDS:
             return Answer(told["end"], str(told["told"])[:20_000])
     return Answer("died")
@@ -54,20 +54,22 @@ class Handed(Job):
     places: dict[str, Path] = field(default_factory=dict)    # what it may send: name in the store → path
     held: ExitStack = field(default_factory=ExitStack)       # locks
 
+# %% ../../nbs/jobs/65_engine.ipynb #60f8a8fc
+def local_client(engine:"Engine")->Client:
+    "A client with a scheduler and a worker of its own in this process; nothing listens."
+    with patch.object(ServerNode, "start_http_server"):
+        return Client(processes=False, n_workers=1, threads_per_worker=engine.size, memory_limit=0,
+                      dashboard_address=None, silence_logs=logging.CRITICAL,
+                      local_directory=str(temporary_folder()))
+
 # %% ../../nbs/jobs/65_engine.ipynb #afd7918b
 class Engine:
     "Hands out jobs to threads of this process, and hears how they end."
-    shared = True   # the store: workers see each other's locks, and their disk is one
+    shared = True               # the store: workers see each other's locks, and their disk is one
+    connected = local_client
 
     def __init__(self, workers:int|None=None): # jobs at once; by default one a core
         self.size, self.running = workers or os.cpu_count() or 1, {}   # key of the task → Handed
-
-    def connected(self)->Client:
-        "A client with a scheduler and a worker of its own in this process; nothing listens."
-        with patch.object(ServerNode, "start_http_server"):
-            return Client(processes=False, n_workers=1, threads_per_worker=self.size, memory_limit=0,
-                          dashboard_address=None, silence_logs=logging.CRITICAL,
-                          local_directory=str(temporary_folder()))
 
     @contextmanager
     def open(self)->Iterator["Engine"]:

@@ -42,7 +42,8 @@ def tls_security(
     "Certificates for tls:// addresses; raises where a file or all of them are missing."
     given = {k: v for k, v in dict(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key).items() if v}
     if lost := [file for file in given.values() if not Path(file).is_file()]:
-        raise MsaPaperError("no such certificate or key", lost[0], "give the files of your certificate authority")
+        remedy = "give the files of your certificate authority"
+        raise MsaPaperError("no such certificate or key", lost[0], remedy)
     security = Security(require_encryption=True, **given)
     if not (security.tls_ca_file and security.tls_client_cert):
         raise MsaPaperError("tls:// needs certificates", "--scheduler",
