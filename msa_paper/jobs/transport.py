@@ -112,8 +112,9 @@ def compute_away(
             private = dict(MSA_PAPER_DATA=str(top/"data"), MSA_PAPER_RUNS=str(store))
             execute(spec, store/copy, copy, private, lambda: told(*results))
         answer = answered(work, "a worker")
-        if asked():
-            told(*results, copy, str(failed_copy(Path(copy))))
+        came = any((store/place).exists() for place in results)
+        if asked() and told(*results) and (came or answer.end == "failed"):
+            told(copy, str(failed_copy(Path(copy))))
         for path in (store, top, project_folder(), Path.home()):
             answer = replace(answer, told=answer.told.replace(f"{path}/", ""))
     return asdict(answer)
