@@ -1,4 +1,4 @@
-"""kill -9 at random moments: of the command, with processes on this machine; of the command and of a worker, with a Dask scheduler."""
+"""kill -9 at random moments: of the command, with processes on this machine; with a Dask scheduler, of all that takes part."""
 import json
 import os
 import pickle
@@ -26,6 +26,7 @@ from msa_paper.jobs.trust import listens_wide, tls_security
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
+from test_dead_ends import kernels, litter
 from test_runs import alive, children, contents
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills process trees through /proc: Linux only")
@@ -196,6 +197,25 @@ def test_kills_with_a_scheduler_and_two_workers(undisturbed, tmp_path, dask):
             command.look()
     assert command.finish() == 0
     once_each(command, undisturbed)
+
+
+def test_a_kernel_of_a_worker_and_the_scheduler_are_killed(tmp_path, dask, capfd):
+    "The first is tried again, and leaves no notebook; the other ends the command with one sentence, and no lock."
+    worker, row = dask.worker(), RunSpec(**TINY | dict(epochs=20), seeds=(1, 2, 3), results=str(tmp_path / "store"))
+    command, deadline = Command(tmp_path / "c", [row], dask.address), time.time() + PATIENCE
+    command.start()
+    while not list((dask.folder / "work").rglob("last.safetensors")):
+        assert command.running.poll() is None and time.time() < deadline, "training did not begin"
+        time.sleep(0.05)
+    os.kill(kernels(worker.pid)[0], signal.SIGKILL)
+    command.until(1)
+    dask.processes[0].kill()
+    assert command.running.wait(60) == 1
+    command.look()
+    told = capfd.readouterr().err
+    assert told.count("MsaPaperError: the scheduler is gone") == 1 and "it goes on" in told
+    assert not litter(tmp_path / "store") and not list((tmp_path / "store").rglob("*.partial"))
+    assert len(list((tmp_path / "store").rglob("*.ipynb"))) <= 1
 
 
 def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, monkeypatch, capfd):
