@@ -94,6 +94,8 @@ MOST, WEIGHTS = 512 * 2**20, 2**31   # bytes of one file, and of weights
 
 def put(at:"Cluster", job:str, place:str, files:dict[str, bytes]):
     "Put what a worker sent where its job says; raises where it is not as it should be."
+    if job not in at.running or place not in at.running[job].places:
+        raise MsaPaperError("nobody asked for it")
     spec, path = at.running[job].spec, at.running[job].places[place]
     if any(len(c) > (WEIGHTS if n.endswith(".safetensors") else MOST) for n, c in files.items()):
         raise MsaPaperError("it is too large")
