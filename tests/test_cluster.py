@@ -1,4 +1,4 @@
-"""kill -9 at random moments: of the command, with processes on this machine; of the command and of a worker, with a Dask scheduler."""
+"""kill -9 at random moments: of the command, with processes on this machine; with a Dask scheduler, of all that takes part."""
 import json
 import os
 import pickle
@@ -20,11 +20,13 @@ from msa_paper.core import MsaPaperError, die_with_parent
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.jobs.cluster import Cluster, reserve, run_on_cluster
+from msa_paper.jobs.engine import Handed
 from msa_paper.jobs.notebook import Answer
-from msa_paper.jobs.trust import listening, tls_security
+from msa_paper.jobs.trust import listens_wide, tls_security
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
+from test_dead_ends import kernels, litter
 from test_runs import alive, children, contents
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills process trees through /proc: Linux only")
@@ -197,6 +199,25 @@ def test_kills_with_a_scheduler_and_two_workers(undisturbed, tmp_path, dask):
     once_each(command, undisturbed)
 
 
+def test_a_kernel_of_a_worker_and_the_scheduler_are_killed(tmp_path, dask, capfd):
+    "The first is tried again, and leaves no notebook; the other ends the command with one sentence, and no lock."
+    worker, row = dask.worker(), RunSpec(**TINY | dict(epochs=20), seeds=(1, 2, 3), results=str(tmp_path / "store"))
+    command, deadline = Command(tmp_path / "c", [row], dask.address), time.time() + PATIENCE
+    command.start()
+    while not list((dask.folder / "work").rglob("last.safetensors")):
+        assert command.running.poll() is None and time.time() < deadline, "training did not begin"
+        time.sleep(0.05)
+    os.kill(kernels(worker.pid)[0], signal.SIGKILL)
+    command.until(1)
+    dask.processes[0].kill()
+    assert command.running.wait(60) == 1
+    command.look()
+    told = capfd.readouterr().err
+    assert told.count("MsaPaperError: the scheduler is gone") == 1 and "it goes on" in told
+    assert not litter(tmp_path / "store") and not list((tmp_path / "store").rglob("*.partial"))
+    assert len(list((tmp_path / "store").rglob("*.ipynb"))) <= 1
+
+
 def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, monkeypatch, capfd):
     other = tmp_path / "other"
     for part in ("msa_paper", "nbs/runs"):
@@ -245,15 +266,21 @@ def certificates(folder):
     return folder / "ca.pem", folder / "me.pem", folder / "me-key.pem"
 
 
-def attacks(key, elsewhere):
+def attacks(key, places, elsewhere):
     "Messages as a rogue or confused worker might send them: they name paths, bring other runs, belong to no job."
     notebook = json.dumps(dict(cells=[])).encode()
+    run, *_, copy, failed = places
     for path in (f"{elsewhere}/x.ipynb", "../../x.ipynb"):
-        yield dict(kind="notebook", path=path, content=notebook)
-        yield dict(kind="notebook", path=path, content=notebook, job=path)
-        yield dict(kind="run", run=path, seed=1, files={path: b"x"}, job=key)
-        yield dict(kind="run", run=path, seed=path, files={"metrics.json": b"{}"}, job=key)
-        yield dict(kind=path, content=notebook, job=key)
+        yield dict(job=key, place=path, files={Path(path).name: notebook})
+        yield dict(job=path, place=copy, files={Path(copy).name: notebook})
+        yield dict(job=key, place=copy, files={path: notebook})
+        yield dict(job=key, place=copy, files={Path(copy).name: notebook}, path=path)
+        yield dict(job=key, place=failed, files={Path(copy).name: notebook})
+        yield dict(job=key, place=run, files={path: b"x"})
+        yield dict(job=key, place=path, files={"metrics.json": b"{}"})
+        yield dict(job=key, place=run, files={"metrics.json": b"{}", path: b"x"})
+        yield dict(job=key, place=[path], files={})
+        yield dict(kind="notebook", path=path, content=notebook, job=key)
     yield "text"
 
 
@@ -287,7 +314,7 @@ def exploding_warning(path):
 def exploding_message(path, channel):
     from distributed import Queue
 
-    Queue(channel).put(dict(kind="run", seed=to_serialize(Exploding(path))))
+    Queue(channel).put(dict(job="k", place="x", files=to_serialize(Exploding(path))))
     return dict(end="done")
 
 
@@ -303,30 +330,33 @@ def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
         row = RunSpec(**TINY | dict(epochs=1), results=str(tmp_path / "a" / "b" / "store"))
         with pytest.raises(MsaPaperError, match="tls:// needs certificates"):
             run_on_cluster([row], dask.address)
-        with Cluster(dask.address, row.results, security=tls_security(*map(str, files))) as cluster:
+        with Cluster(dask.address, security=tls_security(*map(str, files))).open() as cluster:
             deadline = time.time() + 120
-            while not cluster.workers:
+            while not cluster.threads:
                 assert time.time() < deadline, "the worker does not come"
                 cluster.seen = time.time()
                 cluster.look()
                 time.sleep(0.1)
-            cluster.away["k"] = reserve(cluster.store, row, "tls://127.0.0.1:1")
+            places, held = reserve(row)
+            nowhere = cluster.client.submit(abs, 1, workers=["tls://127.0.0.1:1"])
+            cluster.running["k"] = Handed(0, row, nowhere, "tls://127.0.0.1:1", places, held)
             before = {p for p in tmp_path.rglob("*") if dask.folder not in p.parents}
-            sent = list(attacks("k", tmp_path / "elsewhere"))
+            sent = list(attacks("k", places, tmp_path / "elsewhere"))
             for message in sent:
                 cluster.queue.put(message)
-            assert cluster.ended() == [("k", Answer("died"))]
+            assert cluster.ended() == {"k": Answer("died")}
             assert {p for p in tmp_path.rglob("*") if dask.folder not in p.parents} == before
             assert capfd.readouterr().err.count("a message of a worker is refused") == len(sent)
-            cluster.away.pop("k").held.close()
+            cluster.release(cluster.running.pop("k"))
             trap = tmp_path / "trap"
             for attack, more in ((exploding_result, ()), (exploding_error, ()), (exploding_warning, ()), (exploding_message, (cluster.queue.name,))):
-                cluster.away[cluster.send(row, attack, str(trap), *more)] = reserve(cluster.store, row, next(iter(cluster.workers)))
+                task = cluster.client.submit(attack, str(trap), *more, pure=False)
+                cluster.running[task.key] = Handed(0, row, task, next(iter(cluster.threads)), *reserve(row))
                 deadline = time.time() + 60
-                while not (ended := cluster.ended()):
+                while not cluster.ended():
                     assert time.time() < deadline
                 assert not trap.exists(), attack
-                cluster.release(ended[0][0])
+                cluster.release(cluster.running.pop(task.key))
         assert run_on_cluster([row], dask.address, security=tls_security(*map(str, files))) == []
         run = Store(row.results).runs()[0]
         assert (Store(row.results).folder / run.read("provenance.json")["notebook"]).stat().st_size
@@ -350,8 +380,8 @@ def test_open_addresses_are_refused(tmp_path, dask):
         address = f"tcp://127.0.0.1:{scheduler.address.rsplit(':', 1)[1]}"
         with pytest.raises(MsaPaperError, match="the scheduler listens beyond its machine without TLS"):
             run_on_cluster([row], address)
-        with Cluster(address, row.results, insecure=True) as cluster:
-            assert not cluster.client.run_on_scheduler(listening)[0].startswith("tls")
+        with Cluster(address, insecure=True).open() as cluster:
+            assert not cluster.client.run_on_scheduler(listens_wide)[0].startswith("tls")
     finally:
         scheduler.close()
     assert not list((tmp_path / "store").rglob("*.lock")) and not list((tmp_path / "store").rglob("*.ipynb"))

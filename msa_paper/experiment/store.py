@@ -10,11 +10,11 @@ import json, os, shutil, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import MsaPaperError, json_text, runs_folder, write_whole
+from ..core import MsaPaperError, json_text, runs_folder, strict_json, write_whole
 from .identity import data_digest
 from .locks import hold, holder, signature
 from .manifest import MANIFEST, Damaged, manifest_of, parquet, set_aside, verify_folder
-from .runs import Run, check_files, name_of, order_of
+from .runs import FILES, Run, check_files, name_of, order_of
 from .specification import RunSpec, run_id
 
 # %% ../../nbs/experiment/20_store.ipynb #24dc7544
@@ -145,15 +145,35 @@ def run_files(
     files["history.csv"] = history.to_csv(index=False).encode()
     return files | {"predictions.parquet": parquet(predictions), "replicates.parquet": parquet(replicates)}
 
+# %% ../../nbs/experiment/20_store.ipynb #5a0f3c92
+NEEDED = [n for n in FILES if n not in ("probes.json", "checkpoint.safetensors")]
+
+def need_whole(
+    run:str,                  # the id that they are said to be
+    files:dict[str, bytes],   # {name: content}
+    packages:str,             # the hash of those that it has to be computed with; empty: any
+):
+    "Raise `Damaged` unless files are all that a run needs, computed with some packages."
+    if lacking := [n for n in NEEDED if not files.get(n)]:
+        raise Damaged(f"{lacking[0]} is missing", run)
+    metrics, origin = (strict_json(files[n], n) for n in ("metrics.json", "provenance.json"))
+    if not (isinstance(metrics, dict) and isinstance(origin, dict)):
+        raise Damaged("metrics.json or provenance.json is no table of names and values", run)
+    environment = origin.get("environment")
+    if packages and not (isinstance(environment, dict) and environment.get("packages_hash") == packages):
+        raise Damaged("it was computed with other packages", run)
+
 # %% ../../nbs/experiment/20_store.ipynb #757c65fa
 class Adopting(Publisher):
     "How a run comes in that was computed elsewhere."
     def adopt(self,
         run:str,                  # its id
         files:dict[str, bytes],   # {name: content}
+        packages:str="",          # the hash of those that it has to be computed with; empty: any
     )->bool:                      # whether it was new
-        "Take in a run, its digests checked; one that is there is never overwritten."
+        "Take in a whole run, its digests checked; one that is there is never overwritten."
         check_files(run, files)
+        need_whole(run, files, packages)
         final = self.folder/run
         if self.sound(final):
             self.note(run, "refused: it is there")

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['tuning_key', 'store_of', 'tuning_file', 'check_trials', 'search_content', 'check_search', 'set_search_aside',
-           'read_search', 'anew', 'made_anew', 'published_settings', 'read_trials', 'best_trial', 'next_choice']
+           'read_search', 'adopt_search', 'anew', 'made_anew', 'published_settings', 'read_trials', 'best_trial',
+           'next_choice']
 
 # %% ../../nbs/experiment/43_trials.ipynb #43c5528b
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import MsaPaperError, known, read_json, runs_folder
+from ..core import MsaPaperError, known, read_json, runs_folder, strict_json, write_whole
 from .identity import data_digest
 from .manifest import sealed, unsealed
 from .specification import short_hash
@@ -91,6 +92,25 @@ def read_search(
     except (MsaPaperError, KeyError, TypeError, AttributeError) as error:
         set_search_aside(path, getattr(error, "what", "it is not what was written"))
         return None
+
+# %% ../../nbs/experiment/43_trials.ipynb #0a2b6bff
+def adopt_search(
+    spec:TuneSpec,
+    content:bytes,   # of its file
+)->bool:             # whether it brought something new
+    "Take in a search that was made elsewhere; raises `Damaged` where it is not the one that was asked for."
+    path = tuning_file(spec)
+    try:
+        told = check_search(unsealed(strict_json(content, path.name), path.name), path.stem)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged("it is no search", path.name) from error
+    if len(told["trials"]) > spec.trials:
+        raise Damaged("its trials are more than were asked for", path.name)
+    there = read_search(path)
+    more = not there or len(there["trials"]) < len(told["trials"])
+    if more:
+        write_whole(path, content)
+    return more
 
 # %% ../../nbs/experiment/43_trials.ipynb #e98ee296
 def anew()->bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ..core import MsaPaperError
 from ..experiment.identity import data_digest
 from ..experiment.published import open_results
-from ..experiment.trials import anew, tuning_file
+from ..experiment.trials import anew, read_trials, tuning_file
 from ..experiment.decisions import chosen
 from ..experiment.specification import RunSpec, TuneSpec, spec_hash
 from ..experiment.store import Store
@@ -168,6 +168,13 @@ def joining(
 
 # %% ../../nbs/jobs/50_plan.ipynb #a245b2b5
 KILLED = f"its worker or its kernel was killed three times\n  what to do: {RETRY}"
+UNKEPT = "it has finished, but not all of its results are there, or they are not acceptable"
+
+def unkept(spec:RunSpec|TuneSpec)->bool:
+    "Whether the store lacks something that a job should have brought."
+    if isinstance(spec, RunSpec):
+        return bool(Store(spec.results).missing(spec))
+    return len(read_trials(spec)) < spec.trials
 
 def why_undecided(search:TuneSpec)->str: # empty: it has chosen, or trials are missing
     "Why a search has nothing to choose from."
@@ -194,6 +201,8 @@ def settle(
     plan.lost[job.number] += answer.end == "died"
     if answer.end == "died" and plan.lost[job.number] == 3:
         failure = KILLED
+    if answer.end == "done" and unkept(job.spec):
+        failure = UNKEPT                          # handed out again, it would end the same
     concerned = [job.number]
     if isinstance(job.spec, TuneSpec):
         failure, concerned = failure or why_undecided(job.spec), waiting(plan, job.spec)
