@@ -18,8 +18,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import MsaPaperError, known, results_folder, validated
 from .identity import looking
-from .specification import RunSpec, spec_hash
-from .study_tables import Tables, comparison_name, studies_of
+from .specification import RunId, RunSpec, spec_hash
+from .study_tables import Tables, comparison_name, seeds_of, studies_of
 from ..registry import model as models
 from ..measures.ids import COUNTS, MEASURES
 
@@ -59,10 +59,15 @@ class Published:
     results: "Results | None" = None   # the published results that it stands among
 
     @property
+    def name(self)->RunId:
+        "The parts of its id."
+        r = self.row
+        return RunId(r["dataset"], r["protocol"], r["model"], int(r["seed"]), r["configuration"], r["data"])
+
+    @property
     def id(self)->str:
         "Its name: data, model, seed, specification, data digest."
-        r = self.row
-        return f"{r['dataset']}-{r['protocol']}/{r['model']}/s{r['seed']}-{r['configuration']}-{r['data']}"
+        return str(self.name)
 
     @property
     def seed(self)->int:
@@ -259,7 +264,7 @@ def weighed(self:Results,
     if name not in self.covariance:
         raise not_comparable(terms)
     c = self.covariance[name]
-    points = [sum(t.weight * t.value(int(s)) for t in terms) for s in c["seeds"].split(",")]
+    points = [sum(t.weight * t.value(seed) for t in terms) for seed in seeds_of(c)]
     return points, c["between"], c["within"]
 
 Comparisons = Results   # what report/ and tests/ call it until they are renamed
@@ -292,18 +297,27 @@ def open_results(
     return opened[path][1]
 
 # %% ../../nbs/experiment/22_published.ipynb #6c7c2ab7
+def shared_name(
+    name:str,     # a run's id, or what is none
+)->tuple[str, str]:
+    "What all seeds of a run's configuration are called, and its seed; what is no run's id stays itself."
+    try:
+        run = RunId.parse(name)
+    except MsaPaperError:
+        return name, ""
+    return run.without_seed, str(run.seed)
+
+# %% ../../nbs/experiment/22_published.ipynb #1b5c631d
 def compact_ids(
     ids:list[str],    # of runs
 )->list[str]:         # '…/full/6f20f574-0a1b2c3d, seeds 1, 2, 3'
     "Names of runs, the seeds of one configuration together."
     found = {}
-    for name in ids:
-        head, _, tail = name.rpartition("/s")
-        seed, _, rest = tail.partition("-")
-        found.setdefault(f"{head}/{rest}" if head else name, []).append(seed)
+    for name, seed in map(shared_name, ids):
+        found.setdefault(name, []).append(seed)
     def told(name, seeds):
-        "A configuration with its seeds; what is no run's id stays what it is."
-        return name if name in ids else f"{name}, seeds {', '.join(dict.fromkeys(seeds))}"
+        "A configuration with its seeds."
+        return f"{name}, seeds {', '.join(dict.fromkeys(seeds))}" if any(seeds) else name
     return [told(name, seeds) for name, seeds in found.items()]
 
 # %% ../../nbs/experiment/22_published.ipynb #e0e298ee

@@ -15,7 +15,7 @@ from ..core import MsaPaperError, json_text, runs_folder, write_whole
 from .identity import data_digest
 from .locks import hold, holder, signature
 from .manifest import MANIFEST, Damaged, manifest_of, parquet, set_aside, verify_folder
-from .runs import Run, check_files, name_of, order_of
+from .runs import Run, check_files, name_of, run_folders
 from .specification import RunSpec, run_id
 
 # %% ../../nbs/experiment/20_store.ipynb #24dc7544
@@ -84,9 +84,7 @@ def sound(self:Store, folder:Path, weights:bool=False)->bool:
 @patch
 def runs(self:Store, dataset:str="*", protocol:str="*", model:str="*")->list[Run]:
     "Finished runs, in the order of their names."
-    found = self.folder.glob(f"{dataset}-{protocol}/{model}/s*-*-*/")
-    folders = sorted((f for f in found if not f.name.endswith(".partial")), key=order_of)
-    return [Run(f) for f in folders if self.sound(f)]
+    return [Run(f) for f in run_folders(self.folder, dataset, protocol, model) if self.sound(f)]
 
 # %% ../../nbs/experiment/20_store.ipynb #6a4cc6d3
 @patch
@@ -248,8 +246,7 @@ def merge(self:Store,
 )->tuple[list[str], list[str]]: # the runs that are new here; what was refused, and why
     "Take in every run of another store."
     new, refused = [], []
-    folders = (f for f in Path(other).glob("*-*/*/s*-*-*/") if not f.name.endswith(".partial"))
-    for folder in sorted(folders, key=order_of):
+    for folder in run_folders(other):
         name = name_of(folder)
         try:
             verify_folder(folder, name)
