@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Comparisons', 'opened', 'Metrics', 'Published', 'Results', 'Term', 'NotComparable', 'not_comparable', 'state_of',
-           'open_results', 'compact_ids', 'behind']
+           'open_results']
 
 # %% ../../nbs/experiment/22_published.ipynb #7e6f0e3c
 import json
@@ -295,35 +295,3 @@ def open_results(
     if opened.get(path, (None,))[0] != now:
         opened[path] = now, Results(path)
     return opened[path][1]
-
-# %% ../../nbs/experiment/22_published.ipynb #6c7c2ab7
-def shared_name(
-    name:str,     # a run's id, or what is none
-)->tuple[str, str]:
-    "What all seeds of a run's configuration are called, and its seed; what is no run's id stays itself."
-    try:
-        run = RunId.parse(name)
-    except MsaPaperError:
-        return name, ""
-    return run.without_seed, str(run.seed)
-
-# %% ../../nbs/experiment/22_published.ipynb #1b5c631d
-def compact_ids(
-    ids:list[str],    # of runs
-)->list[str]:         # '…/full/6f20f574-0a1b2c3d, seeds 1, 2, 3'
-    "Names of runs, the seeds of one configuration together."
-    found = {}
-    for name, seed in map(shared_name, ids):
-        found.setdefault(name, []).append(seed)
-    def told(name, seeds):
-        "A configuration with its seeds."
-        return f"{name}, seeds {', '.join(dict.fromkeys(seeds))}" if any(seeds) else name
-    return [told(name, seeds) for name, seeds in found.items()]
-
-# %% ../../nbs/experiment/22_published.ipynb #e0e298ee
-def behind(
-    runs:list,
-)->dict:          # runs, published: {study: digest}
-    "What a page rests on."
-    studies = {r.study.name: r.study.about["digest"][:16] for r in runs if hasattr(r, "study")}
-    return dict(runs=compact_ids([r.id for r in runs]), published=dict(sorted(studies.items())))

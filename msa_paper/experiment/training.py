@@ -22,7 +22,7 @@ from ..schema import DataSpec, named
 from ..loaders import batches
 from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told
-from .loss import labelled, loss_of
+from .loss import labelled, loss_of, validation_scores
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
 from ..model.contract import build_model, parameter_groups, trained_outputs
@@ -65,19 +65,6 @@ def built(spec:RunSpec, data:DataSpec)->torch.nn.Module:
         first = str(error).splitlines()[0][:200]
         raise MsaPaperError(f"the model cannot be built: {first}", f"model '{spec.model}'",
                             "choose smaller settings") from error
-
-# %% ../../nbs/experiment/30_training.ipynb #de7b61e7
-def validation_scores(
-    output:Tensor,   # (n, outputs)
-    y:Tensor,        # (n,)
-    classes:bool,
-)->dict[str, Tensor]:
-    "What validation is looked at with, beside its loss."
-    if classes:
-        return dict(validation_accuracy=(output.argmax(-1) == y).float().mean())
-    p = output[:, 0]
-    right = (p >= 0) == (y >= 0)
-    return dict(validation_mae=(p - y).abs().mean(), validation_accuracy=right.float().mean())
 
 # %% ../../nbs/experiment/30_training.ipynb #07c0cedf
 def need_number(

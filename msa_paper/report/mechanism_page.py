@@ -8,7 +8,8 @@ __all__ = ['HEAD', 'verdict', 'Pair', 'pairs', 'interval', 'effect_row', 'mechan
 # %% ../../nbs/report/48_mechanism_page.ipynb #edc1814d
 from dataclasses import dataclass
 from ..core import json_text, write_whole
-from ..experiment.published import Published, behind, open_results
+from ..experiment.published import Published, open_results
+from ..experiment.behind import behind
 from ..experiment.specification import RunSpec
 from ..registry import page
 from .pages import page_folder
