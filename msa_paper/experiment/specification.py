@@ -159,7 +159,7 @@ class BenchmarkSpec(Machine):
 # %% ../../nbs/experiment/00_specification.ipynb #aac66a16
 class ProbeSpec(Machine):
     "Probes: which runs' insides are looked at, and how the cost of modalities is measured."
-    which: tuple[str, ...] = ("probes", "mechanisms", "planted", "mosi", "iemocap")   # matrices
+    which: tuple[str, ...] = ()                        # studies; empty: all that say they are probed
     probes: tuple[str, ...] = ()                       # names of probes; empty: all that suit a run
     modalities: tuple[int, ...] = (2, 3, 4, 5, 6)      # M, of the cost
     repeats: int = Field(7, ge=1, le=LONG)             # the median of these is kept
