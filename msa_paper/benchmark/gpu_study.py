@@ -76,7 +76,7 @@ def study(
         with redirect_stdout(io.StringIO()):
             failed = run_matrix(rows, workers=min(len(rows), os.cpu_count() or 1))
         seconds = time.monotonic() - start
-        done = [r for row in rows for r in Store(folder).row(row)]
+        done = [r for row in rows for r in Store(folder).runs_of(row)]
         gpus = sorted({str(r.read("provenance.json")["hardware"]["gpu"]) for r in done})
         return dict(failed=[one_line(f) for f in failed], seconds=significant(seconds, 3), computed_on=gpus,
                     rows=study_table(done) if done else [])

@@ -45,9 +45,9 @@ def trials_left(
     entry:object,   # of a study
 )->int:
     "How many trials its search has still to run; 0 where nothing is searched."
-    from msa_paper.experiment.decisions import chosen
+    from msa_paper.experiment.decisions import best_settings
     from msa_paper.experiment.trials import read_trials
-    if not entry.search or chosen(entry.search) is not None:
+    if not entry.search or best_settings(entry.search) is not None:
         return 0
     return entry.search.trials - len(read_trials(entry.search))
 
@@ -55,7 +55,7 @@ def trials_left(
 def seeds_left(entry:object)->list[int]:
     "The seeds of an entry that the store lacks."
     from msa_paper.experiment.store import Store
-    return Store(entry.results).missing(entry.row) if entry.row else list(entry.seeds)
+    return Store(entry.results).missing(entry.spec) if entry.spec else list(entry.seeds)
 
 # %% ../../nbs/commands/20_reproduce.ipynb #4c049c7a
 def plan(

@@ -53,7 +53,7 @@ def runs_of_interpretation(
     "The published runs of the full model with one interpretation of the paper changed."
     one = full[0].spec
     changed = merged(dict(settings=one.settings), INTERPRETATIONS[name])
-    return open_results(results).row(one.model_copy(update=changed | dict(seeds=range(1, 100))))
+    return open_results(results).runs_of(one.model_copy(update=changed | dict(seeds=range(1, 100))))
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #12811315
 def interpreted_otherwise(

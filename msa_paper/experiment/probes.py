@@ -186,6 +186,6 @@ def probe_runs(
     "Make the probes of some configurations that are not there yet. Raises for a probe that does not exist."
     told = Probed()
     wanted = [known(name, PROBES, "probe") for name in probes] or list(PROBES)
-    for run in {run.id: run for spec in specs for run in Store(results).row(spec)}.values():
+    for run in {run.id: run for spec in specs for run in Store(results).runs_of(spec)}.values():
         complete(run, wanted, told)
     return told

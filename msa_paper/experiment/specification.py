@@ -88,7 +88,7 @@ class Machine(BaseModel):
 
 # %% ../../nbs/experiment/00_specification.ipynb #44770f00
 class Question(Machine):
-    "Which model on which reading of which data set."
+    "Which model, on which data set, in which protocol, for which task."
     dataset: str = "planted"
     protocol: str = "mixed"
     task: str = "regression"

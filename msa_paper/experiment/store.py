@@ -35,7 +35,7 @@ class Store:
         "The seeds of a configuration that are still to be run."
         return [s for s in spec.seeds if not self.finished(spec, s)]
 
-    def row(self, spec:RunSpec)->list[Run]:
+    def runs_of(self, spec:RunSpec)->list[Run]:
         "The finished runs of a configuration."
         return [Run(self.path(spec, s)) for s in spec.seeds if self.finished(spec, s)]
 

@@ -75,7 +75,7 @@ def mechanisms(
     "Each effect alone: the whole model against the one without the part that should answer it."
     rows, told = [], []
     for pair in pairs():
-        full, other = (open_results(results).row(c) for c in (pair.full, pair.other))
+        full, other = (open_results(results).runs_of(c) for c in (pair.full, pair.other))
         rows.append(effect_row(pair, full, other))
         told += full + other if full and other else []
     text, folder = markdown(HEAD, rows), page_folder(figures, "planted")

@@ -46,7 +46,7 @@ class Aim:
 # %% ../../nbs/studies/00_study.ipynb #8b7487a1
 @dataclass(frozen=True)
 class Experiment:
-    "Every model on one reading of one data set."
+    "Every model on one data set, in one protocol, for one task."
     dataset: str
     protocol: str
     task: str
