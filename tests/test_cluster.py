@@ -36,11 +36,11 @@ TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn
 COMMAND = """
 import sys
 from msa_paper.jobs.cluster import run_on_cluster
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.experiment.specification import RunSpec
 if __name__ == "__main__":
     rows = [RunSpec(**r) for r in {rows!r}]
-    failures = run_on_cluster(rows, {address!r}) if {address!r} else run_matrix(rows, 2)
+    failures = run_on_cluster(rows, {address!r}) if {address!r} else run_grid(rows, 2)
     print(*failures, file=sys.stderr); raise SystemExit(bool(failures))
 """
 

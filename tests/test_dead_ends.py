@@ -20,7 +20,7 @@ from msa_paper.core import FULL, MsaPaperError
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.experiment.locks import holder
 from msa_paper.experiment.run import run_seed
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.jobs.leftovers import sweep_entry
 from msa_paper.jobs.notebook import notebooks_of, run_row
 from msa_paper.experiment.specification import RunSpec
@@ -38,12 +38,12 @@ TINY = dict(
 )
 COMMAND = """
 import sys
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.processes import interruptible
 if __name__ == "__main__":
     with interruptible():
-        print(*run_matrix([RunSpec(**{spec!r})], {workers}), file=sys.stderr)
+        print(*run_grid([RunSpec(**{spec!r})], {workers}), file=sys.stderr)
 """
 
 
@@ -99,7 +99,7 @@ def heard():
 
 
 class Command:
-    "run_matrix as a command in a session of its own, as a terminal starts it."
+    "run_grid as a command in a session of its own, as a terminal starts it."
 
     def __init__(self, folder, spec, workers=2):
         self.script, self.store = folder / "command.py", Path(spec.results)
@@ -236,7 +236,7 @@ def test_four_commands_at_one_store_under_fire(tmp_path):
     ]
     assert sorted(journal) == sorted(set(journal)) and len(journal) == len(spec.seeds)
     time.sleep(0.2)
-    assert run_matrix([spec], 1) == []
+    assert run_grid([spec], 1) == []
     assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
 
 
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_with_one_line_and_no_litter(kind, undisturbed, tmp_path):
     assert temporary() <= before and not litter(tmp_path) and not list(tmp_path.rglob("*.ipynb"))
     if kind == "one":
         assert list((tmp_path / "store").rglob("last.safetensors"))
-        assert run_matrix([tiny(tmp_path / "store")], 1) == []
+        assert run_grid([tiny(tmp_path / "store")], 1) == []
         assert contents(Store(tmp_path / "store")) == undisturbed
 
 
@@ -355,7 +355,7 @@ def test_what_a_kill_leaves_is_swept_at_the_next_start(tmp_path):
     gone(family)
     assert litter(tmp_path / "store") and list(tmp_path.rglob("*.ipynb"))
     time.sleep(0.2)
-    assert run_matrix([tiny(tmp_path / "store")], 1) == []
+    assert run_grid([tiny(tmp_path / "store")], 1) == []
     assert not litter(tmp_path / "store") and not list(tmp_path.rglob("*.partial"))
     assert len(list(tmp_path.rglob("*.ipynb"))) == 1 and not (temporary() & before) - temporary_of_others()
 
@@ -418,10 +418,10 @@ def test_a_full_disk_ends_the_command(disk, undisturbed):
     folder, size = disk
     size(64)
     with pytest.raises(MsaPaperError, match=FULL) as error:
-        run_matrix([tiny(folder / "store", seeds=(1, 2))], 1)
+        run_grid([tiny(folder / "store", seeds=(1, 2))], 1)
     assert str(error.value).count(FULL) == 1 and not litter(folder)
     size(50_000)
-    assert run_matrix([tiny(folder / "store")], 1) == [] and contents(Store(folder / "store")) == undisturbed
+    assert run_grid([tiny(folder / "store")], 1) == [] and contents(Store(folder / "store")) == undisturbed
 
 
 def test_a_disk_that_is_full_for_a_checkpoint(tmp_path, undisturbed, monkeypatch):

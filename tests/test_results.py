@@ -16,16 +16,16 @@ from msa_paper.core import MsaPaperError, json_text, results_folder
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
 from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_run, publish_evaluation
 from msa_paper.experiment.run import run_seed
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.experiment.identity import read_corpus
 from msa_paper.studies.configurations import configuration
 from msa_paper.studies.study import experiment
-from msa_paper.experiment.published import Comparisons
+from msa_paper.experiment.published import Results
 from msa_paper.experiment.specification import EvaluationSpec, Question, RunSpec, TuneSpec
 from msa_paper.experiment.manifest import MANIFEST, Damaged
 from msa_paper.experiment.runs import Run
 from msa_paper.experiment.store import Store
-from msa_paper.experiment.decisions import chosen
+from msa_paper.experiment.decisions import best_settings
 from msa_paper.experiment.trials import read_trials, search_content, tuning_file
 from msa_paper.core import write_json
 
@@ -101,13 +101,13 @@ def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack,
     told = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(told) == 1 and "run planted-tone/full/s1-" in told[0]
     light = attack != "a flipped bit of the weights"
-    assert [r.seed for r in found.row(spec)] == ([2] if light else [1, 2])
+    assert [r.seed for r in found.runs_of(spec)] == ([2] if light else [1, 2])
     if not light:
         with pytest.raises(Damaged, match="checkpoint"):
             load_run(Run(first), read_corpus(spec))
         return
     assert "put aside" in capsys.readouterr().err and len(list((found.folder / "aside").iterdir())) == 1
-    assert run_seed(spec, 1, read_corpus(spec), found).metrics == store.row(spec)[0].metrics
+    assert run_seed(spec, 1, read_corpus(spec), found).metrics == store.runs_of(spec)[0].metrics
     assert main(["verify", "--results", str(found.folder), "--published", str(found.folder / "nothing")]) == 0
 
 
@@ -115,7 +115,7 @@ def test_a_misplaced_run_is_not_taken_for_another(copy, capsys):
     found, spec = copy
     wrong = spec.model_copy(update=dict(learning_rate=0.02, seeds=(1,)))
     found.path(spec, 1).rename(found.path(wrong, 1))
-    assert found.row(wrong) == [] and "not the one that its place says" in capsys.readouterr().err
+    assert found.runs_of(wrong) == [] and "not the one that its place says" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["score", "choice", "NaN", "removed", "swapped"])
@@ -127,7 +127,7 @@ def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
         for n in range(2)
     ]
     write_json(tuning_file(spec), search_content(spec, trials))
-    assert chosen(spec) == {"learning_rate": 2e-3}
+    assert best_settings(spec) == {"learning_rate": 2e-3}
     shutil.rmtree(tmp_path / "decisions")
     text = tuning_file(spec).read_text()
     with_changes = {
@@ -143,7 +143,7 @@ def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
     else:
         assert with_changes[change] != text
         tuning_file(spec).write_text(with_changes[change])
-    assert read_trials(spec) == [] and chosen(spec) is None
+    assert read_trials(spec) == [] and best_settings(spec) is None
     assert capsys.readouterr().err.count("put aside") == 1
 
 
@@ -199,7 +199,7 @@ def test_a_wider_space_leaves_published_rows_where_they_are():
     try:
         search.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
         assert configuration(block, "tfn") == before is not None
-        assert len(Comparisons().row(before)) == 10
+        assert len(Results().runs_of(before)) == 10
     finally:
         search.SPACES["tfn"] = kept
 
@@ -218,7 +218,7 @@ def test_a_finished_store_on_a_read_only_disk_is_read_and_published(store, tmp_p
         shutil.copytree(store.folder, disk / "runs")
         assert mounted(disk, "-o", "remount,ro")
         spec = RunSpec(**TINY, seeds=(1, 2), results=str(disk / "runs"))
-        assert [r.seed for r in Store(spec.results).row(spec)] == [1, 2] and run_matrix([spec]) == []
+        assert [r.seed for r in Store(spec.results).runs_of(spec)] == [1, 2] and run_grid([spec]) == []
         with pytest.raises(MsaPaperError, match="cannot be written to|read-only"):
             run_seed(spec.model_copy(update=dict(seeds=(3,))), 3, read_corpus(spec), Store(spec.results))
     finally:
@@ -264,11 +264,11 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     some = [Configuration("planted-tone-regression", s) for s in spec.values()]
     with mock.patch.multiple(module, configurations=lambda *a: some, entries=lambda *a: []):
         publish("planted", str(tmp_path), str(tmp_path / "published"))
-    found = Comparisons(tmp_path / "published")
+    found = Results(tmp_path / "published")
     for metric in ("mae", "corr", "acc2_has0", "f1_non0"):
-        ours, theirs = summary(found.row(spec["full"]), metric), summary(runs["full"], metric)
+        ours, theirs = summary(found.runs_of(spec["full"]), metric), summary(runs["full"], metric)
         assert np.isclose(ours["se"], theirs["se"], rtol=1e-5), metric
-        ours = difference(found.row(spec["no_graph"]), found.row(spec["full"]), metric)
+        ours = difference(found.runs_of(spec["no_graph"]), found.runs_of(spec["full"]), metric)
         theirs = difference(runs["no_graph"], runs["full"], metric)
         assert np.isclose(ours["se"], theirs["se"], rtol=1e-4), metric
         assert np.isclose(ours["p"], theirs["p"], rtol=1e-3), metric

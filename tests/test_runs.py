@@ -13,7 +13,7 @@ import pytest
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
 from msa_paper.formats.bc_lstm_csv import write_generated_mosi
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.jobs.kernel import execute_notebook
 from msa_paper.jobs.notebook import run_row
 from msa_paper.experiment.specification import RunSpec
@@ -58,14 +58,14 @@ def test_other_models_run_the_same_way(model, settings, tmp_path):
 
 def test_a_finished_run_is_not_repeated(undisturbed):
     before = {p: p.stat().st_mtime_ns for p in undisturbed.folder.rglob("*") if p.is_file()}
-    assert run_matrix([small(undisturbed.folder)]) == []
+    assert run_grid([small(undisturbed.folder)]) == []
     assert before == {p: p.stat().st_mtime_ns for p in undisturbed.folder.rglob("*") if p.is_file()}
 
 
 COMMAND = """
-from msa_paper.jobs.engine import run_matrix
+from msa_paper.jobs.engine import run_grid
 from msa_paper.experiment.specification import RunSpec
-if __name__ == "__main__": raise SystemExit(bool(run_matrix([RunSpec(**{spec!r})])))
+if __name__ == "__main__": raise SystemExit(bool(run_grid([RunSpec(**{spec!r})])))
 """
 
 
@@ -113,7 +113,7 @@ def test_a_misspelt_parameter_is_an_error_inside_the_notebook_too(tmp_path):
 
 
 def test_a_failed_row_is_told_and_kept(tmp_path):
-    failures = run_matrix([small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2)
+    failures = run_grid([small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2)
     assert len(failures) == 1 and "did you mean 'no_graph'" in failures[0]
     assert len(list(tmp_path.rglob("*.failed.ipynb"))) == 1 and len(Store(tmp_path).runs()) == 1
 

@@ -16,7 +16,7 @@ from ..experiment.specification import GpuSpec, RunSpec
 from ..experiment.runs import Run, runs_table
 from ..experiment.store import Store
 from ..jobs.kernel import can_fork, fork_server
-from ..jobs.engine import run_matrix
+from ..jobs.engine import run_grid
 
 # %% ../../nbs/benchmark/15_gpu_study.ipynb #de7cfb20
 def counted(device:str)->float:
@@ -74,9 +74,9 @@ def study(
         rows = study_rows(spec, device, Path(folder))
         start = time.monotonic()
         with redirect_stdout(io.StringIO()):
-            failed = run_matrix(rows, workers=min(len(rows), os.cpu_count() or 1))
+            failed = run_grid(rows, workers=min(len(rows), os.cpu_count() or 1))
         seconds = time.monotonic() - start
-        done = [r for row in rows for r in Store(folder).row(row)]
+        done = [r for row in rows for r in Store(folder).runs_of(row)]
         gpus = sorted({str(r.read("provenance.json")["hardware"]["gpu"]) for r in done})
         return dict(failed=[one_line(f) for f in failed], seconds=significant(seconds, 3), computed_on=gpus,
                     rows=study_table(done) if done else [])

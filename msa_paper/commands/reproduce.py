@@ -45,9 +45,9 @@ def trials_left(
     entry:object,   # of a study
 )->int:
     "How many trials its search has still to run; 0 where nothing is searched."
-    from msa_paper.experiment.decisions import chosen
+    from msa_paper.experiment.decisions import best_settings
     from msa_paper.experiment.trials import read_trials
-    if not entry.search or chosen(entry.search) is not None:
+    if not entry.search or best_settings(entry.search) is not None:
         return 0
     return entry.search.trials - len(read_trials(entry.search))
 
@@ -55,7 +55,7 @@ def trials_left(
 def seeds_left(entry:object)->list[int]:
     "The seeds of an entry that the store lacks."
     from msa_paper.experiment.store import Store
-    return Store(entry.results).missing(entry.row) if entry.row else list(entry.seeds)
+    return Store(entry.results).missing(entry.spec) if entry.spec else list(entry.seeds)
 
 # %% ../../nbs/commands/20_reproduce.ipynb #4c049c7a
 def plan(
@@ -121,8 +121,8 @@ def run_missing(
 )->list[str]:       # what failed
     "Tune and run, here or on a cluster."
     if where.scheduler == "local":
-        from msa_paper.jobs.engine import run_matrix
-        return run_matrix(some, where.workers)
+        from msa_paper.jobs.engine import run_grid
+        return run_grid(some, where.workers)
     from msa_paper.jobs.cluster import run_on_cluster
     from msa_paper.jobs.trust import tls_security
     security = tls_security(where.ca, where.cert, where.key) if where.secure else None

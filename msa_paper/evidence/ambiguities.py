@@ -12,7 +12,8 @@ import pandas as pd
 from ..core import json_text, write_whole
 from ..studies.ambiguities import INTERPRETATIONS
 from .sources import INTERPRETED_ON, MAIN_METRIC, PLACE, RUN_HERE, folder_of_page, runs_of
-from ..experiment.published import NotComparable, Published, compact_ids, open_results
+from ..experiment.published import NotComparable, Published, open_results
+from ..experiment.behind import compact_ids
 from ..experiment.search_space import merged
 from ..report.names import METRICS, Metric
 from ..report.tables import difference, p_text, summary, weighed_sum
@@ -52,7 +53,7 @@ def runs_of_interpretation(
     "The published runs of the full model with one interpretation of the paper changed."
     one = full[0].spec
     changed = merged(dict(settings=one.settings), INTERPRETATIONS[name])
-    return open_results(results).row(one.model_copy(update=changed | dict(seeds=range(1, 100))))
+    return open_results(results).runs_of(one.model_copy(update=changed | dict(seeds=range(1, 100))))
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #12811315
 def interpreted_otherwise(

@@ -12,7 +12,7 @@ from ..core import json_text, plain, write_whole
 from .claim import Claim, claims_declared, findings
 from .sources import digests, folder_of_page
 from .verdicts import UNTESTABLE, Effect, Finding, together
-from ..experiment.published import compact_ids
+from ..experiment.behind import compact_ids
 from ..measures.comparisons import holm
 from ..report.style import few_digits
 from ..report.markdown import markdown

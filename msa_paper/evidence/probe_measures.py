@@ -14,7 +14,8 @@ from ..core import MsaPaperError, known
 from .claim import declared, verdict_of
 from ..registry import measure
 from .verdicts import Effect, Finding, untestable
-from ..experiment.published import compact_ids, open_results
+from ..experiment.behind import compact_ids
+from ..experiment.published import open_results
 from ..experiment.specification import RunSpec
 from ..measures.comparisons import p_value
 from ..registry import Registry

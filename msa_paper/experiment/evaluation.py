@@ -22,7 +22,7 @@ from ..measures.metrics import task_metrics
 from .identity import data_digest
 from .manifest import MANIFEST, manifest_of, parquet
 from .runs import Run, name_of
-from .specification import EvaluationSpec, Question, short_hash
+from .specification import EvaluationSpec, Question, file_name, short_hash
 from .store import Store
 from .training import Training, accelerator
 
@@ -156,7 +156,7 @@ def evaluation_folder(
     question = Question(dataset=spec.dataset, protocol=spec.protocol, task=run.spec.task, data=spec.data)
     options = f"-{short_hash(plain(spec.data))}" if spec.data else ""
     what = f"{spec.dataset}-{spec.protocol}-{spec.split}{options}-{data_digest(question) or 'unknown'}"
-    return Store(spec.results).folder/"evaluations"/what/run.id.replace("/", "_")
+    return Store(spec.results).folder/"evaluations"/what/file_name(run.id)
 
 # %% ../../nbs/experiment/40_evaluation.ipynb #2e2a5b96
 def publish_evaluation(

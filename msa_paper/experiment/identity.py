@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
 from ..core import sha256, write_json
 from .specification import Question
+from ..registry import dataset
 
 # %% ../../nbs/experiment/12_identity.ipynb #752ac510
 class Watch:
@@ -158,7 +159,7 @@ def files_of(
     read:bool=True,   # read the data when it is not known; else None
 )->Files|None:
     "The files that a question reads."
-    if spec.dataset == "planted":
+    if spec.dataset in dataset.names(made=True):      # generated, not read
         return {}
     files = remembered(spec)
     if files and unchanged(files):

@@ -12,6 +12,7 @@ from typing import Any
 from ..core import MsaPaperError, read_json, runs_folder
 from .manifest import unsealed
 from .runs import Run
+from .specification import file_name
 
 # %% ../../nbs/experiment/52_probe_store.ipynb #a1a95c2e
 def rounded(
@@ -29,7 +30,7 @@ def rounded(
 # %% ../../nbs/experiment/52_probe_store.ipynb #e5992956
 def later_folder(run:Run)->Path:
     "Where probes of a run are kept that came after it."
-    return run.folder.parents[2]/"probes"/run.id.replace("/", "_")
+    return run.folder.parents[2]/"probes"/file_name(run.id)
 
 def cost_path(
     results:str="",   # the working store; empty: runs/ of the project

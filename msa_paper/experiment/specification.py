@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['NUMBER', 'TEXTUAL', 'MANY', 'LONG', 'SPECIFICATIONS', 'number_of', 'numbers_in', 'wants_numbers', 'Machine',
            'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec', 'ProbeSpec', 'GpuSpec',
-           'read_parameters', 'short_hash', 'spec_hash', 'run_id']
+           'read_parameters', 'short_hash', 'spec_hash', 'RunId', 'run_id', 'file_name']
 
 # %% ../../nbs/experiment/00_specification.ipynb #d2a9596e
 import hashlib, json, math, re
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from ..core import known, validated
+from ..core import MsaPaperError, known, validated
 
 # %% ../../nbs/experiment/00_specification.ipynb #f088ab16
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?")
@@ -87,7 +88,7 @@ class Machine(BaseModel):
 
 # %% ../../nbs/experiment/00_specification.ipynb #44770f00
 class Question(Machine):
-    "Which model on which reading of which data set."
+    "Which model, on which data set, in which protocol, for which task."
     dataset: str = "planted"
     protocol: str = "mixed"
     task: str = "regression"
@@ -158,7 +159,7 @@ class BenchmarkSpec(Machine):
 # %% ../../nbs/experiment/00_specification.ipynb #aac66a16
 class ProbeSpec(Machine):
     "Probes: which runs' insides are looked at, and how the cost of modalities is measured."
-    which: tuple[str, ...] = ("probes", "mechanisms", "planted", "mosi", "iemocap")   # matrices
+    which: tuple[str, ...] = ()                        # studies; empty: all that say they are probed
     probes: tuple[str, ...] = ()                       # names of probes; empty: all that suit a run
     modalities: tuple[int, ...] = (2, 3, 4, 5, 6)      # M, of the cost
     repeats: int = Field(7, ge=1, le=LONG)             # the median of these is kept
@@ -224,11 +225,58 @@ def spec_hash(
     "What identifies a configuration."
     return short_hash(spec.model_dump(mode="json", exclude={*Machine.model_fields, "seeds"}))
 
+# %% ../../nbs/experiment/00_specification.ipynb #4738b675
+RUN_ID = re.compile(
+    r"(?P<dataset>[^/]+)-(?P<protocol>[^/-]+)/(?P<model>[^/]+)"
+    r"/s(?P<seed>\d+)-(?P<configuration>[^/-]+)-(?P<data>[^/]*)"
+)
+
+# %% ../../nbs/experiment/00_specification.ipynb #674bbf45
+@dataclass(frozen=True)
+class RunId:
+    "What the name of a run says."
+    dataset: str
+    protocol: str
+    model: str
+    seed: int
+    configuration: str    # hash of its specification
+    data: str             # digest of what it read
+
+    def __str__(self):
+        "The name: '<dataset>-<protocol>/<model>/s<seed>-<configuration>-<data>'."
+        return f"{self.dataset}-{self.protocol}/{self.model}/s{self.seed}-{self.configuration}-{self.data}"
+
+    @classmethod
+    def parse(cls, name:str)->"RunId":
+        "The parts of a name. Raises `MsaPaperError` where it is no run's."
+        found = RUN_ID.fullmatch(name)
+        parts = cls(**found.groupdict() | dict(seed=int(found["seed"]))) if found else None
+        if str(parts) != name:      # 's01' is not how a seed is written
+            raise MsaPaperError(f"'{name[:80]}' is no run's name",
+                                remedy="it reads '<data set>-<protocol>/<model>/s<seed>-<hash>-<data>'")
+        return parts
+
+    @classmethod
+    def of(cls, spec:RunSpec, seed:int, data:str)->"RunId":
+        "The name of one seed of a configuration on some data (their digest)."
+        return cls(spec.dataset, spec.protocol, spec.model, seed, spec_hash(spec), data)
+
+    @property
+    def without_seed(self)->str:
+        "What all seeds of a configuration share: '<dataset>-<protocol>/<model>/<configuration>-<data>'."
+        return f"{self.dataset}-{self.protocol}/{self.model}/{self.configuration}-{self.data}"
+
 # %% ../../nbs/experiment/00_specification.ipynb #e7909ae2
 def run_id(
     spec:RunSpec,
     seed:int,
     data:str,     # the digest of what it read
-)->str:           # '<dataset>-<protocol>/<model>/s<seed>-<hash>-<data>': also its folder in the store
+)->str:           # as of `RunId`: also its folder in the store
     "The name of one run."
-    return f"{spec.dataset}-{spec.protocol}/{spec.model}/s{seed}-{spec_hash(spec)}-{data}"
+    return str(RunId.of(spec, seed, data))
+
+def file_name(
+    run:str,      # the name of a run
+)->str:
+    "The name of a run as that of one file or folder."
+    return run.replace("/", "_")

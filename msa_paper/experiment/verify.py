@@ -9,10 +9,10 @@ __all__ = ['verify_store', 'verify_published']
 from pathlib import Path
 from ..core import MsaPaperError, read_json
 from .manifest import Damaged, unsealed, verify_folder
-from .runs import Run, name_of, order_of
+from .runs import Run, name_of, run_folders
 from .trials import check_search
 from .decisions import decision_name
-from .specification import run_id
+from .specification import RunId, file_name
 from .store import Store
 from .study_tables import Tables, studies_of
 
@@ -22,9 +22,10 @@ def wrong_with_run(folder:Path)->str: # empty: nothing
     name = name_of(folder)
     try:
         verify_folder(folder, name)
-        spec, data = Run(folder).spec, name.rsplit("-", 1)[1]
-        if run_id(spec, spec.seeds[0], data) != name:
-            raise Damaged(f"it is {run_id(spec, spec.seeds[0], data)}")
+        spec, said = Run(folder).spec, RunId.parse(name)
+        written = RunId.of(spec, spec.seeds[0], said.data)
+        if written != said:
+            raise Damaged(f"it is {written}")
         return ""
     except MsaPaperError as error:
         return f"run {name}: {error.what}"
@@ -42,7 +43,7 @@ def need_own_place(
     if kind == "decisions" and decision_name(content) != path.stem:
         raise Damaged("it is another decision", path.name)
     of_a_run = path.parent.parent.name == "probes"       # the cost of modalities is no run's
-    if of_a_run and (content["probe"], content["run"].replace("/", "_")) != (path.stem, path.parent.name):
+    if of_a_run and (content["probe"], file_name(content["run"])) != (path.stem, path.parent.name):
         raise Damaged("it is another run's or another probe", path.name)
 
 # %% ../../nbs/experiment/70_verify.ipynb #febeb3ab
@@ -81,7 +82,7 @@ def verify_store(
 )->tuple[int, list[str]]:    # how many things were looked at; what is wrong
     "Every run, search, decision, probe and evaluation of a store."
     top = Store(results).folder
-    runs = [p for p in sorted(top.glob("*-*/*/s*-*-*/"), key=order_of) if not p.name.endswith(".partial")]
+    runs = run_folders(top)
     sealed = [p for kind in ("tuning", "decisions", "probes") for p in sorted((top/kind).rglob("*.json"))]
     evaluations = sorted((top/"evaluations").glob("*/*/"))
     found = [wrong_with_run(folder) for folder in runs]

@@ -20,7 +20,7 @@ from ..experiment.runs import name_of
 from ..experiment.specification import RunSpec, TuneSpec
 from ..experiment.store import Store
 from ..experiment.trials import adopt_search, tuning_file
-from .engine import Engine, Handed, run_matrix
+from .engine import Engine, Handed, run_grid
 from .kernel import failed_copy
 from .notebook import Answer, marked, new_output, notebooks_of
 from .plan import Job
@@ -169,5 +169,5 @@ class Cluster(Engine):
 
 # %% ../../nbs/jobs/70_cluster.ipynb #725c6476
 def run_on_cluster(rows:list[RunSpec|Entry], *where, **how)->list[str]: # what failed
-    "`run_matrix` on the workers of a Dask scheduler; behind the rows comes what `Cluster` takes."
-    return run_matrix(rows, engine=Cluster(*where, **how))
+    "`run_grid` on the workers of a Dask scheduler; behind the rows comes what `Cluster` takes."
+    return run_grid(rows, engine=Cluster(*where, **how))

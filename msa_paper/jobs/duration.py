@@ -35,8 +35,8 @@ def takes_no_time(e:Entry)->bool:
 # %% ../../nbs/jobs/40_duration.ipynb #a9747dae
 def runs_took(e:Entry)->list[float]:
     "Seconds of its finished trainings."
-    row = e.row
-    return [run_seconds(r.folder) for r in Store(e.results).row(row)] if row else []
+    row = e.spec
+    return [run_seconds(r.folder) for r in Store(e.results).runs_of(row)] if row else []
 
 def trials_took(e:Entry)->list[float]:
     "Seconds of the finished trials of its search."
@@ -91,7 +91,7 @@ def seconds_left(
     "About how long what is missing will take."
     total, searches = 0., {}
     for e, expected in zip(some, known_seconds(some)):
-        row = e.row
+        row = e.spec
         n = len(Store(e.results).missing(row) if row else e.seeds)
         if n and expected.run is None and not takes_no_time(e):
             return None

@@ -85,7 +85,7 @@ def is_named(
         return False
     seeds = read_notebook(copy).get("parameters", {}).get("seeds", spec.seeds)
     store = Store(spec.results)
-    for run in store.row(spec.model_copy(update=dict(seeds=tuple(seeds)))):
+    for run in store.runs_of(spec.model_copy(update=dict(seeds=tuple(seeds)))):
         with suppress(MsaPaperError):
             if run.read("provenance.json").get("notebook") == str(copy.relative_to(store.folder)):
                 return True

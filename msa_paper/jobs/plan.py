@@ -14,7 +14,7 @@ from ..core import MsaPaperError
 from ..experiment.identity import data_digest
 from ..experiment.published import open_results
 from ..experiment.trials import anew, read_trials, tuning_file
-from ..experiment.decisions import chosen
+from ..experiment.decisions import best_settings
 from ..experiment.specification import RunSpec, TuneSpec, spec_hash
 from ..experiment.store import Store
 from ..experiment.locks import holder
@@ -33,7 +33,7 @@ def published_seeds(
     if anew() or (row.dataset, row.protocol) == ("planted", "mixed"):
         return []
     data = data_digest(row, read)
-    return [r.seed for r in open_results().row(row) if data in (None, r.row["data"])]
+    return [r.seed for r in open_results().runs_of(row) if data in (None, r.row["data"])]
 
 # %% ../../nbs/jobs/50_plan.ipynb #29d98614
 def without_published(
@@ -42,7 +42,7 @@ def without_published(
     "Entries without what is published of them; those of which nothing is left are gone."
     left = []
     for e in some:
-        done = published_seeds(e.row) if e.row else []
+        done = published_seeds(e.spec) if e.spec else []
         seeds = tuple(s for s in e.seeds if s not in done)
         if seeds:
             left.append(replace(e, seeds=seeds))
@@ -70,7 +70,7 @@ class Plan:
 
     def missing(self)->int:
         "Runs that are still to come, of entries that have not failed."
-        rows = ((e, e.row) for e in self.going())
+        rows = ((e, e.spec) for e in self.going())
         return sum(len(Store(e.results).missing(row) if row else e.seeds) for e, row in rows)
 
 # %% ../../nbs/jobs/50_plan.ipynb #f9085fbf
@@ -85,7 +85,7 @@ def taken(plan:Plan)->Counter:
 # %% ../../nbs/jobs/50_plan.ipynb #663122ec
 def tidy(plan:Plan):
     "Remove what commands left that were killed at these entries."
-    for spec in {s.model_dump_json(): s for e in plan.entries for s in (e.row, e.search) if s}.values():
+    for spec in {s.model_dump_json(): s for e in plan.entries for s in (e.spec, e.search) if s}.values():
         with suppress(OSError, MsaPaperError):      # a disk that cannot be written to is not swept
             sweep_entry(spec)
 
@@ -118,7 +118,7 @@ def free_seeds(plan:Plan, number:int, row:RunSpec)->list[Open]: # one, or none
 def ready(plan:Plan)->list[Open]:
     "What can be begun now; a search that several entries wait for once."
     searches = {tuning_file(job.spec) for job in plan.running.values() if isinstance(job.spec, TuneSpec)}
-    going = [(i, e, e.row) for i, e in enumerate(plan.entries) if i not in plan.failures]
+    going = [(i, e, e.spec) for i, e in enumerate(plan.entries) if i not in plan.failures]
     found = []
     for i, e, row in going:
         if row:
@@ -179,7 +179,7 @@ def unkept(spec:RunSpec|TuneSpec)->bool:
 def why_undecided(search:TuneSpec)->str: # empty: it has chosen, or trials are missing
     "Why a search has nothing to choose from."
     try:
-        chosen(search)
+        best_settings(search)
     except MsaPaperError as error:
         return str(error)
     return ""
@@ -188,7 +188,7 @@ def why_undecided(search:TuneSpec)->str: # empty: it has chosen, or trials are m
 def waiting(plan:Plan, search:TuneSpec)->list[int]:
     "Numbers of the entries that wait for a search."
     every = enumerate(plan.entries)
-    return [i for i, e in every if e.row is None and tuning_file(e.search) == tuning_file(search)]
+    return [i for i, e in every if e.spec is None and tuning_file(e.search) == tuning_file(search)]
 
 # %% ../../nbs/jobs/50_plan.ipynb #e7016fe4
 def settle(

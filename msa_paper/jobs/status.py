@@ -37,7 +37,7 @@ class Progress:
     def ended(self, job:Job, failure:str, workers:int):
         "Say how a job ended."
         name, spec = self.plan.entries[job.number].name, job.spec
-        tuned = "tuned" if isinstance(spec, TuneSpec) else f"{len(Store(spec.results).row(spec))} seeds"
+        tuned = "tuned" if isinstance(spec, TuneSpec) else f"{len(Store(spec.results).runs_of(spec))} seeds"
         self.tell(workers, f"{name}: {'failed' if failure else tuned}")
 
     def tell(self, workers:int, text:str=""):
@@ -78,7 +78,7 @@ class Counted:
 
     def add(self, e:Entry):
         "Count an entry."
-        row = e.row
+        row = e.spec
         if search := e.search:
             self.tuned[tuning_file(search)] = row is not None
         self.runs_needed += len(e.seeds)
@@ -126,7 +126,7 @@ def computed_in(store:Store, path:Path, noted:dict)->list[float]: # seconds
     spec = RunSpec(**noted["parameters"]).model_copy(update=dict(results=str(store.folder)))
     start, end = stamp(noted["start_time"]) - 1, stamp(noted["end_time"])
     found = []
-    for record in (r.read("provenance.json") for r in store.row(spec)):
+    for record in (r.read("provenance.json") for r in store.runs_of(spec)):
         inside = start <= stamp(record["started"]) and stamp(record["ended"]) <= end
         named = record.get("notebook")
         if named == str(path.relative_to(store.folder)) or (named is None and inside):

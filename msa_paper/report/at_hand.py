@@ -9,7 +9,7 @@ __all__ = ['run_row', 'origin', 'run_groups', 'interval_metrics', 'AtHand']
 import json
 from ..core import MsaPaperError, known, plain
 from ..experiment.identity import data_digest
-from ..experiment.published import Comparisons
+from ..experiment.published import Results
 from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..measures.comparisons import effective_groups
@@ -78,21 +78,21 @@ class RunsOfStudy:
         results:str="",              # the working store
         to:str="",                   # where it was, or will be, published
     ):
-        self.study, self.results, self.before = known(study, study_names(), "study"), results, Comparisons(to)
+        self.study, self.results, self.before = known(study, study_names(), "study"), results, Results(to)
         self.remade = studied(study).remade
         if study in self.before.broken and not self.remade:
             raise MsaPaperError("what was published of it is damaged, and publishing would lose it",
                                 self.before.broken[study],
                                 "restore it (git checkout), or remove its folder to publish the store alone")
         self.some = some
-        self.runs = {c.hash: {r.seed: r for r in Store(results).row(c.spec)} for c in some}
+        self.runs = {c.hash: {r.seed: r for r in Store(results).runs_of(c.spec)} for c in some}
         self.kept = {c.hash: self.published(c) for c in some}
 
     def published(self, c:Configuration)->dict: # {seed: run}
         "Published runs of a configuration that are not in the store."
         if self.remade:
             return {}
-        now, there = data_digest(c.spec), self.before.row(c.spec)
+        now, there = data_digest(c.spec), self.before.runs_of(c.spec)
         return {r.seed: r for r in there if r.seed not in self.runs[c.hash] and now in (None, r.row["data"])}
 
 # %% ../../nbs/report/26_at_hand.ipynb #2f1e395b
@@ -109,7 +109,7 @@ class AtHand(RunsOfStudy):
         return list(dict.fromkeys(c.key for c in self.every))
 
     @property
-    def is_block(self)->bool:
+    def is_experiment(self)->bool:
         "Whether the study compares models on data sets (and is not one of interpretations or probes)."
         return has_experiments(self.study)
 

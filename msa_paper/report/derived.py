@@ -112,7 +112,7 @@ def error_statistic(at:AtHand, key:str, old:dict)->dict:
 def derived_text(at:AtHand, draws:Draws)->dict:
     "All derived statistics of a study, each with the runs that it is of."
     old, found = at.earlier.derived if at.earlier else {}, {}
-    for key in at.keys if at.is_block else ():
+    for key in at.keys if at.is_experiment else ():
         found |= rank_statistic(at, key, draws, old)
         found |= error_statistic(at, key, old)
     cost = at.study == "probes" and (read_cost(cost_path(at.results)) or old.get("cost"))

@@ -12,7 +12,8 @@ import numpy as np
 from IPython.display import Image, Markdown
 from ..core import MsaPaperError, known, runs_folder
 from ..data.catalogue import about
-from ..experiment.published import Published, behind
+from ..experiment.published import Published
+from ..experiment.behind import behind
 from ..registry import page
 from .pages import derived, page_folder, runs_of, shown_on, units
 from .scatter import predicted_against_true

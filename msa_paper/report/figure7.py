@@ -8,7 +8,8 @@ __all__ = ['panels_of', 'Losses', 'losses', 'losses_panel', 'figure7']
 # %% ../../nbs/report/44_figure7.ipynb #8f58548d
 from dataclasses import dataclass
 from ..core import known
-from ..experiment.published import Published, behind
+from ..experiment.published import Published
+from ..experiment.behind import behind
 from ..registry import page
 from .pages import compared, nothing, picture, runs_of, shown_on
 from .plots import ablation_bars

@@ -8,7 +8,8 @@ __all__ = ['MEASURES', 'CURVES', 'Plateau', 'plateau', 'plateaus', 'over_seeds',
 # %% ../../nbs/report/45_figure8.ipynb #4448039b
 from dataclasses import asdict, dataclass
 import numpy as np
-from ..experiment.published import Published, behind
+from ..experiment.published import Published
+from ..experiment.behind import behind
 from ..measures.comparisons import estimate, p_value
 from ..registry import page
 from .figure7 import panels_of

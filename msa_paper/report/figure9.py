@@ -8,7 +8,7 @@ __all__ = ['classified', 'class_scores', 'as_array', 'figure9']
 # %% ../../nbs/report/46_figure9.ipynb #426c049e
 import numpy as np
 from ..core import known
-from ..experiment.published import behind
+from ..experiment.behind import behind
 from ..registry import page
 from .pages import nothing, picture, runs_of, shown_on, units
 from .plots import class_heatmap

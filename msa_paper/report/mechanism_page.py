@@ -8,7 +8,8 @@ __all__ = ['HEAD', 'verdict', 'Pair', 'pairs', 'interval', 'effect_row', 'mechan
 # %% ../../nbs/report/48_mechanism_page.ipynb #edc1814d
 from dataclasses import dataclass
 from ..core import json_text, write_whole
-from ..experiment.published import Published, behind, open_results
+from ..experiment.published import Published, open_results
+from ..experiment.behind import behind
 from ..experiment.specification import RunSpec
 from ..registry import page
 from .pages import page_folder
@@ -74,7 +75,7 @@ def mechanisms(
     "Each effect alone: the whole model against the one without the part that should answer it."
     rows, told = [], []
     for pair in pairs():
-        full, other = (open_results(results).row(c) for c in (pair.full, pair.other))
+        full, other = (open_results(results).runs_of(c) for c in (pair.full, pair.other))
         rows.append(effect_row(pair, full, other))
         told += full + other if full and other else []
     text, folder = markdown(HEAD, rows), page_folder(figures, "planted")

@@ -47,7 +47,7 @@ def wants(kind:str, key:str, at:AtHand)->bool:
 # %% ../../nbs/report/30_publish.ipynb #fbdebac9
 def still_open(at:AtHand, derived:dict)->list[str]:
     "Statistics of everything at once that are expected and are not there: 'ranks mosi-official-regression'."
-    blocks = dict.fromkeys(c.key for c in at.every if at.is_block and c.model == "full")
+    blocks = dict.fromkeys(c.key for c in at.every if at.is_experiment and c.model == "full")
     return [f"{kind} {key}" for key in blocks for kind in ("ranks", "errors")
             if f"{kind} {key}" not in derived and wants(kind, key, at)]
 

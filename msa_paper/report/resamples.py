@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from ..core import MsaPaperError
 from ..experiment.identity import read_corpus
 from ..experiment.locked import key_of, lock, pack, unlock, unpack
-from ..experiment.published import Comparisons
+from ..experiment.published import Results
 from ..experiment.specification import Question, RunSpec
 from ..experiment.runs import Run
 from ..experiment.store import Store
@@ -79,7 +79,7 @@ def test_key(run:Run)->bytes:
 Sums = dict[tuple[str, int], np.ndarray]   # {(configuration, seed): (groups, k)}
 
 def locked_sums(
-    results:Comparisons, key:str,   # published results; a block
+    results:Results, key:str,   # published results; a block
     secret:bytes,                   # the key of its labels
 )->Sums:
     "The sums that were published of a block, opened; nothing where the labels are others."
@@ -172,7 +172,7 @@ def other_draws(at:AtHand, wanted:set[str])->Draws:
     found = {}
     for c in others(at.results) if wanted else ():
         if c.hash in wanted:
-            stored = {r.seed: r.replicates for r in Store(at.results).row(c.spec)}
+            stored = {r.seed: r.replicates for r in Store(at.results).runs_of(c.spec)}
             found[c.hash] = stored or opened_draws(at.before, c)
     return found
 
@@ -183,9 +183,9 @@ def others(results:str)->Iterator[Configuration]:
         yield from configurations(name, results)
 
 # %% ../../nbs/report/27_resamples.ipynb #5809cfda
-def opened_draws(results:Comparisons, c:Configuration)->dict[int, pd.DataFrame]: # as in `Draws`
+def opened_draws(results:Results, c:Configuration)->dict[int, pd.DataFrame]: # as in `Draws`
     "Resamples of a published configuration, from its locked sums; nothing without the labels."
-    for run in results.row(c.spec):
+    for run in results.runs_of(c.spec):
         with suppress(MsaPaperError):
             sums = locked_sums(results, c.key, test_key(run))
             return {s: resampled(TASKS[c.spec.task], x) for (h, s), x in sums.items() if h == c.hash}

@@ -120,7 +120,7 @@ def long_predictions(table:pd.DataFrame)->pd.DataFrame: # place, id, group, outp
 def prediction_table(at:AtHand)->pd.DataFrame:
     "Test predictions of the full model's first seed: one row a sample and output, in float32."
     parts = []
-    for c in (c for c in at.every if c.model == "full" and at.is_block):
+    for c in (c for c in at.every if c.model == "full" and at.is_experiment):
         seed, run = min(at.all(c.hash).items())
         long = long_predictions(run.predictions)
         named = long.assign(**{f"s{seed}": long["value"].astype(np.float32)}).drop(columns="value")

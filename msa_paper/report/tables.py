@@ -16,7 +16,8 @@ import numpy as np, pandas as pd
 from ..measures.comparisons import against_paper, estimate_from, holm, test_groups, tested
 from ..studies.variances import weigh
 from ..core import json_text, project_folder, write_whole
-from ..experiment.published import NotComparable, behind
+from ..experiment.published import NotComparable
+from ..experiment.behind import behind
 from .markdown import markdown
 from .names import GROUPS, METRICS, NAMES, PAPER_NAMES, Metric
 

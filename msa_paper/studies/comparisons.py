@@ -38,7 +38,7 @@ def configurations(
     results:str="",    # the working store
 )->list[Configuration]:
     "The configurations of a study whose settings are known."
-    found = [(e, e.row) for e in entries(name, results)]
+    found = [(e, e.spec) for e in entries(name, results)]
     return [Configuration(e.key, spec) for e, spec in found if spec]
 
 # %% ../../nbs/studies/10_comparisons.ipynb #e30f8f29

@@ -8,7 +8,7 @@ __all__ = ['tuned_by', 'search', 'configuration', 'Entry', 'entry', 'every_entry
 # %% ../../nbs/studies/05_configurations.ipynb #5fe9b7a7
 from dataclasses import dataclass, replace
 from ..core import MsaPaperError, known
-from ..experiment.decisions import chosen
+from ..experiment.decisions import best_settings
 from ..experiment.search_space import merged
 from ..experiment.specification import RunSpec, TuneSpec
 from ..registry import study
@@ -46,7 +46,7 @@ def configuration(
     if is_closed_form(model):
         return RunSpec(**which, seeds=(1,))
     fixed = e.fixed | dict(settings=e.settings_of(model))
-    found = chosen(search(e, model, results)) if e.trials else {}
+    found = best_settings(search(e, model, results)) if e.trials else {}
     if found is None:
         return None
     return RunSpec(**which, **merged(fixed, found), seeds=tuple(range(1, e.seeds + 1)))
@@ -84,7 +84,7 @@ class Entry:
         return search(self.experiment, self.model, self.results) if self.searched else None
 
     @property
-    def row(self)->RunSpec|None:
+    def spec(self)->RunSpec|None:
         "The configuration, or None while its search is not finished."
         try:
             found = self.given or configuration(self.experiment, self.model, self.results)
@@ -132,4 +132,4 @@ def configurations_of(
     results:str="",   # the store
 )->list[RunSpec]:     # whose settings are known
     "The configurations of a study."
-    return [found for e in every_entry(name, results) if (found := e.row)]
+    return [found for e in every_entry(name, results) if (found := e.spec)]

@@ -42,7 +42,7 @@ FEATURE_TABLES = {
 def iemocap()->Study:
     "IEMOCAP as dialogues."
     pages = *TABLES, "figure7", "figure8", "figure9", "tuning"
-    return Study((CONTEXT,), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES)
+    return Study((CONTEXT,), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True)
 
 @study("iemocap-features", order=8)
 def iemocap_features()->Study:

@@ -39,4 +39,4 @@ def single_effects(results:str="")->list[RunSpec]:
 def mechanisms()->Study:
     "The whole model against the variant without the part that an effect calls for."
     asked = metrics_alone, part_taken_away
-    return Study(configurations=single_effects, comparisons=asked, pages=("mechanisms",))
+    return Study(configurations=single_effects, comparisons=asked, pages=("mechanisms",), probed=True)

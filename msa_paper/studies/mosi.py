@@ -50,7 +50,7 @@ TABLES = {
 def mosi()->Study:
     "CMU-MOSI as videos in context."
     pages = *TABLES, "figure6", "figure7", "figure8", "tuning"
-    return Study((REGRESSION, BINARY), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES)
+    return Study((REGRESSION, BINARY), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True)
 
 # %% ../../nbs/studies/30_mosi.ipynb #babc654d
 OFFICIAL = Experiment(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_BASELINES', 'baselines', 'ablations', 'extra_models', 'is_closed_form', 'Aim', 'Experiment', 'Asked', 'Part',
-           'not_at_hand', 'Study', 'studied', 'study_names', 'has_experiments', 'experiments', 'experiment',
-           'main_metric']
+           'not_at_hand', 'Study', 'studied', 'study_names', 'probed_studies', 'has_experiments', 'experiments',
+           'experiment', 'main_metric']
 
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
 from dataclasses import dataclass, field, replace
@@ -46,7 +46,7 @@ class Aim:
 # %% ../../nbs/studies/00_study.ipynb #8b7487a1
 @dataclass(frozen=True)
 class Experiment:
-    "Every model on one reading of one data set."
+    "Every model on one data set, in one protocol, for one task."
     dataset: str
     protocol: str
     task: str
@@ -115,6 +115,7 @@ class Study:
     pages: tuple[str, ...] = ()        # what is drawn of it
     tables: dict = field(default_factory=dict)     # {page of tables: its parts}
     remade: bool = False               # made anew by `make reproduce`, whatever is published
+    probed: bool = False               # its trained models are looked into by `make probe`
     needs: str = ""                    # a file that only its authors give out
     name: str = ""                     # filled in
     order: int = LAST
@@ -130,9 +131,14 @@ def studied(name:str)->Study:
     tables = {page: owned(parts) for page, parts in made.tables.items()}
     return replace(made, name=name, experiments=experiments, tables=tables)
 
+# %% ../../nbs/studies/00_study.ipynb #2b213a69
 def study_names()->tuple[str, ...]:
     "Every study, as `make reproduce DATA=…` takes it."
     return tuple(study)
+
+def probed_studies()->tuple[str, ...]:
+    "The studies whose trained models are looked into."
+    return tuple(name for name in study if studied(name).probed)
 
 def has_experiments(name:str)->bool:
     "Whether a study consists of experiments, and not of single configurations."

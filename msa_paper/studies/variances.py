@@ -9,6 +9,7 @@ __all__ = ['shared_seeds', 'variances', 'closed_form_terms', 'from_resamples', '
 import numpy as np
 import pandas as pd
 from ..core import MsaPaperError
+from ..experiment.study_tables import seeds_of, seeds_text
 from ..measures.comparisons import by_seed, moments
 from .study import is_closed_form
 
@@ -40,7 +41,7 @@ def variances(
         tables = [of[s] if one is None else one for s in seeds]
         total = total + weight * np.stack([t[metric].to_numpy(np.float64) for t in tables], 1)
     between, within = moments(total)
-    return dict(seeds=",".join(map(str, seeds)), between=float(between), within=float(within))
+    return dict(seeds=seeds_text(seeds), between=float(between), within=float(within))
 
 # %% ../../nbs/studies/12_variances.ipynb #d1a5eed4
 def closed_form_terms(
@@ -64,7 +65,7 @@ def from_resamples(
         raise MsaPaperError("the models share no seed", remedy="run both with the same seeds")
     def value(k, seed):
         return next(iter(values[k].values()))[0] if str(k) in closed_form else values[k][seed][0]
-    seeds = [int(s) for s in found["seeds"].split(",")]
+    seeds = seeds_of(found)
     points = [sum(w * value(k, s) for k, (w, _, _) in enumerate(terms)) for s in seeds]
     return points, found["between"], found["within"]
 

@@ -20,7 +20,7 @@ from msa_paper.evidence.probe_measures import (
 from ..sources import SIX, TRIVIAL
 from ..verdicts import Finding
 from ...experiment.probe_measures import area
-from ...experiment.published import compact_ids
+from ...experiment.behind import compact_ids
 from ...report.style import ACCENT, house_style
 from ...report.names import NAMES
 

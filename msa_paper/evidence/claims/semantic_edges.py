@@ -17,7 +17,7 @@ from msa_paper.evidence.probe_measures import (
     Measurement, Probed, decided, measurements, of_probes, over, probed, runs_behind,
 )
 from ..verdicts import Finding
-from ...experiment.published import compact_ids
+from ...experiment.behind import compact_ids
 from ...report.style import ACCENT, INK, PALE, house_style
 
 # %% ../../../nbs/evidence/claims/12_semantic_edges.ipynb #2cb1bd12
