@@ -193,12 +193,12 @@ def test_a_wider_space_leaves_published_rows_where_they_are():
 
     if not (results_folder() / "mosi").is_dir():
         pytest.skip("no published study of MOSI")
-    block = experiment("mosi-context-regression")
-    before = configuration(block, "tfn")
+    e = experiment("mosi-context-regression", "mosi")
+    before = configuration(e, "tfn")
     kept = search.SPACES["tfn"]
     try:
         search.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
-        assert configuration(block, "tfn") == before is not None
+        assert configuration(e, "tfn") == before is not None
         assert len(Comparisons().row(before)) == 10
     finally:
         search.SPACES["tfn"] = kept

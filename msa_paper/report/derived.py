@@ -19,7 +19,7 @@ from .names import METRICS
 from .scatter import dense_ellipse
 from .resamples import Draws, with_truth
 from ..schema import TASKS
-from ..studies.study import PAPER_BASELINES, main_metric
+from ..studies.study import PAPER_BASELINES, experiment
 
 
 # %% ../../nbs/report/28_derived.ipynb #1ae60a38
@@ -43,7 +43,7 @@ def by_model(at:AtHand, key:str, draws:Draws, metric:str)->dict: # {model: {seed
 # %% ../../nbs/report/28_derived.ipynb #d4320ad3
 def ranks(at:AtHand, key:str, draws:Draws)->dict|None:
     "How well the models of a block follow the paper's order (C4); None where one of them lacks resamples."
-    metric = main_metric(key)
+    metric = experiment(key, at.study).main
     results = by_model(at, key, draws, metric)
     if len(results) < len(ORDERED):
         return None
@@ -96,7 +96,8 @@ def rank_statistic(at:AtHand, key:str, draws:Draws, old:dict)->dict:
     "The order of the models of a block, as it is to be published."
     some = {c.model: c.hash for c in at.every if c.key == key}
     of = sorted({tag(run) for c in some.values() for run in at.all(c).values()})
-    return new_or_kept(f"ranks {key}", of, ranks(at, key, draws) if main_metric(key) else None, old)
+    value = ranks(at, key, draws) if experiment(key, at.study).main else None
+    return new_or_kept(f"ranks {key}", of, value, old)
 
 # %% ../../nbs/report/28_derived.ipynb #e73f4cef
 def error_statistic(at:AtHand, key:str, old:dict)->dict:

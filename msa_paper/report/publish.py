@@ -21,7 +21,7 @@ from msa_paper.report.study_tables import (
 from ..schema import TASKS
 from ..studies.comparisons import configurations
 from ..studies.configurations import entries
-from ..studies.study import PAPER_BASELINES, main_metric
+from ..studies.study import PAPER_BASELINES, experiment
 
 # %% ../../nbs/report/30_publish.ipynb #21fb8a29
 @dataclass
@@ -41,7 +41,7 @@ def wants(kind:str, key:str, at:AtHand)->bool:
     "Whether a statistic of everything at once is expected of a block."
     models = {c.model for c in at.every if c.key == key}
     if kind == "ranks":
-        return main_metric(key) and models >= {*PAPER_BASELINES, "full"}
+        return bool(experiment(key, at.study).main) and models >= {*PAPER_BASELINES, "full"}
     return not next(TASKS[c.spec.task].classes for c in at.every if c.key == key)
 
 # %% ../../nbs/report/30_publish.ipynb #fbdebac9
