@@ -3868,6 +3868,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                         'msa_paper.report.names.Metrics': ('report/names.html#metrics', 'msa_paper/report/names.py'),
                                         'msa_paper.report.names.Metrics.__missing__': ( 'report/names.html#metrics.__missing__',
                                                                                         'msa_paper/report/names.py'),
+                                        'msa_paper.report.names.class_metrics': ( 'report/names.html#class_metrics',
+                                                                                  'msa_paper/report/names.py'),
                                         'msa_paper.report.names.model_groups': ( 'report/names.html#model_groups',
                                                                                  'msa_paper/report/names.py'),
                                         'msa_paper.report.names.model_names': ( 'report/names.html#model_names',
