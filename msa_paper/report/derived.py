@@ -19,7 +19,7 @@ from .names import METRICS
 from .scatter import dense_ellipse
 from .resamples import Draws, with_truth
 from ..schema import TASKS
-from ..studies.study import PAPER_BASELINES, experiment
+from ..studies.study import PAPER_BASELINES, experiment, studied
 
 
 # %% ../../nbs/report/28_derived.ipynb #1ae60a38
@@ -110,13 +110,18 @@ def error_statistic(at:AtHand, key:str, old:dict)->dict:
     return new_or_kept(f"errors {key}", of, errors_and_ellipse([r for _, r in runs]), old)
 
 # %% ../../nbs/report/28_derived.ipynb #cd4a6584
+def publishes_cost(study:str)->bool:
+    "Whether what a modality costs, measured once for a store, is published with a study."
+    return getattr(studied(study), "cost", study == "probes")
+
+# %% ../../nbs/report/28_derived.ipynb #67573f1e
 def derived_text(at:AtHand, draws:Draws)->dict:
     "All derived statistics of a study, each with the runs that it is of."
     old, found = at.earlier.derived if at.earlier else {}, {}
     for key in at.keys if at.is_block else ():
         found |= rank_statistic(at, key, draws, old)
         found |= error_statistic(at, key, old)
-    cost = at.study == "probes" and (read_cost(cost_path(at.results)) or old.get("cost"))
+    cost = publishes_cost(at.study) and (read_cost(cost_path(at.results)) or old.get("cost"))
     return found | (dict(cost=cost) if cost else {})
 
 # %% ../../nbs/report/28_derived.ipynb #62e51d54
