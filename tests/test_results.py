@@ -48,7 +48,7 @@ def test_what_is_tracked_is_light():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    "Two seeds of a tiny row."
+    "Two seeds of a tiny configuration."
     found = Store(tmp_path_factory.mktemp("store"))
     spec = RunSpec(**TINY, seeds=(1, 2), results=str(found.folder))
     for seed in spec.seeds:
@@ -93,7 +93,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack, capsys):
-    "Attacks 1 and 6 on a store: one sentence, nothing believed, and the same command makes the row whole."
+    "Attacks 1 and 6 on a store: one sentence, nothing believed, and the same command makes the configuration whole."
     found, spec = copy
     first, second = (found.path(spec, s) for s in spec.seeds)
     ATTACKS[attack](first, second)
@@ -187,7 +187,7 @@ def test_a_data_file_rewritten_between_two_runs_gives_two_runs(tmp_path, monkeyp
     assert evaluation_folder(asked, first) in folders
 
 
-def test_a_wider_space_leaves_published_rows_where_they_are():
+def test_a_wider_space_leaves_published_configurations_where_they_are():
     "A decision is not derived anew: the hash of a space has no part in it."
     from msa_paper.experiment import search_space as search
 

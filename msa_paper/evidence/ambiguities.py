@@ -137,7 +137,7 @@ def tables_of(path:Path)->list[dict]:
 
 # %% ../../nbs/evidence/90_ambiguities.ipynb #c80d990d
 def read_ambiguities(path:Path)->tuple[Ambiguity, ...]:
-    "The entries of a file, in its order. Raises `MsaPaperError` for a field that is none, or an id used twice."
+    "The entries of a file, in its order. Raises `MsaPaperError` for an unknown field, or an id used twice."
     found = tuple(validated(Ambiguity, table, f"entry {n} of {path.name}")
                   for n, table in enumerate(tables_of(path), 1))
     ids = [a.id for a in found]

@@ -5,20 +5,18 @@
 # %% auto #0
 __all__ = ['SIX', 'SEVEN', 'VARIANTS', 'TRIVIAL', 'EASY_CLASSES', 'HARD_CLASSES', 'RUN_HERE', 'INTERPRETED_ON', 'PLACE',
            'CURVE_MODELS', 'CURVE_MEASURES', 'experiment_of', 'is_run_here', 'runs_of', 'statistic_of', 'digests',
-           'rows_of', 'folder_of_page', 'curves_of', 'difference_over_seeds']
+           'folder_of_page', 'curves_of', 'difference_over_seeds']
 
 # %% ../../nbs/evidence/00_sources.ipynb #334d4f83
 from pathlib import Path
 from ..core import MsaPaperError, known
 from ..data.catalogue import about
 from ..experiment.published import Published, open_results
-from ..experiment.specification import RunSpec
 from ..report.figure8 import CURVES, MEASURES, over_seeds, plateaus
 from ..report.pages import derived, page_folder
 from ..report import pages
 from ..studies.ambiguities import ASKED_ON, INTERPRETATIONS
 from ..studies.comparisons import EASY, HARD
-from ..studies.configurations import configurations_of
 from ..studies.study import (PAPER_BASELINES, Experiment, ablations, experiments, is_closed_form,
                                      studied)
 from ..registry import model
@@ -78,10 +76,6 @@ def statistic_of(
 def digests(results:str="")->dict[str, str]: # {study: the beginning of its digest}
     "The published studies that a page was drawn from."
     return {name: study.about["digest"][:16] for name, study in open_results(results).studies.items()}
-
-def rows_of(study:str)->list[RunSpec]:
-    "The configurations that a study declares."
-    return configurations_of(study)
 
 # %% ../../nbs/evidence/00_sources.ipynb #0babd2e8
 def folder_of_page(

@@ -43,7 +43,7 @@ def losses(
 
 # %% ../../nbs/report/44_figure7.ipynb #85fb6b30
 def paper_beside(e:Experiment)->dict[str, float]:    # {variant: the paper's Acc-2}
-    "What the paper's ablations can stand beside: results on real data, not on those that were generated here."
+    "What the paper's ablations can stand beside: results on real data, none on generated ones."
     return {} if about(e.dataset).made else reported("table6", "acc2")
 
 # %% ../../nbs/report/44_figure7.ipynb #363915e6

@@ -32,7 +32,8 @@ def ranks_of(e:Experiment, results:str)->dict:
     "What was published of the order; raises `NotComparable` where the models were never ranked together."
     ranks = statistic_of("ranks", e, results)
     if ranks is None:
-        raise NotComparable("the order of the models was not published", e.key, "run all of them in one store")
+        told = "the order of the models was not published"
+        raise NotComparable(told, e.key, "run all of them in one store")
     return ranks
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #68d4996a
