@@ -97,7 +97,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack, capsys):
-    "Attacks 1 and 6 on a store: one sentence, nothing believed; the same command completes the configuration."
+    "Attacks 1 and 6 on a store: one sentence, nothing believed; the same command completes them."
     found, spec = copy
     first, second = (found.path(spec, s) for s in spec.seeds)
     ATTACKS[attack](first, second)

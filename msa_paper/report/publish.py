@@ -59,7 +59,6 @@ class Content:
     tables: dict[str, pd.DataFrame]
     texts: dict[str, dict]
 
-# %% ../../nbs/report/30_publish.ipynb #96533d00
 def content_of(at:AtHand, settings:dict)->Content:
     "Everything that is to be published of what is at hand."
     keys = keys_of(at)
