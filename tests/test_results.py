@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 
 from conftest import PROJECT
+from msa_paper.report.at_hand import AtHand
+from msa_paper.report.derived import derived_text
 from msa_paper.report.publish import publish
+from msa_paper.report.study_tables import runs_and_origins
 from msa_paper.cli import main
 from msa_paper.report.pages import redraw
 from msa_paper.core import MsaPaperError, json_text, results_folder
@@ -18,9 +21,10 @@ from msa_paper.experiment.evaluation import evaluate, evaluation_folder, load_ru
 from msa_paper.experiment.run import run_seed
 from msa_paper.jobs.engine import run_grid
 from msa_paper.experiment.identity import read_corpus
+from msa_paper.studies.comparisons import configurations
 from msa_paper.studies.configurations import configuration
-from msa_paper.studies.study import experiment
-from msa_paper.experiment.published import Results
+from msa_paper.studies.study import experiment, studied
+from msa_paper.experiment.published import Results, open_results
 from msa_paper.experiment.specification import EvaluationSpec, Question, RunSpec, TuneSpec
 from msa_paper.experiment.manifest import MANIFEST, Damaged
 from msa_paper.experiment.runs import Run
@@ -48,7 +52,7 @@ def test_what_is_tracked_is_light():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    "Two seeds of a tiny row."
+    "Two seeds of a tiny configuration."
     found = Store(tmp_path_factory.mktemp("store"))
     spec = RunSpec(**TINY, seeds=(1, 2), results=str(found.folder))
     for seed in spec.seeds:
@@ -93,7 +97,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack, capsys):
-    "Attacks 1 and 6 on a store: one sentence, nothing believed, and the same command makes the row whole."
+    "Attacks 1 and 6 on a store: one sentence, nothing believed; the same command completes them."
     found, spec = copy
     first, second = (found.path(spec, s) for s in spec.seeds)
     ATTACKS[attack](first, second)
@@ -123,7 +127,9 @@ def test_a_search_that_was_touched_is_put_aside(tmp_path, capsys, change):
     "Attack 8."
     spec = TuneSpec(model="lmf", trials=2, results=str(tmp_path))
     trials = [
-        dict(number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, monitor="loss")
+        dict(
+            number=n, choice={"learning_rate": 1e-3 * (n + 1)}, score=0.5 - 0.1 * n, loss=0.5, monitor="loss"
+        )
         for n in range(2)
     ]
     write_json(tuning_file(spec), search_content(spec, trials))
@@ -187,18 +193,18 @@ def test_a_data_file_rewritten_between_two_runs_gives_two_runs(tmp_path, monkeyp
     assert evaluation_folder(asked, first) in folders
 
 
-def test_a_wider_space_leaves_published_rows_where_they_are():
+def test_a_wider_space_leaves_published_configurations_where_they_are():
     "A decision is not derived anew: the hash of a space has no part in it."
     from msa_paper.experiment import search_space as search
 
     if not (results_folder() / "mosi").is_dir():
         pytest.skip("no published study of MOSI")
-    block = experiment("mosi-context-regression")
-    before = configuration(block, "tfn")
+    e = experiment("mosi-context-regression", "mosi")
+    before = configuration(e, "tfn")
     kept = search.SPACES["tfn"]
     try:
         search.SPACES["tfn"] = kept | {"settings.widths": [8, 16, 32, 64]}
-        assert configuration(block, "tfn") == before is not None
+        assert configuration(e, "tfn") == before is not None
         assert len(Results().runs_of(before)) == 10
     finally:
         search.SPACES["tfn"] = kept
@@ -272,3 +278,38 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
         theirs = difference(runs["no_graph"], runs["full"], metric)
         assert np.isclose(ours["se"], theirs["se"], rtol=1e-4), metric
         assert np.isclose(ours["p"], theirs["p"], rtol=1e-3), metric
+
+
+def published_studies():
+    "The studies that are committed, those apart that every machine makes anew."
+    return [name for name in open_results().studies if not studied(name).remade]
+
+
+@pytest.fixture
+def away(tmp_path, monkeypatch):
+    "A machine without data and without a run: an empty working store."
+    for name in ("data", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("MSA_PAPER_DATA", str(tmp_path / "data"))
+    return str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("study", published_studies())
+def test_a_study_published_again_from_an_empty_store_keeps_runs_and_statistics(study, away):
+    "What cannot be computed anew is recognised as being of the same runs, in whatever order they are named."
+    at, old = AtHand(study, configurations(study, away), away), open_results().studies[study]
+    runs, origins = runs_and_origins(at)
+    pd.testing.assert_frame_equal(runs.reset_index(drop=True), old.table("runs"), check_dtype=False)
+    assert origins == old.about["origins"]
+    without_draws = {c.hash: {} for c in at.every}
+    assert derived_text(at, without_draws) == {k: v for k, v in old.derived.items() if k != "digest"}
+
+
+def test_a_small_study_published_again_from_an_empty_store_is_the_same(away, tmp_path):
+    told = publish("ambiguities", away, str(tmp_path / "results"), before=str(results_folder()))
+    assert (told.new, told.lost, told.open) == (0, 0, [])
+    old, new = (of.studies["ambiguities"] for of in (open_results(), Results(str(tmp_path / "results"))))
+    for name in ("runs", "history", "covariance", "predictions", "probes", "locked"):
+        pd.testing.assert_frame_equal(new.table(name), old.table(name), obj=name)
+    assert new.derived == old.derived
+    assert new.settings == old.settings

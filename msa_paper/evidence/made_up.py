@@ -21,6 +21,7 @@ from ..experiment.robustness import conditions
 from ..experiment.probe_store import rounded
 from ..experiment.study_tables import write_study
 from ..experiment.specification import RunSpec, spec_hash
+from ..studies.configurations import configurations_of
 
 # %% ../../nbs/evidence/35_made_up.ipynb #09a5b61a
 GROUPS = pd.DataFrame(dict(split="test", group=np.repeat(np.arange(30), 10)))     # 30 videos of 10 segments
@@ -56,7 +57,7 @@ def world(
 )->Iterator[dict[str, list]]:             # {model: its runs}
     "As if these runs, and no others, were published."
     runs = {m: [made_run(m, s, at) for s in range(seeds)] for m, at in values.items()}
-    def of(block, models, results=""):
+    def of(e, models, results=""):
         return {m: runs.get(m, []) for m in models}
     with patch.object(sources.pages, "runs_of", of), patch.object(sources, "derived", lambda *a: statistic):
         yield runs
@@ -132,13 +133,13 @@ ASKED_OF = {   # protocol of the planted corpus → (probe, what it finds)
 
 def made_rows()->list[tuple[str, RunSpec, str, object]]: # study, configuration, probe, what it finds
     "What is probed, and with what result."
-    rows = [("probes", r) for r in sources.rows_of("probes")]
-    rows += [("mechanisms", r) for r in sources.rows_of("mechanisms")
+    rows = [("probes", r) for r in configurations_of("probes")]
+    rows += [("mechanisms", r) for r in configurations_of("mechanisms")
              if (r.protocol, r.model) == ("long_range", "full")][:1]
     found = [(study, r, *ASKED_OF[r.protocol]) for study, r in rows]
     on_mosi = dict(dataset="mosi", protocol="context")
     return found + [("mosi", r.model_copy(update=on_mosi), "robustness", made_robustness)
-                    for r in sources.rows_of("planted")
+                    for r in configurations_of("planted")
                     if r.model in ("full", "tfn") and r.task == "regression"]
 
 # %% ../../nbs/evidence/35_made_up.ipynb #d8e1b410

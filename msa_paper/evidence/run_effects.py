@@ -8,10 +8,11 @@ __all__ = ['lacking', 'turned', 'judged', 'asked']
 # %% ../../nbs/evidence/30_run_effects.ipynb #dcdcf27e
 from collections.abc import Callable
 from .claim import verdict_of
-from .sources import PLACE
+from .sources import experiment_of
 from .verdicts import Effect, Finding, untestable
 from ..experiment.published import NotComparable
 from ..report.names import METRICS, NAMES
+from ..studies.study import Experiment
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #2d28814a
 AT_LEAST = 5   # seeds of each model
@@ -22,7 +23,7 @@ def too_few(model:str, runs:list)->str:
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #0462362d
 def lacking(
-    key:str,                 # of an experiment
+    which:Experiment|str,    # see `experiment_of`
     runs:dict[str, list],    # {model: its runs}
 )->Finding|None:             # None when all is there
     "The finding that something was not run, or with too few seeds."
@@ -30,7 +31,7 @@ def lacking(
     if not few:
         return None
     named = ", ".join(few) if any(runs.values()) else "any model"
-    return untestable(PLACE[key], f"not run: {named}")
+    return untestable(experiment_of(which).place, f"not run: {named}")
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #19e5e82f
 def turned(
@@ -48,7 +49,7 @@ def turned(
 # %% ../../nbs/evidence/30_run_effects.ipynb #782e0ddb
 def judged(
     id:str,                   # of a claim
-    key:str,                  # of an experiment
+    which:Experiment|str,     # see `experiment_of`
     effects:list[Effect],
     runs:dict[str, list],     # {model: its runs}
     why:str="",               # what else there is to know
@@ -56,17 +57,18 @@ def judged(
 )->Finding:
     "A finding by the claim's own rule, with its sample sizes and runs."
     every = [r for found in runs.values() for r in found]
-    return Finding(PLACE[key], verdict_of(id, effects), why, tuple(effects), every[0].metrics["test"]["n"],
+    place, n = experiment_of(which).place, every[0].metrics["test"]["n"]
+    return Finding(place, verdict_of(id, effects), why, tuple(effects), n,
                    min(len(found) for found in runs.values()), tuple(r.id for r in every), counts)
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #dc4bdcc0
 def asked(
-    test:Callable[..., Finding],   # (key, …)
-    key:str,                       # of an experiment
+    test:Callable[..., Finding],   # (experiment, …)
+    which:Experiment|str,          # see `experiment_of`
     *arguments,
 )->Finding:
     "A test of one experiment; what was run in different stores is named as not comparable."
     try:
-        return test(key, *arguments)
+        return test(which, *arguments)
     except NotComparable as error:
-        return untestable(PLACE[key], f"{error.what}: {error.where}")
+        return untestable(experiment_of(which).place, f"{error.what}: {error.where}")

@@ -14,12 +14,12 @@ from ..experiment.study_tables import significant
 from ..experiment.manifest import unsealed
 from ..measures.ranks import rank_agreement
 from ..measures.slopes import slope
-from .at_hand import AtHand, run_groups
+from .at_hand import AtHand, experiments_of, run_groups
 from .names import METRICS
 from .scatter import dense_ellipse
 from .resamples import Draws, with_truth
 from ..schema import TASKS
-from ..studies.study import PAPER_BASELINES, main_metric
+from ..studies.study import PAPER_BASELINES, experiment, studied
 
 
 # %% ../../nbs/report/28_derived.ipynb #1ae60a38
@@ -32,7 +32,7 @@ def with_draws(runs:dict, draws:dict, metric:str)->dict:
 
 # %% ../../nbs/report/28_derived.ipynb #5a92fe9c
 def by_model(at:AtHand, key:str, draws:Draws, metric:str)->dict: # {model: {seed: (metric, draws)}}
-    "The models of a block that have resamples of all their seeds."
+    "The models of an experiment that have resamples of all their seeds."
     found = {}
     for c in at.every:
         if c.key == key and c.model in ORDERED:
@@ -42,8 +42,8 @@ def by_model(at:AtHand, key:str, draws:Draws, metric:str)->dict: # {model: {seed
 
 # %% ../../nbs/report/28_derived.ipynb #d4320ad3
 def ranks(at:AtHand, key:str, draws:Draws)->dict|None:
-    "How well the models of a block follow the paper's order (C4); None where one of them lacks resamples."
-    metric = main_metric(key)
+    "How well the models of an experiment follow the paper's order (C4); None where one lacks resamples."
+    metric = experiment(key, at.study).main
     results = by_model(at, key, draws, metric)
     if len(results) < len(ORDERED):
         return None
@@ -93,14 +93,15 @@ def new_or_kept(
 
 # %% ../../nbs/report/28_derived.ipynb #31efa219
 def rank_statistic(at:AtHand, key:str, draws:Draws, old:dict)->dict:
-    "The order of the models of a block, as it is to be published."
+    "The order of the models of an experiment, as it is to be published."
     some = {c.model: c.hash for c in at.every if c.key == key}
     of = sorted({tag(run) for c in some.values() for run in at.all(c).values()})
-    return new_or_kept(f"ranks {key}", of, ranks(at, key, draws) if main_metric(key) else None, old)
+    value = ranks(at, key, draws) if experiment(key, at.study).main else None
+    return new_or_kept(f"ranks {key}", of, value, old)
 
 # %% ../../nbs/report/28_derived.ipynb #e73f4cef
 def error_statistic(at:AtHand, key:str, old:dict)->dict:
-    "Slope and ellipse of a block's full model, as they are to be published; nothing where it has classes."
+    "Slope and ellipse of an experiment's full model, as they are published; nothing where it has classes."
     full = [c.hash for c in at.every if c.key == key and c.model == "full"]
     runs = sorted(at.all(full[-1]).items()) if full else []
     if not runs or TASKS[runs[0][1].spec.task].classes:
@@ -109,13 +110,19 @@ def error_statistic(at:AtHand, key:str, old:dict)->dict:
     return new_or_kept(f"errors {key}", of, errors_and_ellipse([r for _, r in runs]), old)
 
 # %% ../../nbs/report/28_derived.ipynb #cd4a6584
+def publishes_cost(study:str)->bool:
+    "Whether what a modality costs, measured once for a store, is published with a study."
+    return getattr(studied(study), "cost", study == "probes")
+
+
+# %% ../../nbs/report/28_derived.ipynb #67573f1e
 def derived_text(at:AtHand, draws:Draws)->dict:
     "All derived statistics of a study, each with the runs that it is of."
     old, found = at.earlier.derived if at.earlier else {}, {}
-    for key in at.keys if at.is_experiment else ():
+    for key in experiments_of(at):
         found |= rank_statistic(at, key, draws, old)
         found |= error_statistic(at, key, old)
-    cost = at.study == "probes" and (read_cost(cost_path(at.results)) or old.get("cost"))
+    cost = publishes_cost(at.study) and (read_cost(cost_path(at.results)) or old.get("cost"))
     return found | (dict(cost=cost) if cost else {})
 
 # %% ../../nbs/report/28_derived.ipynb #62e51d54

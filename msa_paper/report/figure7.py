@@ -8,6 +8,7 @@ __all__ = ['panels_of', 'Losses', 'losses', 'losses_panel', 'figure7']
 # %% ../../nbs/report/44_figure7.ipynb #8f58548d
 from dataclasses import dataclass
 from ..core import known
+from ..data.catalogue import about
 from ..experiment.published import Published
 from ..experiment.behind import behind
 from ..registry import page
@@ -42,6 +43,11 @@ def losses(
     return Losses(e, runs, {v: compared(runs[v], runs["full"], e.main) for v in variants})
 
 # %% ../../nbs/report/44_figure7.ipynb #85fb6b30
+def paper_beside(e:Experiment)->dict[str, float]:    # {variant: the paper's Acc-2}
+    "What the paper's ablations can stand beside: results on real data, none on generated ones."
+    return {} if about(e.dataset).made else reported("table6", "acc2")
+
+# %% ../../nbs/report/44_figure7.ipynb #363915e6
 def losses_panel(
     found:Losses,
     paper:dict,          # {variant: the paper's Acc-2}; empty: there is nothing to put beside
@@ -66,7 +72,7 @@ def figure7(
     every = [losses(e, results) for e in panels_of(data, "figure7")]
     if not any(d for found in every for d in found.differences.values()):
         return nothing(data)
-    paper = {} if data == "planted" else reported("table6", "acc2")
     sidecar = {f.experiment.key: dict(metric=f.experiment.main, differences=f.differences,
                                       **behind([r for v in f.runs.values() for r in v])) for f in every}
-    return picture(ablation_bars([losses_panel(f, paper) for f in every]), data, figures, "figure7", sidecar)
+    panels = [losses_panel(f, paper_beside(f.experiment)) for f in every]
+    return picture(ablation_bars(panels), data, figures, "figure7", sidecar)

@@ -44,13 +44,13 @@ def made_up_history(
 # %% ../../nbs/report/38_made_up.ipynb #f2bdeac7
 def make_up_run(
     store:Store,
-    key:str,        # of an experiment
+    key:str,        # of an experiment of the planted study
     model:str,
     error:float,    # of its predictions
     seeds:int=3,
 ):
     "Store runs of a model that was never trained."
-    spec = configuration(experiment(key), model, str(store.folder))
+    spec = configuration(experiment(key, "planted"), model, str(store.folder))
     corpus = load_corpus(spec.dataset, spec.protocol, spec.task, **spec.data)
     names = corpus.spec.task.classes
     parameters = None if is_closed_form(model) else 1234

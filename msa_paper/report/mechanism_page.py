@@ -70,7 +70,7 @@ HEAD = ["effect alone", "compared with", "MAE, full", "MAE, without the part", "
 @page("mechanisms", whole=True, order=20)
 def mechanisms(
     results:str="",   # the published results
-    figures:str="",   # where the page goes: `figures/planted`
+    figures:str="",   # where the page goes: to the other pages of these data, `figures/planted`
 )->str:               # Markdown
     "Each effect alone: the whole model against the one without the part that should answer it."
     rows, told = [], []
@@ -78,7 +78,7 @@ def mechanisms(
         full, other = (open_results(results).runs_of(c) for c in (pair.full, pair.other))
         rows.append(effect_row(pair, full, other))
         told += full + other if full and other else []
-    text, folder = markdown(HEAD, rows), page_folder(figures, "planted")
+    text, folder = markdown(HEAD, rows), page_folder(figures, pairs()[0].full.dataset)
     write_whole(folder/"mechanisms.md", text)
     write_whole(folder/"mechanisms.json", json_text(behind(told)))
     return text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..core import known
 from ..registry import model
+from ..schema import TASKS
 
 # %% ../../nbs/report/08_names.ipynb #1e98e945
 HEADS = {"control": "controls", "extension": "our extension, no row of the paper"}   # group → its line
@@ -50,6 +51,12 @@ class Metrics(dict):
         return known(id, self, "metric")
 
 # %% ../../nbs/report/08_names.ipynb #677374d9
+def class_metrics()->dict[str, Metric]:
+    "The F1 of every class of every declared task."
+    classes = dict.fromkeys(c for task in TASKS.values() for c in task.classes)
+    return {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
+
+# %% ../../nbs/report/08_names.ipynb #4ebac57d
 METRICS = Metrics(
     mae=Metric("MAE", -1, 1., 3, (0., np.inf)),
     corr=Metric("Pearson r", 1, 1., 3, (-1., 1.)),
@@ -60,5 +67,5 @@ METRICS = Metrics(
     acc7=Metric("Acc-7, %"),
     acc=Metric("accuracy, %"),
     f1_weighted=Metric("weighted F1, %"),
-    **{f"f1_{c}": Metric(f"F1 of {c}, %") for c in ("happy", "sad", "angry", "neutral")},
+    **class_metrics(),
 )

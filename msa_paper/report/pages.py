@@ -86,7 +86,7 @@ def test_set(
     "Protocol, task, modalities, n: the caption of a table."
     found, text = next((r for r in runs.values() if r), None), f"`{e.dataset}-{e.protocol}`, task `{e.task}`"
     if not found:
-        return f"{text}. **No run of this block is published.**"
+        return f"{text}. **No run of this experiment is published.**"
     seeds = [len(r) for r in runs.values() if r and not r[0].closed_form] or [0]
     told = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
     return f"{text}, modalities {found[0].row['modalities']}; test set, {counted(e, found[0])}; {told} seeds."

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..core import NUMERICS, MsaPaperError, results_folder
 from ..experiment.study_tables import write_study
-from .at_hand import AtHand
+from .at_hand import AtHand, experiments_of
 from .derived import derived_text
 from .resamples import draws_of, keys_of, locked_table, sums_at_hand
 from msa_paper.report.study_tables import (
@@ -21,7 +21,7 @@ from msa_paper.report.study_tables import (
 from ..schema import TASKS
 from ..studies.comparisons import configurations
 from ..studies.configurations import entries
-from ..studies.study import PAPER_BASELINES, main_metric
+from ..studies.study import PAPER_BASELINES, experiment
 
 # %% ../../nbs/report/30_publish.ipynb #21fb8a29
 @dataclass
@@ -38,17 +38,17 @@ class Publication:
 
 # %% ../../nbs/report/30_publish.ipynb #1ec94c6a
 def wants(kind:str, key:str, at:AtHand)->bool:
-    "Whether a statistic of everything at once is expected of a block."
+    "Whether a statistic of everything at once is expected of an experiment."
     models = {c.model for c in at.every if c.key == key}
     if kind == "ranks":
-        return main_metric(key) and models >= {*PAPER_BASELINES, "full"}
+        return bool(experiment(key, at.study).main) and models >= {*PAPER_BASELINES, "full"}
     return not next(TASKS[c.spec.task].classes for c in at.every if c.key == key)
 
 # %% ../../nbs/report/30_publish.ipynb #fbdebac9
 def still_open(at:AtHand, derived:dict)->list[str]:
     "Statistics of everything at once that are expected and are not there: 'ranks mosi-official-regression'."
-    blocks = dict.fromkeys(c.key for c in at.every if at.is_experiment and c.model == "full")
-    return [f"{kind} {key}" for key in blocks for kind in ("ranks", "errors")
+    tested = {c.key for c in at.every if c.model == "full"}
+    return [f"{kind} {key}" for key in experiments_of(at) if key in tested for kind in ("ranks", "errors")
             if f"{kind} {key}" not in derived and wants(kind, key, at)]
 
 # %% ../../nbs/report/30_publish.ipynb #24682bb3
@@ -59,7 +59,6 @@ class Content:
     tables: dict[str, pd.DataFrame]
     texts: dict[str, dict]
 
-# %% ../../nbs/report/30_publish.ipynb #96533d00
 def content_of(at:AtHand, settings:dict)->Content:
     "Everything that is to be published of what is at hand."
     keys = keys_of(at)

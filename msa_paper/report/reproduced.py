@@ -101,7 +101,7 @@ def side_by_side(
 
 # %% ../../nbs/report/35_reproduced.ipynb #36251e2c
 HEAD = (
-    "block", "model", "metric", "seeds",
+    "experiment", "model", "metric", "seeds",
     "published", "reproduced", "difference", "in sd over seeds", "verdict",
 )
 

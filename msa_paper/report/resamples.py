@@ -79,10 +79,10 @@ def test_key(run:Run)->bytes:
 Sums = dict[tuple[str, int], np.ndarray]   # {(configuration, seed): (groups, k)}
 
 def locked_sums(
-    results:Results, key:str,   # published results; a block
+    results:Results, key:str,   # published results; of an experiment
     secret:bytes,                   # the key of its labels
 )->Sums:
-    "The sums that were published of a block, opened; nothing where the labels are others."
+    "The sums that were published of an experiment, opened; nothing where the labels are others."
     found = {}
     for study in results.studies.values():
         for row in study.table("locked").itertuples():
@@ -92,8 +92,8 @@ def locked_sums(
     return found
 
 # %% ../../nbs/report/27_resamples.ipynb #3274274b
-def keys_of(at:AtHand)->dict[str, bytes]: # {block: key of its test labels}
-    "The keys of the blocks of which a run with predictions and the labels are here."
+def keys_of(at:AtHand)->dict[str, bytes]: # {experiment: key of its test labels}
+    "The keys of the experiments of which a run with predictions and the labels are here."
     found = {}
     for c in at.every:
         for run in at.all(c.hash).values():
@@ -106,7 +106,7 @@ def keys_of(at:AtHand)->dict[str, bytes]: # {block: key of its test labels}
 def sums_at_hand(
     at:AtHand,
     keys:dict[str, bytes],   # from `keys_of`
-)->dict[str, Sums]:          # {block: …}
+)->dict[str, Sums]:          # {experiment: …}
     "The sums of all runs of the study, stored or published, where the labels are."
     found = {}
     for key, secret in keys.items():
@@ -127,7 +127,7 @@ def bits_in(labels:np.ndarray)->float:
 
 # %% ../../nbs/report/27_resamples.ipynb #f64afc04
 def bits_of(at:AtHand, key:str)->float:
-    "How many bits the test labels of a block would take to be told."
+    "How many bits the test labels of an experiment would take to be told."
     runs = (r for c in at.every if c.key == key for r in at.all(c.hash).values())
     run = next(r for r in runs if has_predictions(r))
     return bits_in(np.array(list(test_labels(run).values()), float))
@@ -144,7 +144,7 @@ def locked_table(
     at:AtHand,
     keys:dict[str, bytes], sums:dict[str, Sums],   # from `keys_of` and `sums_at_hand`
 )->pd.DataFrame:                                   # key, content
-    "The sums of each block, locked; what cannot be opened here stays as it was published."
+    "The sums of each experiment, locked; what cannot be opened here stays as it was published."
     rows = []
     for key, of in sums.items():
         if of and bits_of(at, key) >= ENOUGH:

@@ -17,18 +17,18 @@ from ..experiment.trials import read_search, tuning_file
 from ..experiment.runs import Run
 from ..jobs.status import failed_notebooks
 from ..jobs.notebook import read_notebook
-from .at_hand import AtHand, origin, run_row
+from .at_hand import AtHand, in_order, metrics_of, origin, run_row
 from .resamples import Draws, other_draws
 from ..studies.comparisons import comparisons
 from ..studies.variances import variances
 from ..studies.configurations import Entry
-from ..studies.study import is_closed_form
+from ..studies.study import has_experiments, is_closed_form
 
 # %% ../../nbs/report/29_study_tables.ipynb #c90da12b
 def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
     "One row a run, and the distinct origins that the column `origin` counts."
     rows, origins = [], []
-    for c, _, run in at.in_order():
+    for c, _, run in in_order(at):
         row, of = row_and_origin(run)
         if of not in origins:
             origins.append(of)
@@ -63,7 +63,7 @@ def failed_seconds(at:AtHand)->float:
 # %% ../../nbs/report/29_study_tables.ipynb #a922f87e
 def history_table(at:AtHand)->pd.DataFrame:
     "One row an epoch of every run."
-    parts = [run.history.assign(configuration=c.hash, seed=seed) for c, seed, run in at.in_order()]
+    parts = [run.history.assign(configuration=c.hash, seed=seed) for c, seed, run in in_order(at)]
     return meaningful(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()
 
 # %% ../../nbs/report/29_study_tables.ipynb #3fbf5800
@@ -96,7 +96,7 @@ def covariance_table(
     draws:Draws,
 )->tuple[pd.DataFrame, list[str]]: # one row a comparison; names of those that cannot be had
     "The variances of every declared comparison."
-    declared = comparisons(at.study, at.every, at.metrics(), at.results)
+    declared = comparisons(at.study, at.every, metrics_of(at), at.results)
     closed_form = {c.hash for c in at.some if is_closed_form(c.model)}
     every = draws | other_draws(at, {c for terms in declared.values() for c, _ in terms} - set(draws))
     rows, lost = [], []
@@ -120,7 +120,7 @@ def long_predictions(table:pd.DataFrame)->pd.DataFrame: # place, id, group, outp
 def prediction_table(at:AtHand)->pd.DataFrame:
     "Test predictions of the full model's first seed: one row a sample and output, in float32."
     parts = []
-    for c in (c for c in at.every if c.model == "full" and at.is_experiment):
+    for c in (c for c in at.every if c.model == "full" and has_experiments(at.study)):
         seed, run = min(at.all(c.hash).items())
         long = long_predictions(run.predictions)
         named = long.assign(**{f"s{seed}": long["value"].astype(np.float32)}).drop(columns="value")
@@ -140,7 +140,7 @@ def run_probes(configuration:str, seed:int, run:Run)->list[dict]:
 def probe_table(at:AtHand)->pd.DataFrame:
     "Every probe of every run, its content as JSON."
     rows = []
-    for c, seed, run in at.in_order():
+    for c, seed, run in in_order(at):
         for p in run_probes(c.hash, seed, run):
             content = json.dumps(plain(p))
             rows.append(dict(configuration=c.hash, seed=seed, probe=p["probe"], content=content))

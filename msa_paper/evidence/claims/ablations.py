@@ -10,17 +10,16 @@ from ...registry import claim
 from ...registry import measure
 from .best_of_all import NO_SEGMENTS
 from ..run_effects import asked, judged, lacking, turned
-from ..sources import MAIN_METRIC, RUN_HERE, VARIANTS, runs_of
+from ..sources import RUN_HERE, VARIANTS, runs_of
 from ..verdicts import Effect, Finding, in_order
 from ...report.names import NAMES
 from ...report.tables import difference
+from ...studies.study import Experiment
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #5e232e86
-ONE_MODALITY = "mosei-context-binary"      # text alone
-
-def parts_of(key:str)->tuple[str, ...]:
+def parts_of(e:Experiment)->tuple[str, ...]:
     "The variants that an experiment can tell apart from the full model, which comes first."
-    return tuple(v for v in VARIANTS if (key, v) != (ONE_MODALITY, "no_feature_attention"))
+    return tuple(v for v in VARIANTS if v not in e.same_as_full)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #added724
 @measure("loss_without_a_part", caption="full − each ablation, paired")
@@ -44,20 +43,20 @@ def graph_beyond_parts(runs:dict[str, list], metric:str)->list[Effect]:
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #ada508e1
 OUT_OF_ORDER = "the means do not stand in the paper's order"
 
-def every_part_counts(key:str, metric:str, results:str)->Finding:
+def every_part_counts(e:Experiment, results:str)->Finding:
     "The full model against each ablation; supported also needs the paper's order of the means."
-    runs = runs_of(key, parts_of(key), results)
-    if gone := lacking(key, runs):
+    runs = runs_of(e, parts_of(e), results)
+    if gone := lacking(e, runs):
         return gone
-    effects = losses_without_parts(runs, metric)
-    return judged("C5", key, effects, runs, "" if in_order(effects) else OUT_OF_ORDER)
+    effects = losses_without_parts(runs, e.main)
+    return judged("C5", e, effects, runs, "" if in_order(effects) else OUT_OF_ORDER)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #35b160d4
-def graph_counts_most(key:str, metric:str, results:str)->Finding:
+def graph_counts_most(e:Experiment, results:str)->Finding:
     "What is lost without the graph, less what is lost without each other single part."
-    single = tuple(v for v in parts_of(key) if v not in ("full", "concat_only"))
-    runs = runs_of(key, single, results)
-    return lacking(key, runs) or judged("C6", key, graph_beyond_parts(runs, metric), runs)
+    single = tuple(v for v in parts_of(e) if v not in ("full", "concat_only"))
+    runs = runs_of(e, single, results)
+    return lacking(e, runs) or judged("C6", e, graph_beyond_parts(runs, e.main), runs)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #bb861d4c
 @claim("C5", order=5, source="Table 6, Figure 7", rule="all_hold_in_order", decides=("loss_without_a_part",),
@@ -67,7 +66,7 @@ def graph_counts_most(key:str, metric:str, results:str)->Finding:
        test="full − each ablation, paired")
 def every_ablation_loses(results:str="")->list[Finding]:
     "C5, on every real experiment whose ablations were run."
-    tested = [asked(every_part_counts, key, MAIN_METRIC[key], results) for key in RUN_HERE]
+    tested = [asked(every_part_counts, e, results) for e in RUN_HERE]
     return [*tested, NO_SEGMENTS]
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #a0841d85
@@ -77,5 +76,5 @@ def every_ablation_loses(results:str="")->list[Finding]:
        test="loss without the graph − loss without each other part, paired")
 def graph_is_worth_most(results:str="")->list[Finding]:
     "C6, on every real experiment whose ablations were run."
-    tested = [asked(graph_counts_most, key, MAIN_METRIC[key], results) for key in RUN_HERE]
+    tested = [asked(graph_counts_most, e, results) for e in RUN_HERE]
     return [*tested, NO_SEGMENTS]

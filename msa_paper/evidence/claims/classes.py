@@ -13,6 +13,7 @@ from ..sources import EASY_CLASSES, HARD_CLASSES, SEVEN, SIX, runs_of
 from ..verdicts import Effect, Finding
 from ...report.names import NAMES
 from ...report.tables import weighed_sum
+from ...studies.study import Experiment, experiment
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #7fcecad5
 def of_classes(
@@ -51,13 +52,13 @@ def lead_in_hard_classes(runs:dict[str, list])->list[Effect]:
     return [beyond(b) for b in SIX]
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #f83806d1
-def classes_as_drawn(key:str, results:str)->Finding:
+def classes_as_drawn(e:Experiment, results:str)->Finding:
     "All three on one data set."
-    runs = runs_of(key, SEVEN, results)
-    if gone := lacking(key, runs):
+    runs = runs_of(e, SEVEN, results)
+    if gone := lacking(e, runs):
         return gone
     effects = easy_above_hard(runs) + lead_in_each_class(runs) + lead_in_hard_classes(runs)
-    return judged("C9", key, effects, runs)
+    return judged("C9", e, effects, runs)
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #030ffc64
 @claim("C9", order=9, source="Figure 9", rule="all_hold",
@@ -70,4 +71,4 @@ def classes_as_drawn(key:str, results:str)->Finding:
             "leads")
 def classes_as_in_figure_9(results:str="")->list[Finding]:
     "C9, on IEMOCAP."
-    return [asked(classes_as_drawn, "iemocap-context-iemocap4", results)]
+    return [asked(classes_as_drawn, experiment("iemocap-context-iemocap4", "iemocap"), results)]

@@ -14,7 +14,7 @@ from ..verdicts import Finding
 
 # %% ../../../nbs/evidence/claims/11_decision_attention.ipynb #6956bf42
 @measure("beta_order_correlation",
-         caption="correlation of β with planted order, LSTMs read the fused sequence")
+         caption="correlation of β with planted quality, LSTMs read the fused sequence")
 def beta_order_correlation(values:dict)->float:
     "As written, LSTM m taken for modality m."
     return values["r"]
@@ -27,7 +27,8 @@ def beta_order_correlation_renamed(values:dict)->float:
     return values["named"]["r"]
 
 # %% ../../../nbs/evidence/claims/11_decision_attention.ipynb #f78430e9
-@measure("beta_order_correlation_own", caption="correlation of β with planted order, LSTM m reads modality m",
+@measure("beta_order_correlation_own",
+         caption="correlation of β with planted quality, LSTM m reads modality m",
          interpretation="LSTM m reads f^m (E4)")
 def beta_order_correlation_own(values:dict)->float:
     "With an LSTM for each modality."
@@ -54,8 +55,8 @@ def order_followed(results:str="")->list[Measurement]:
        decides=("beta_order_correlation_renamed", "beta_order_correlation_own"),
        says="The decision-level weights adapt to the whole sequence.",
        question="Is β smaller for the modality that is poor in a segment, under each interpretation?",
-       test="correlation of β with the planted order of modalities: LSTMs that read H, under the naming that "
-            "fits validation best; and LSTMs that read f^m (E4)")
+       test="correlation of β with the planted quality of modalities: LSTMs that read H, under the naming "
+            "that fits validation best; and LSTMs that read f^m (E4)")
 def weights_adapt_to_the_sequence(results:str="")->list[Finding]:
     "C11, for each interpretation of the paper."
     return decided("C11", order_followed(results))

@@ -6,12 +6,11 @@
 __all__ = ['error_slope', 'slope_is_negative', 'errors_sit_near_zero']
 
 # %% ../../../nbs/evidence/claims/07_errors.ipynb #dca934a5
-from ...registry import claim
-from ...registry import measure
+from ...registry import claim, measure, rule
 from ..run_effects import asked, judged, lacking
-from ..sources import PLACE, runs_of, statistic_of
+from ..sources import runs_of, statistic_of
 from ..verdicts import Effect, Finding, all_hold, untestable
-from ...registry import rule
+from ...studies.study import Experiment, experiment
 
 # %% ../../../nbs/evidence/claims/07_errors.ipynb #aba7f713
 @measure("error_slope", caption="−(slope of |error| on |y|)")
@@ -30,15 +29,15 @@ def slope_is_negative(effects:list[Effect])->str:
     return all_hold(effects)
 
 # %% ../../../nbs/evidence/claims/07_errors.ipynb #28dfb785
-def errors_near_zero(key:str, results:str)->Finding:
+def errors_near_zero(e:Experiment, results:str)->Finding:
     "The slope on one data set; not testable where the study was published without labels."
-    runs = runs_of(key, ("full",), results)
-    if gone := lacking(key, runs):
+    runs = runs_of(e, ("full",), results)
+    if gone := lacking(e, runs):
         return gone
-    errors = statistic_of("errors", key, results)
+    errors = statistic_of("errors", e, results)
     if errors is None:
-        return untestable(PLACE[key], "the study was published where the labels are not")
-    return judged("C7", key, [error_slope(errors)], runs)
+        return untestable(e.place, "the study was published where the labels are not")
+    return judged("C7", e, [error_slope(errors)], runs)
 
 # %% ../../../nbs/evidence/claims/07_errors.ipynb #a28f910a
 @claim("C7", order=7, source="Figure 6", rule="slope_is_negative", decides=("error_slope",),
@@ -47,4 +46,4 @@ def errors_near_zero(key:str, results:str)->Finding:
        test="slope of |error| on |y|, over seeds and videos")
 def errors_sit_near_zero(results:str="")->list[Finding]:
     "C7, on MOSI."
-    return [asked(errors_near_zero, "mosi-context-regression", results)]
+    return [asked(errors_near_zero, experiment("mosi-context-regression", "mosi"), results)]

@@ -9,9 +9,10 @@ __all__ = ['learning_curve', 'curves_are_fast_and_steady']
 from ...registry import claim
 from ...registry import measure
 from ..run_effects import asked, judged, lacking
-from ..sources import CURVE_MEASURES, CURVE_MODELS, MAIN_METRIC, RUN_HERE
+from ..sources import CURVE_MEASURES, CURVE_MODELS, RUN_HERE
 from ..sources import curves_of, difference_over_seeds, runs_of
 from ..verdicts import Effect, Finding
+from ...studies.study import Experiment
 
 # %% ../../../nbs/evidence/claims/08_learning_curves.ipynb #0804a080
 TURNED = dict(rise=-1, wobble=-1, level=1)     # −1: less is what the paper says
@@ -36,10 +37,10 @@ def learning_curve(
     return [curve_effect(name, full, without) for name in TURNED]
 
 # %% ../../../nbs/evidence/claims/08_learning_curves.ipynb #d38aaaa8
-def fast_and_steady(key:str, results:str)->Finding:
+def fast_and_steady(e:Experiment, results:str)->Finding:
     "The curves on one data set."
-    runs = runs_of(key, CURVE_MODELS, results)
-    return lacking(key, runs) or judged("C8", key, learning_curve(runs), runs)
+    runs = runs_of(e, CURVE_MODELS, results)
+    return lacking(e, runs) or judged("C8", e, learning_curve(runs), runs)
 
 # %% ../../../nbs/evidence/claims/08_learning_curves.ipynb #b7730a0c
 @claim("C8", order=8, source="Figure 8", rule="all_hold", decides=("learning_curve",), interval="seeds",
@@ -49,4 +50,4 @@ def fast_and_steady(key:str, results:str)->Finding:
             "paired over seeds")
 def curves_are_fast_and_steady(results:str="")->list[Finding]:
     "C8, wherever an accuracy is what a model is judged by."
-    return [asked(fast_and_steady, key, results) for key in RUN_HERE if MAIN_METRIC[key] == "acc"]
+    return [asked(fast_and_steady, e, results) for e in RUN_HERE if e.main == "acc"]

@@ -14,11 +14,12 @@ from ..sources import SEVEN, runs_of, statistic_of
 from ..verdicts import Effect, Finding
 from ...experiment.published import NotComparable
 from ...report.names import METRICS
+from ...studies.study import Experiment, experiment
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #a901234a
 @measure("order_correlation", caption="Kendall's τ between the paper's order and ours")
 def order_correlation(
-    ranks:dict,      # of `measures.comparisons.rank_agreement`
+    ranks:dict,      # of `measures.ranks.rank_agreement`
     metric:str,
 )->Effect:
     "The rank correlation with the paper's order of the seven models."
@@ -27,26 +28,31 @@ def order_correlation(
                   measure="order_correlation")
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #d3ba015a
-def ranks_of(key:str, results:str)->dict:
+def ranks_of(e:Experiment, results:str)->dict:
     "What was published of the order; raises `NotComparable` where the models were never ranked together."
-    ranks = statistic_of("ranks", key, results)
+    ranks = statistic_of("ranks", e, results)
     if ranks is None:
-        raise NotComparable("the order of the models was not published", key, "run all of them in one store")
+        told = "the order of the models was not published"
+        raise NotComparable(told, e.key, "run all of them in one store")
     return ranks
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #68d4996a
-def claimed_order(key:str, metric:str, results:str)->Finding:
+def claimed_order(e:Experiment, metric:str, results:str)->Finding:
     "The order on one data set, with how many pairs surely stand as claimed, or the other way."
-    runs = runs_of(key, SEVEN, results)
-    if gone := lacking(key, runs):
+    runs = runs_of(e, SEVEN, results)
+    if gone := lacking(e, runs):
         return gone
-    r = ranks_of(key, results)
+    r = ranks_of(e, results)
     pairs = r["follow"], r["contradict"], r["open"]
     why = f"{r['models']} models, {sum(pairs)} pairs"
-    return judged("C4", key, [order_correlation(r, metric)], runs, why, pairs)
+    return judged("C4", e, [order_correlation(r, metric)], runs, why, pairs)
 
 # %% ../../../nbs/evidence/claims/04_order.ipynb #fa8d34b1
-RANKED = {"mosei-context-binary": "acc", "iemocap-context-iemocap4": "acc", "mosi-context-regression": "mae"}
+RANKED = (   # key of an experiment, its study, the metric that ranks
+    ("mosei-context-binary", "mosei", "acc"),
+    ("iemocap-context-iemocap4", "iemocap", "acc"),
+    ("mosi-context-regression", "mosi", "mae"),
+)
 
 @claim("C4", order=4, source="Tables 3–5", rule="order_holds", decides=("order_correlation",),
        says="On all three sets the order is TFN, LMF, MFN, RAVEN, MulT, Graph-MFN, proposed.",
@@ -54,5 +60,5 @@ RANKED = {"mosei-context-binary": "acc", "iemocap-context-iemocap4": "acc", "mos
        test="Kendall's τ between that order and ours, interval over seeds and videos")
 def order_of_models(results:str="")->list[Finding]:
     "C4, on three data sets."
-    tested = [asked(claimed_order, key, metric, results) for key, metric in RANKED.items()]
+    tested = [asked(claimed_order, experiment(key, study), metric, results) for key, study, metric in RANKED]
     return [*tested, NO_SEGMENTS]
