@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,3 +210,18 @@ def test_real_mosi_is_what_its_page_says(mosi_folder):
         3,
         96,
     )
+
+
+APART = {
+    "takes a run's name apart": r'partition\("/s"\)|\.name\.split\("-|\.rsplit\("-|glob\("\*-\*/\*/s',
+    "parses seeds": r'seeds"?\]?\.split\(',
+    "asks for a data set by its name": r'[!=]= "(planted|mosi|mosei|iemocap|sims|meld)"',
+}
+
+
+@pytest.mark.parametrize("what", APART)
+def test_one_place_knows(what):
+    "`RunId`, `seeds_of` and declared facts; a second place would go on when the first changes."
+    places = [p for folder in ("experiment", "studies") for p in (PROJECT / "msa_paper" / folder).glob("*.py")]
+    found = [f"{p.name}: {x[0]}" for p in places for x in re.finditer(APART[what], p.read_text())]
+    assert len(places) > 30 and not found, f"{what}: {found}"
