@@ -222,6 +222,8 @@ APART = {
 @pytest.mark.parametrize("what", APART)
 def test_one_place_knows(what):
     "`RunId`, `seeds_of` and declared facts; a second place would go on when the first changes."
-    places = [p for folder in ("experiment", "studies") for p in (PROJECT / "msa_paper" / folder).glob("*.py")]
+    places = [
+        p for folder in ("experiment", "studies") for p in (PROJECT / "msa_paper" / folder).glob("*.py")
+    ]
     found = [f"{p.name}: {x[0]}" for p in places for x in re.finditer(APART[what], p.read_text())]
     assert len(places) > 30 and not found, f"{what}: {found}"
