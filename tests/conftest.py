@@ -1,4 +1,5 @@
 """What the tests share: where things are."""
+
 import pytest
 
 from msa_paper.core import data_folder, project_folder

@@ -1,4 +1,5 @@
 """What a page that was drawn again may differ in: digits that mean nothing, and shades of a pixel."""
+
 import json
 import re
 
@@ -61,7 +62,7 @@ def same_picture(a, b):
 
 
 def differences(drawn, committed):
-    "How files below one folder differ from those of the same name below the other: {name: what}; vector drawings are only looked for."
+    "How files differ from those of the same name elsewhere: {name: what}; drawings only have to be there."
     found = {}
     for path in sorted(p for p in drawn.rglob("*") if p.is_file()):
         name, other = path.relative_to(drawn), committed / path.relative_to(drawn)

@@ -2,6 +2,7 @@
 
 `MSA_PAPER_FUZZ=10000 pytest tests/test_fuzz.py` tries that many files in all; by default a few hundred.
 """
+
 import copy
 import os
 import pickle
@@ -35,6 +36,7 @@ TOTAL = int(os.environ.get("MSA_PAPER_FUZZ", 400))
 
 class Payload:
     "What an attacker would put into a pickle."
+
     def __init__(self, proof):
         self.proof = proof
 

@@ -1,4 +1,5 @@
-"""The GPU check, on a CPU: what it would find is found, what it may not touch stays, and what it needs travels."""
+"""The GPU check, on a CPU: what it would find is found, what it may not touch stays, its needs travel."""
+
 import json
 import re
 import subprocess
@@ -20,7 +21,9 @@ from msa_paper.experiment.specification import GpuSpec, RunSpec
 from msa_paper.model.contract import build_model
 from msa_paper.registry import model as models
 
-TINY = GpuSpec(rehearse=True, device="cpu", width=8, steps=12, batches=(2,), repeats=2, models=("full", "lmf"), threads=1)
+TINY = GpuSpec(
+    rehearse=True, device="cpu", width=8, steps=12, batches=(2,), repeats=2, models=("full", "lmf"), threads=1
+)
 
 
 def test_a_planted_difference_is_found_and_named():
@@ -71,7 +74,12 @@ def test_two_runs_of_one_seed_that_differ_are_told(monkeypatch):
 
 
 def test_what_has_no_time_is_left_out_and_said():
-    for part in (gpu_agreement.compare_devices, gpu_agreement.seed_twice, gpu_steps.step_times, gpu_steps.compiled_steps):
+    for part in (
+        gpu_agreement.compare_devices,
+        gpu_agreement.seed_twice,
+        gpu_steps.step_times,
+        gpu_steps.compiled_steps,
+    ):
         budget = gpu_parts.Budget(0)
         assert part(TINY, "cpu", budget) == [] and len(budget.left_out) >= 2
 
@@ -79,7 +87,9 @@ def test_what_has_no_time_is_left_out_and_said():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_is_stored_and_nobody_fails(tmp_path):
     before = sorted((PROJECT / "results").glob("gpu/*"))
-    done = subprocess.run(["bash", "tests/gpu.sh", sys.executable], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "tests/gpu.sh", sys.executable], cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "no GPU here: nothing was checked, nothing is stored" in done.stdout
     assert gpu.gpu_check() == 0 and sorted((PROJECT / "results").glob("gpu/*")) == before
 
@@ -101,7 +111,7 @@ def not_here(spec, device, budget):
 def test_a_rehearsal_stores_beside_the_runs_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MSA_PAPER_RUNS", str(tmp_path))
     monkeypatch.setattr(gpu, "execute_check", executed)
-    for name in ("forked", "study", "compiled"):                # they need kernels and compilers: make gpu REHEARSE=1
+    for name in ("forked", "study", "compiled"):  # they need kernels and compilers: make gpu REHEARSE=1
         monkeypatch.setitem(gpu.PARTS, name, gpu.Part(not_here, 1))
     before = sorted((PROJECT / "results").glob("gpu/*"))
     assert gpu.gpu_check(rehearse=True, models=["lmf"], batches=[2], width=8, seconds=60) == 1
@@ -128,7 +138,7 @@ DEAD = False, "AcceleratorError: CUDA error: initialization error"
 
 
 def test_kernels_that_are_started_afresh_are_well(monkeypatch):
-    "On an H200 the fork server had woken CUDA's driver: forked kernels lost it, and kernels were started afresh."
+    "On an H200 the fork server had woken CUDA's driver: forked kernels lost it, and were started afresh."
     part = forked_elsewhere(monkeypatch, False, DEAD, (True, 3.0))
     assert gpu_page.is_well(part) and (part["forked"], part["kernels"]) == (False, "started afresh")
     assert part["why_not"] == DEAD[1] and part["tried"].endswith("and in a fresh one")
@@ -136,7 +146,9 @@ def test_kernels_that_are_started_afresh_are_well(monkeypatch):
 
 def test_kernels_that_cannot_use_the_gpu_are_not_well(monkeypatch):
     assert not gpu_page.is_well(forked_elsewhere(monkeypatch, False, DEAD, DEAD))
-    assert not gpu_page.is_well(forked_elsewhere(monkeypatch, True, DEAD)), "they would be forked all the same"
+    assert not gpu_page.is_well(forked_elsewhere(monkeypatch, True, DEAD)), (
+        "they would be forked all the same"
+    )
     assert gpu_page.is_well(forked_elsewhere(monkeypatch, True, (True, 3.0)))
 
 
@@ -167,7 +179,11 @@ def test_what_kernels_are_forked_from_leaves_cuda_asleep():
 def fake_lstm(x, state, weights, bias, layers, dropout, training, both, batch_first):
     "The shapes of cuDNN's LSTM, on the device of what it reads."
     size = weights[1].shape[1]
-    return x.new_empty(*x.shape[:2], size) + weights[0].sum(), x.new_empty(1, 1, size), x.new_empty(1, 1, size)
+    return (
+        x.new_empty(*x.shape[:2], size) + weights[0].sum(),
+        x.new_empty(1, 1, size),
+        x.new_empty(1, 1, size),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
@@ -179,25 +195,46 @@ def test_no_model_mixes_devices(monkeypatch):
             with torch.device("cuda"):
                 model = build_model(name, gpu_models.PROFILE, gpu_models.sized_settings(name, 8)).train()
                 features = {m: torch.empty(3, 12, k.dim) for m, k in gpu_models.PROFILE.modalities.items()}
-                batch = Batch(features, {m: torch.ones(3, 12, dtype=torch.bool) for m in features}, torch.empty(3), list("abc"))
+                batch = Batch(
+                    features,
+                    {m: torch.ones(3, 12, dtype=torch.bool) for m in features},
+                    torch.empty(3),
+                    list("abc"),
+                )
             assert model(batch).device.type == "cuda", name
 
 
 def test_batches_made_early_train_the_same_weights(tmp_path, monkeypatch):
     corpus = planted_corpus("tone", segments=60)
-    run = RunSpec(model="lmf", settings=gpu_models.sized_settings("lmf", 8), epochs=2, batch_size=8, device="cpu", progress=False)
+    run = RunSpec(
+        model="lmf",
+        settings=gpu_models.sized_settings("lmf", 8),
+        epochs=2,
+        batch_size=8,
+        device="cpu",
+        progress=False,
+    )
     usual = gpu_agreement.trained(run, corpus).weights
     made = training.batches
-    monkeypatch.setattr(training, "batches", lambda *given, **named: made(*given[:5], **named | dict(early=True)))
+    monkeypatch.setattr(
+        training, "batches", lambda *given, **named: made(*given[:5], **named | dict(early=True))
+    )
     early = gpu_agreement.trained(run, corpus).weights
     assert all(torch.equal(usual[n], early[n]) for n in usual) and early["model.head.bias"].isfinite().all()
 
 
 # what a machine with Python 3.12, PyTorch and the libraries of `make gpu` has already
-THERE = """aiohttp attrs certifi charset-normalizer click cloudpickle fsspec h5py jinja2 lightning markupsafe matplotlib msgpack numpy
-packaging pandas psutil pyarrow pygments python-dateutil pyyaml requests safetensors scikit-learn scipy seaborn six statsmodels
-toolz filelock typer rich shellingham annotated-doc torch torchaudio torch-geometric torchmetrics tqdm transformers typing-extensions urllib3""".split()
-PYTHON_3_12 = dict(python_version="3.12", python_full_version="3.12.3", sys_platform="linux", platform_system="Linux", extra="")
+THERE = """aiohttp attrs certifi charset-normalizer click cloudpickle fsspec h5py jinja2 lightning markupsafe
+matplotlib msgpack numpy packaging pandas psutil pyarrow pygments python-dateutil pyyaml requests safetensors
+scikit-learn scipy seaborn six statsmodels toolz filelock typer rich shellingham annotated-doc torch
+torchaudio torch-geometric torchmetrics tqdm transformers typing-extensions urllib3""".split()
+PYTHON_3_12 = dict(
+    python_version="3.12",
+    python_full_version="3.12.3",
+    sys_platform="linux",
+    platform_system="Linux",
+    extra="",
+)
 
 
 def plain_name(name):
@@ -205,11 +242,19 @@ def plain_name(name):
 
 
 def test_the_wheels_are_all_that_such_a_machine_lacks():
-    listed = re.search(r"^GPU_WHEELS = ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), flags=re.M).group(1)
+    listed = re.search(
+        r"^GPU_WHEELS = ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), flags=re.M
+    ).group(1)
     wheels = set(listed.replace("\\\n", " ").split())
-    wanted = {plain_name(r.name): w for w in wheels for r in map(Requirement, requires(w) or [])
-              if r.marker is None or r.marker.evaluate(PYTHON_3_12)}
+    wanted = {
+        plain_name(r.name): w
+        for w in wheels
+        for r in map(Requirement, requires(w) or [])
+        if r.marker is None or r.marker.evaluate(PYTHON_3_12)
+    }
     assert not {n: w for n, w in wanted.items() if n not in wheels | set(THERE)}
-    settings = re.search(r"^requirements = (.*)$", (PROJECT / "settings.ini").read_text(), flags=re.M).group(1)
+    settings = re.search(r"^requirements = (.*)$", (PROJECT / "settings.ini").read_text(), flags=re.M).group(
+        1
+    )
     assert not set(map(plain_name, settings.split())) - wheels - set(THERE)
-    assert not re.search(r"[=<>~!]", settings)                              # no exact version is insisted on
+    assert not re.search(r"[=<>~!]", settings)  # no exact version is insisted on

@@ -1,4 +1,5 @@
 """Attacks on what is tracked: no label can be had from it that the predictions alone do not give."""
+
 import itertools
 import json
 import re

@@ -1,4 +1,5 @@
-"""Another machine draws the same: other threads, and every numerical library held to an older instruction set."""
+"""Another machine draws the same: other threads, every numerical library held to older instructions."""
+
 import os
 import subprocess
 import sys
@@ -16,12 +17,15 @@ OLDER = {
     "OPENBLAS_CORETYPE": "Nehalem",
     "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
     "MKL_CBWR": "COMPATIBLE",
-    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL "
+    "AVX512_SPR",
 }
 
 
 def tree():
-    return subprocess.run(["git", "status", "--porcelain"], cwd=PROJECT, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", "status", "--porcelain"], cwd=PROJECT, capture_output=True, text=True
+    ).stdout
 
 
 def numpy_features():
@@ -35,15 +39,28 @@ def numpy_features():
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("drawn"), tree()
-    environment = os.environ | OLDER | {"NPY_DISABLE_CPU_FEATURES": numpy_features(), "MSA_PAPER_RUNS": str(folder / "runs")}
-    command = [sys.executable, "-c", "import sys; from msa_paper.cli import main; sys.exit(main(sys.argv[1:]))", "figures", "--figures", str(folder / "figures")]
+    environment = (
+        os.environ
+        | OLDER
+        | {"NPY_DISABLE_CPU_FEATURES": numpy_features(), "MSA_PAPER_RUNS": str(folder / "runs")}
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from msa_paper.cli import main; sys.exit(main(sys.argv[1:]))",
+        "figures",
+        "--figures",
+        str(folder / "figures"),
+    ]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "figures", before, done.stdout
 
 
 def test_every_page_is_drawn_on_an_older_machine(drawn):
-    assert drawn[2].count("drawn: ") >= 5 + 3 * len([s for s in open_results().studies if s in ("planted", "mosi", "iemocap", "mosei")])
+    assert drawn[2].count("drawn: ") >= 5 + 3 * len(
+        [s for s in open_results().studies if s in ("planted", "mosi", "iemocap", "mosei")]
+    )
 
 
 def test_what_it_draws_is_what_is_committed(drawn):

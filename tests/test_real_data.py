@@ -2,6 +2,7 @@
 
 A feature file runs through training like any data set.
 """
+
 import numpy as np
 import pytest
 

@@ -1,6 +1,8 @@
-"""Whole runs, as a user starts them: papermill, kill -9, misspelt parameters, another data set, the figures."""
+"""Whole runs, as a user starts them: papermill, kill -9, misspelt parameters, another data set, figures."""
+
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +21,23 @@ from msa_paper.jobs.notebook import run_row
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
 
-SMALL = dict(protocol="tone", data=dict(segments=400), settings=dict(width=8, tcn_levels=1), epochs=8, learning_rate=3e-3, seeds=(1, 2), progress=False)
-SAME = "metrics.json", "history.csv", "predictions.parquet", "replicates.parquet", "spec.json", "checkpoint.safetensors"
+SMALL = dict(
+    protocol="tone",
+    data=dict(segments=400),
+    settings=dict(width=8, tcn_levels=1),
+    epochs=8,
+    learning_rate=3e-3,
+    seeds=(1, 2),
+    progress=False,
+)
+SAME = (
+    "metrics.json",
+    "history.csv",
+    "predictions.parquet",
+    "replicates.parquet",
+    "spec.json",
+    "checkpoint.safetensors",
+)
 
 
 def small(folder, **changes):
@@ -43,7 +60,11 @@ def test_papermill_trains_and_publishes(undisturbed):
     assert [r.seed for r in undisturbed.runs()] == [1, 2]
     run = undisturbed.runs()[0]
     record = run.read("provenance.json")
-    assert record["data"]["sequences"]["test"] == 60 and record["seconds"] > 0 and record["memory"]["process_mib"] > 50
+    assert (
+        record["data"]["sequences"]["test"] == 60
+        and record["seconds"] > 0
+        and record["memory"]["process_mib"] > 50
+    )
     assert {"code", "data", "environment", "hardware", "memory", "started", "ended"} <= set(record)
     assert set(run.metrics) == {"validation", "test"} and "truth" not in run.predictions.columns
     notebook = next((undisturbed.folder / "notebooks").rglob("*.ipynb"))
@@ -70,7 +91,9 @@ if __name__ == "__main__": raise SystemExit(bool(run_grid([RunSpec(**{spec!r})])
 
 
 def children(pid):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    ).stdout.split()
     return [c for p in listed for c in (int(p), *children(int(p)))]
 
 
@@ -100,7 +123,9 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(undisturbed, tmp_path
         time.sleep(0.1)
     assert not any(map(alive, family)), "a killed command leaves processes running"
     store = Store(tmp_path / "store")
-    assert len(store.runs()) == 0 and list(store.folder.rglob("*.partial"))  # its two seeds were dealt out to two threads
+    assert len(store.runs()) == 0 and list(
+        store.folder.rglob("*.partial")
+    )  # its two seeds were dealt out to two threads
     assert subprocess.run([sys.executable, script], cwd=PROJECT).returncode == 0
     assert contents(store) == contents(undisturbed)
     assert not list(store.folder.rglob("*.partial")) and not list(store.folder.rglob("*.lock"))
@@ -109,23 +134,38 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(undisturbed, tmp_path
 
 def test_a_misspelt_parameter_is_an_error_inside_the_notebook_too(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'seeds'"):
-        papermill.execute_notebook(PROJECT / "nbs/runs/train.ipynb", tmp_path / "out.ipynb", dict(sed=3), kernel_name="python3", progress_bar=False, cwd=str(PROJECT))
+        papermill.execute_notebook(
+            PROJECT / "nbs/runs/train.ipynb",
+            tmp_path / "out.ipynb",
+            dict(sed=3),
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(PROJECT),
+        )
 
 
 def test_a_failed_row_is_told_and_kept(tmp_path):
-    failures = run_grid([small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2)
+    failures = run_grid(
+        [small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2
+    )
     assert len(failures) == 1 and "did you mean 'no_graph'" in failures[0]
     assert len(list(tmp_path.rglob("*.failed.ipynb"))) == 1 and len(Store(tmp_path).runs()) == 1
 
 
 def test_evaluate_reads_weights_on_other_data(undisturbed, tmp_path):
     run = undisturbed.runs()[0]
-    parameters = dict(run=run.id, protocol="tone", data=dict(segments=400), results=str(undisturbed.folder), progress=False)
+    parameters = dict(
+        run=run.id, protocol="tone", data=dict(segments=400), results=str(undisturbed.folder), progress=False
+    )
     execute_notebook("runs/evaluate.ipynb", tmp_path / "same.ipynb", parameters)
     kept = json.loads(next((undisturbed.folder / "evaluations").rglob("metrics.json")).read_text())
     assert kept == run.metrics["test"]
     with pytest.raises(MsaPaperError, match="the weights do not fit the data"):
-        execute_notebook("runs/evaluate.ipynb", tmp_path / "other.ipynb", parameters | dict(protocol="quality", data=dict(segments=60, modalities={"a": {"dim": 16}})))
+        execute_notebook(
+            "runs/evaluate.ipynb",
+            tmp_path / "other.ipynb",
+            parameters | dict(protocol="quality", data=dict(segments=60, modalities={"a": {"dim": 16}})),
+        )
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -142,7 +182,16 @@ def test_bf16_trains(tmp_path):
 
 def test_the_mosi_row_runs_on_generated_files(tmp_path, monkeypatch):
     monkeypatch.setenv("MSA_PAPER_DATA", str(write_generated_mosi(tmp_path / "data")))
-    spec = RunSpec(dataset="mosi", protocol="context", settings=dict(width=8), batch_size=8, epochs=3, learning_rate=0.01, progress=False, results=str(tmp_path / "store"))
+    spec = RunSpec(
+        dataset="mosi",
+        protocol="context",
+        settings=dict(width=8),
+        batch_size=8,
+        epochs=3,
+        learning_rate=0.01,
+        progress=False,
+        results=str(tmp_path / "store"),
+    )
     run_row(spec)
     run = Store(tmp_path / "store").runs()[0]
     assert run.metrics["test"]["n"] == 752 and run.predictions.query("split == 'test'").group.nunique() == 31
@@ -155,4 +204,26 @@ def test_real_mosi_is_what_its_page_says(mosi_folder):
     corpus = mosi_corpus()
     segments = {s: int(corpus.lengths("text")[i].sum()) for s, i in corpus.splits.items()}
     assert segments["train"] + segments["validation"] == 1447 and segments["test"] == 752
-    assert (len(corpus), corpus.labels.min(), corpus.labels.max(), int((corpus.labels == 0).sum())) == (93, -3, 3, 96)
+    assert (len(corpus), corpus.labels.min(), corpus.labels.max(), int((corpus.labels == 0).sum())) == (
+        93,
+        -3,
+        3,
+        96,
+    )
+
+
+APART = {
+    "takes a run's name apart": r'partition\("/s"\)|\.name\.split\("-|\.rsplit\("-|glob\("\*-\*/\*/s',
+    "parses seeds": r'seeds"?\]?\.split\(',
+    "asks for a data set by its name": r'[!=]= "(planted|mosi|mosei|iemocap|sims|meld)"',
+}
+
+
+@pytest.mark.parametrize("what", APART)
+def test_one_place_knows(what):
+    "`RunId`, `seeds_of` and declared facts; a second place would go on when the first changes."
+    places = [
+        p for folder in ("experiment", "studies") for p in (PROJECT / "msa_paper" / folder).glob("*.py")
+    ]
+    found = [f"{p.name}: {x[0]}" for p in places for x in re.finditer(APART[what], p.read_text())]
+    assert len(places) > 30 and not found, f"{what}: {found}"

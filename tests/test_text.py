@@ -1,4 +1,5 @@
 """Text features: killed in the middle they end in the same bytes, and two at once compute once."""
+
 import os
 import signal
 import string

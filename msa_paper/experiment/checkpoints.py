@@ -89,7 +89,7 @@ def read_checkpoint(path:str|Path)->dict:
 # %% ../../nbs/experiment/28_checkpoints.ipynb #ee5752bf
 class SafetensorsIO(CheckpointIO):
     "Lightning checkpoints as safetensors: no pickle, whole or absent, under a digest."
-    def save_checkpoint(self, checkpoint:dict, path:str|Path, storage_options=None):
+    def save_checkpoint(self, checkpoint:dict, path:str|Path, storage_options:Any=None):
         "Write a checkpoint; what a full disk leaves of it is removed."
         tensors = {}
         tree = json.dumps(dismantle(checkpoint, tensors))
@@ -102,8 +102,8 @@ class SafetensorsIO(CheckpointIO):
         finally:
             part.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path:str|Path, map_location=None, weights_only=None)->dict:
-        "Read a checkpoint as it was written; anything else is one error."
+    def load_checkpoint(self, path:str|Path, map_location:Any=None, weights_only:bool|None=None)->dict:
+        "Read a checkpoint as it was written; raises `MsaPaperError` for anything else."
         try:
             return read_checkpoint(path)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:

@@ -137,7 +137,7 @@ def load_run(
     corpus:Corpus,     # what it will be evaluated on
     device:str="auto",
 )->Training:
-    "A finished run with its trained weights, checked against its manifest and the data it is to read."
+    "A finished run with its trained weights. Raises where none are kept, or they do not fit the data."
     path, spec = run.folder/"checkpoint.safetensors", run.spec.model_copy(update=dict(device=device))
     if not path.is_file():
         raise MsaPaperError("no weights are kept for this run", run.id,

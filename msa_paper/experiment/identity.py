@@ -57,7 +57,7 @@ def place(
 def here(
     name:str,   # from `place`
 )->Path:
-    "Where this machine would have a data file."
+    "Where this machine would have a data file. Raises for one outside of the data folder."
     kind, _, rest = name.partition("/")
     if kind == "elsewhere":
         raise MsaPaperError("a data file outside of the data folder cannot be sent to other machines", name,

@@ -9,9 +9,10 @@ __all__ = ['Trained', 'train', 'evaluate']
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
-from ..core import validated
+from ..core import MsaPaperError, known, validated
 from ..corpus import Corpus
 from . import evaluation
 from .specification import RunSpec
@@ -29,6 +30,18 @@ class Trained:
         "Predictions of one split, without dropout."
         return evaluation.predict(self.module, self.corpus, split)[0]
 
+# %% ../../nbs/experiment/80_in_memory.ipynb #6f1796a5
+def need_kind(value:Any, kind:type, name:str, remedy:str):
+    "Raise unless an argument is what it is to be."
+    if not isinstance(value, kind):
+        what = f"{name} is {repr(value)[:40]} ({type(value).__name__}), where a {kind.__name__} is needed"
+        raise MsaPaperError(what, remedy=remedy)
+
+def need_corpus(value:Any):
+    "Raise unless something is a corpus."
+    need_kind(value, Corpus, "corpus", "load one: load_corpus('planted', 'mixed', 'regression')")
+
+# %% ../../nbs/experiment/80_in_memory.ipynb #e3f7983f
 def train(
     model:str,            # a declared name: 'full', 'mult', …
     corpus:Corpus,
@@ -37,10 +50,11 @@ def train(
     **choices,            # other fields of a RunSpec: epochs, batch_size, learning_rate, patience, device, …
 )->Trained:
     "Train until validation stops improving (§4.4). Raises for a name, setting or choice that does not exist."
+    need_corpus(corpus)
     told = dict(dataset=corpus.name, protocol=corpus.protocol, task=corpus.spec.task.name, progress=False)
     told |= dict(model=model, settings=settings or {}, seeds=(seed,))
     spec = validated(RunSpec, told | choices, "train")
-    module = Training(spec, corpus.spec, seed)
+    module = Training(spec, corpus.spec, spec.seeds[0])
     with tempfile.TemporaryDirectory() as work:
         history, _ = fit(module, corpus, Path(work))
     return Trained(module, corpus, history)
@@ -51,7 +65,12 @@ def evaluate(
     split:str="test",
     corpus:Corpus|None=None,   # other data of the same modalities; None: those that it was trained on
 )->pd.DataFrame:               # one row a metric: value, low, high
-    "The metrics of a split with 95 % intervals over its groups (percentiles of the cluster bootstrap)."
+    """The metrics of a split with 95 % intervals over its groups (percentiles of the cluster bootstrap).
+
+    Raises for what is no trained model, no corpus or no split."""
+    need_kind(trained, Trained, "trained", "train one: train('full', corpus)")
+    need_corpus(corpus or trained.corpus)
+    known(split, trained.corpus.splits, "split")
     metrics, _, draws = evaluation.evaluate(trained.module, corpus or trained.corpus, split)
     names = [m for m in metrics if m in draws]
     low, high = np.nanpercentile(draws[names], [2.5, 97.5], axis=0)

@@ -75,7 +75,7 @@ class Published:
 
     @cached_property
     def spec(self)->RunSpec:
-        "Every choice behind it."
+        "Every choice behind it. Raises where its study tells one that there is not."
         return validated(RunSpec, json.loads(self.row["spec"]), self.id)
 
     @cached_property

@@ -90,7 +90,7 @@ class Run(Stored):
 
     @property
     def spec(self)->RunSpec:
-        "Every choice behind it."
+        "Every choice behind it. Raises `Damaged` where the file is not what was written."
         return validated(RunSpec, self.read("spec.json"), self.folder)
 
     @property

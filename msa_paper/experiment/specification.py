@@ -12,7 +12,7 @@ import hashlib, json, math, re
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from ..core import MsaPaperError, known, validated
 
 # %% ../../nbs/experiment/00_specification.ipynb #f088ab16
@@ -69,7 +69,7 @@ class Machine(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def numbers_are_numbers(cls, values):
+    def numbers_are_numbers(cls, values:Any)->Any:
         "Texts that say a number become one, in every field that holds numbers."
         if not isinstance(values, dict):
             return values
@@ -78,8 +78,8 @@ class Machine(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def truth_is_no_number(cls, value, info):
-        "True and False are not taken for 1 and 0."
+    def truth_is_no_number(cls, value:Any, info:ValidationInfo)->Any:
+        "True and False are not taken for 1 and 0: a `ValueError`."
         kind = cls.model_fields[info.field_name].annotation
         some = value if isinstance(value, (list, tuple)) else [value]
         if kind is not dict and wants_numbers(kind) and any(isinstance(v, bool) for v in some):
@@ -113,8 +113,8 @@ class RunSpec(Question):
 
     @field_validator("seeds")
     @classmethod
-    def seeds_are_seeds(cls, seeds):
-        "Each run has one seed of its own."
+    def seeds_are_seeds(cls, seeds:tuple[int, ...])->tuple[int, ...]:
+        "Each run has one seed of its own; raises for one that is too large, or there twice."
         wrong = [s for s in seeds if not 0 <= s < 2**63]
         if wrong:
             raise ValueError(f"seed {wrong[0]} is not from 0 to 2**63 − 1")
@@ -149,8 +149,8 @@ class BenchmarkSpec(Machine):
     threads: int = Field(2, ge=1, le=MANY)
 
     @model_validator(mode="after")
-    def fits_into_memory(self):
-        "One tensor of a layer has to fit into memory several times."
+    def fits_into_memory(self)->"BenchmarkSpec":
+        "Raises unless one tensor of a layer fits into memory several times."
         if self.batch * self.steps * self.width > 2**31:
             size = self.batch * self.steps * self.width
             raise ValueError(f"batch × steps × width is {size:,}, more than {2**31:,}")
@@ -166,8 +166,8 @@ class ProbeSpec(Machine):
 
     @field_validator("modalities")
     @classmethod
-    def numbers_of_modalities(cls, modalities):
-        "A model has at least one modality, and not thousands."
+    def numbers_of_modalities(cls, modalities:tuple[int, ...])->tuple[int, ...]:
+        "A model has at least one modality, and not thousands: raises for other numbers."
         wrong = [m for m in modalities if not 1 <= m <= MANY]
         if wrong:
             raise ValueError(f"{wrong[0]} modalities: from 1 to {MANY}")

@@ -118,7 +118,9 @@ def records_of(content:bytes)->list[dict]:
 
 # %% ../../nbs/experiment/21_study_tables.ipynb #3351a07c
 class Sealed:
-    "A folder under a study.json; each file is compared with its digest when it is read."
+    """A folder under a study.json; each file is compared with its digest when it is read.
+
+    Raises `Damaged` where study.json is not what was published, or another study's."""
     def __init__(self, folder:Path):
         self.folder, self.name = Path(folder), Path(folder).name
         where = f"{self.name}/study.json"

@@ -162,7 +162,7 @@ def next_choice(
     spec:TuneSpec,
     trials:list[dict],   # so far
 )->tuple[str, dict]:     # stage, choice
-    "What the next trial tries."
+    "What the next trial tries. Raises where every trial failed that the grid of θ would start from."
     thetas = grid_of(spec.model)
     grid = thetas if spec.trials > len(thetas) else ()
     random = spec.trials - len(grid)

@@ -102,7 +102,7 @@ def every_entry(
     name:str,         # of a study
     results:str="",   # the store
 )->list[Entry]:
-    "All entries of a study; single questions of which the settings are not known yet are left out."
+    "All entries of a study, but for single questions without settings yet. Raises for an unknown study."
     asked = studied(known(name, study, "study"))
     if asked.configurations:
         given = asked.configurations(results)

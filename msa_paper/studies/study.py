@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_BASELINES', 'baselines', 'ablations', 'extra_models', 'is_closed_form', 'Aim', 'Experiment', 'Asked', 'Part',
-           'not_at_hand', 'Study', 'studied', 'study_names', 'probed_studies', 'has_experiments', 'experiments',
+           'not_at_hand', 'Study', 'studied', 'study_names', 'has_experiments', 'experiments', 'probed_studies',
            'experiment', 'main_metric']
 
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
@@ -136,10 +136,6 @@ def study_names()->tuple[str, ...]:
     "Every study, as `make reproduce DATA=…` takes it."
     return tuple(study)
 
-def probed_studies()->tuple[str, ...]:
-    "The studies whose trained models are looked into."
-    return tuple(name for name in study if studied(name).probed)
-
 def has_experiments(name:str)->bool:
     "Whether a study consists of experiments, and not of single configurations."
     return bool(studied(name).experiments)
@@ -147,6 +143,11 @@ def has_experiments(name:str)->bool:
 def experiments(*names:str)->list[Experiment]:
     "The experiments of some studies; of all where none is named."
     return [e for n in names or study for e in studied(n).experiments]
+
+# %% ../../nbs/studies/00_study.ipynb #a3983fd4
+def probed_studies()->tuple[str, ...]:
+    "The studies whose trained models are looked into."
+    return tuple(name for name in study if studied(name).probed)
 
 # %% ../../nbs/studies/00_study.ipynb #7cb6c884
 def experiment(
