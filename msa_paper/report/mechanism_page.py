@@ -65,6 +65,7 @@ def effect_row(
     sides = [interval(summary(runs, "mae")) for runs in (full, other)]
     return [pair.effect, NAMES[pair.other.model], *sides, interval(d, "+"), says]
 
+# %% ../../nbs/report/48_mechanism_page.ipynb #d10ba6d9
 HEAD = ["effect alone", "compared with", "MAE, full", "MAE, without the part", "difference", "what it says"]
 
 @page("mechanisms", whole=True, order=20)
