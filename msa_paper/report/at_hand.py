@@ -26,10 +26,9 @@ ELSEWHERE = {"device", "devices", "threads", "results", "progress"}          # f
 # %% ../../nbs/report/26_at_hand.ipynb #aadd77a6
 def run_identity(run:Run)->dict:
     "Which run it is: configuration, seed, data, and the specification without what decides no number."
-    _, configuration, data = run.folder.name.split("-", 2)
     decides = run.spec.model_dump(mode="json", exclude=ELSEWHERE)
     which = {k: getattr(run.spec, k) for k in WHICH}
-    found = dict(configuration=configuration, seed=run.seed, data=data) | which
+    found = dict(configuration=run.name.configuration, seed=run.seed, data=run.name.data) | which
     return found | dict(spec=json.dumps(decides, sort_keys=True))
 
 # %% ../../nbs/report/26_at_hand.ipynb #cc6861d9

@@ -77,7 +77,7 @@ def rounded_text(value:object):
 # %% ../../nbs/report/28_derived.ipynb #f0ed42df
 def tag(run:"Run")->str:
     "Configuration and data of a run."
-    return run.id.rpartition("/s")[2].partition("-")[2]
+    return f"{run.name.configuration}-{run.name.data}"
 
 # %% ../../nbs/report/28_derived.ipynb #18896ce0
 def new_or_kept(

@@ -11,7 +11,7 @@ import json
 import numpy as np, pandas as pd
 from ..core import plain
 from ..experiment.probe_store import probes_of
-from ..experiment.study_tables import meaningful, significant
+from ..experiment.study_tables import meaningful, seeds_of, significant
 from ..experiment.decisions import decision
 from ..experiment.trials import read_search, tuning_file
 from ..experiment.runs import Run
@@ -69,12 +69,12 @@ def history_table(at:AtHand)->pd.DataFrame:
 # %% ../../nbs/report/29_study_tables.ipynb #3fbf5800
 def count(comparison:dict)->int:
     "On how many seeds a comparison is."
-    return len(comparison["seeds"].split(","))
+    return len(seeds_of(comparison))
 
 # %% ../../nbs/report/29_study_tables.ipynb #3b24c752
 def still_of(at:AtHand, terms:dict, seeds:str, closed_form:set[str])->bool:
     "Whether all runs that a published comparison is of are still at hand, on the data that are here."
-    wanted = {int(s) for s in seeds.split(",")}
+    wanted = set(seeds_of(seeds))
     for configuration, _ in terms:
         there = at.all(configuration) or at.before.runs.get(configuration, {})
         if not there or configuration not in closed_form and not wanted <= set(there):
