@@ -65,7 +65,7 @@ class Task:
         return len(self.classes) or 1
 
 # %% ../nbs/03_schema.ipynb #4d5b8470
-own_task = Registry("own_task", "data", label="task")   # what data sets declare beside their readers
+own_task = Registry("own_task", "data", label="task", facts=Task)   # what data sets declare beside their readers
 
 class Tasks(Mapping):
     "Every task by name: the field's, then those that data sets declare for themselves."
