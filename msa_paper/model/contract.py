@@ -53,7 +53,7 @@ class ClosedForm(Protocol):
         "Fit on the training split, choose on the validation split; never ask for the test split."
 
 # %% ../../nbs/model/00_contract.ipynb #a14b7a4a
-SHOWN = "def __init__(self, data:DataSpec, settings:ToySettings=ToySettings()), where ToySettings is a BaseModel"
+SHOWN = "def __init__(self, data:DataSpec, settings:ToySettings=ToySettings()); ToySettings is a BaseModel"
 
 def parameter_types(
     name:str,        # of a declared model
@@ -66,7 +66,7 @@ def parameter_types(
         what = f"an annotation of model '{name}' cannot be looked up: {error}"
         raise MsaPaperError(what, made.__module__, "import it at the top of the module") from error
 
-# %% ../../nbs/model/00_contract.ipynb #e1db14b0
+# %% ../../nbs/model/00_contract.ipynb #ae89e6b0
 def settings_class(
     name:str,        # of a declared model
 )->type[BaseModel]:
@@ -84,7 +84,7 @@ def model_settings(
     "The validated settings of a model. Raises where a setting is unknown or of another type."
     return validated(settings_class(name), settings, f"model '{name}'")
 
-# %% ../../nbs/model/00_contract.ipynb #81b017c7
+# %% ../../nbs/model/00_contract.ipynb #beac4566
 CALLED = dict(forward=("batch",), member_outputs=("batch",), fit_closed_form=("corpus", "scale"))
 
 def wrong_signature(
@@ -161,11 +161,12 @@ def is_real(
     steps = batch.labels.dim() == 2
     return batch.masks[next(iter(batch.masks))] if steps else torch.ones(len(batch), dtype=torch.bool)
 
-# %% ../../nbs/model/00_contract.ipynb #9e1dcfe3
+# %% ../../nbs/model/00_contract.ipynb #4b55c0b6
 def check_interface(model):
     "It is a module with a head, and its methods are those that it declares, with the usual arguments."
     assert isinstance(model, nn.Module), f"it is a {type(model).__name__}, no nn.Module"
-    assert isinstance(model, Model) and isinstance(model.head, nn.Module), "it has no `head` whose weights decay"
+    has_head = isinstance(model, Model) and isinstance(model.head, nn.Module)
+    assert has_head, "it has no `head` whose weights decay"
     if wrong := wrong_signature(model):
         raise AssertionError(wrong)
     for name in [n for n, made in models.things.items() if made is type(model)]:
