@@ -184,7 +184,7 @@ def disk_full(
 
 @contextlib.contextmanager
 def room_on_disk(where:object):
-    "Whatever fails here because the disk is full ends in one sentence."
+    "Whatever fails here because the disk is full ends in one sentence. Raises `disk_full` in its place."
     try:
         yield
     except Exception as error:

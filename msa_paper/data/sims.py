@@ -47,7 +47,7 @@ def read_sims(
     folder:Path,       # the data folder
     name:str,          # 'sims' or 'simsv2'
 )->pd.DataFrame:       # id, video, start, text, label, split, english
-    "The splits of a version with texts and joint labels."
+    "The splits of a version with texts and joint labels. Raises where a segment has no transcript."
     script = folder/"sims"/f"{name}_transcripts.csv"
     spoken = read_table(script, dict(name=str, chinese=str, english=str)).set_index("name")
     check_once(spoken.index, script)
