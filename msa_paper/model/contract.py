@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Model', 'Ensemble', 'ClosedForm', 'settings_class', 'model_settings', 'build_model', 'count_parameters',
-           'parameter_groups', 'trained_outputs', 'check_model', 'drawn_batch']
+           'drawn_batch', 'parameter_groups', 'trained_outputs', 'check_model']
 
 # %% ../../nbs/model/00_contract.ipynb #5d22dbc8
 import copy, inspect, typing
@@ -134,6 +134,22 @@ def count_parameters(
 )->int:
     "How many numbers are trained."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+# %% ../../nbs/model/00_contract.ipynb #0fc3ef98
+def drawn_batch(
+    data:DataSpec,                 # what the samples have
+    lengths:tuple,                 # of each sample: its steps, or the steps of each of its modalities
+    generator:torch.Generator,
+)->Batch:
+    "Samples of random numbers, for checks; with one label a step they have as many as steps."
+    samples = []
+    for i, n in enumerate(lengths):
+        steps = [n] * len(data.modalities) if isinstance(n, int) else n
+        x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
+        y = torch.randn(steps[:1] if data.per_step else (), generator=generator)
+        ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
+        samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
+    return collate(samples)
 
 # %% ../../nbs/model/00_contract.ipynb #651e4527
 def parameter_groups(
@@ -278,19 +294,3 @@ def check_model(
     with torch.no_grad():
         check_independence(model, batch, tolerance)
         check_state(model, batch)
-
-# %% ../../nbs/model/00_contract.ipynb #0fc3ef98
-def drawn_batch(
-    data:DataSpec,                 # what the samples have
-    lengths:tuple,                 # of each sample: its steps, or the steps of each of its modalities
-    generator:torch.Generator,
-)->Batch:
-    "Samples of random numbers, for checks; with one label a step they have as many as steps."
-    samples = []
-    for i, n in enumerate(lengths):
-        steps = [n] * len(data.modalities) if isinstance(n, int) else n
-        x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
-        y = torch.randn(steps[:1] if data.per_step else (), generator=generator)
-        ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
-        samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
-    return collate(samples)
