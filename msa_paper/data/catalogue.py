@@ -16,7 +16,9 @@ from ..registry import DataFacts, dataset
 from ..schema import TASKS
 
 # %% ../../nbs/data/00_catalogue.ipynb #90dd941f
-About = dataclass(DataFacts, frozen=True, kw_only=True)   # each fact of its type
+@dataclass(frozen=True, kw_only=True)
+class About(DataFacts):
+    "What is declared of a data set, each fact of its type."
 
 # %% ../../nbs/data/00_catalogue.ipynb #a292bdbb
 def about(
