@@ -51,6 +51,7 @@ def known(
     name:str,      # the name that was given
     names:Iterable,   # the names there are
     what:str,      # what is being named, for the message: 'model', 'data set', …
+    where:object=None,   # where it was given
 )->str:            # `name`, when it is one of `names`
     "Return `name`, or raise `MsaPaperError` that lists what there is and the nearest match."
     names = list(names)
@@ -58,17 +59,17 @@ def known(
         return name
     near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise MsaPaperError(f"unknown {what} '{name}'", remedy=f"{hint}known: {', '.join(map(str, names))}")
+    raise MsaPaperError(f"unknown {what} '{name}'", where, f"{hint}known: {', '.join(map(str, names))}")
 
 # %% ../nbs/00_core.ipynb #72b6a8a0
 def validated(
-    settings:type[BaseModel],  # what the values shall be
+    settings:type,             # what the values shall be: a model or a dataclass of pydantic
     values:dict,               # {field: value}
     where:object,              # where they come from, for the message
-)->BaseModel:
+)->BaseModel:                  # or the dataclass
     "Build settings from values; unknown or ill-typed fields raise one `MsaPaperError`."
     for name in values:
-        known(name, settings.model_fields, f"setting of {where}")
+        known(name, settings.__pydantic_fields__, f"setting of {where}")
     try:
         return settings(**values)
     except ValidationError as error:
@@ -183,7 +184,7 @@ def disk_full(
 
 @contextlib.contextmanager
 def room_on_disk(where:object):
-    "Whatever fails here because the disk is full ends in one sentence."
+    "Whatever fails here because the disk is full ends in one sentence. Raises `disk_full` in its place."
     try:
         yield
     except Exception as error:

@@ -1,7 +1,8 @@
 """What the house is like: `python tests/house.py [FOLDER]` measures a checkout and prints one line a measure.
 
-Everything about code is read, nothing is imported; `--times` also starts processes and tells how long they take.
+Everything about code is read, nothing is imported; `--times` also starts processes and times them.
 """
+
 import ast
 import io
 import json
@@ -17,18 +18,20 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 WIDTH, LONGEST_CELL, LARGEST_CELL, LONGEST_MODULE = 110, 40, 1800, 300
 # a module may import from what stands before it
-LAYERS = """core registry processes schema batch corpus loaders formats extract data model baselines measures experiment
-studies jobs report evidence benchmark commands cli face""".split()
+LAYERS = """core registry processes schema batch corpus loaders formats extract data model baselines measures
+experiment studies jobs report evidence benchmark commands cli face""".split()
 BLOCKS = ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try
 
 
 @dataclass
 class Cell:
-    "A code cell of a library notebook."
+    "A code cell of a notebook, or a file of tests."
+
     where: str
     source: str
     exported: bool
     public: bool = False
+    test: bool = False  # a file of tests, measured as one cell
 
     @property
     def lines(self):
@@ -36,12 +39,13 @@ class Cell:
 
     @property
     def tree(self):
-        return ast.parse(re.sub(r"^([%!].*)$", "", self.source, flags=re.M))
+        return ast.parse(self.source if self.test else re.sub(r"^([%!].*)$", "", self.source, flags=re.M))
 
 
 @dataclass
 class House:
     "Cells and modules of a checkout."
+
     folder: Path
     cells: list[Cell] = field(default_factory=list)
 
@@ -56,10 +60,17 @@ class House:
                     exported = re.search(r"^#\|\s*(exporti?)\b", source, re.M)
                     public = bool(exported) and exported[1] == "export"
                     self.cells.append(Cell(where, source, bool(exported), public))
+        for path in sorted((self.folder / "tests").glob("*.py")):
+            self.cells.append(Cell(str(path.relative_to(self.folder)), path.read_text(), False, test=True))
 
     @property
     def exported(self):
         return [c for c in self.cells if c.exported]
+
+    @property
+    def written(self):
+        "What is code to be read: exported cells, and tests."
+        return [c for c in self.cells if c.exported or c.test]
 
     @property
     def modules(self):
@@ -68,20 +79,27 @@ class House:
 
 
 def long_lines(house):
-    return [f"{c.where}: {len(line)} characters" for c in house.cells for line in c.source.splitlines() if len(line) > WIDTH]
+    return [
+        f"{c.where}: {len(line)} characters"
+        for c in house.cells
+        for line in c.source.splitlines()
+        if len(line) > WIDTH
+    ]
 
 
 def semicolons(house):
     found = []
-    for c in house.exported:
+    for c in house.written:
         tokens = tokenize.generate_tokens(io.StringIO(c.source).readline)
-        found += [f"{c.where}, line {t.start[0]}" for t in tokens if t.type == tokenize.OP and t.string == ";"]
+        found += [
+            f"{c.where}, line {t.start[0]}" for t in tokens if t.type == tokenize.OP and t.string == ";"
+        ]
     return found
 
 
 def blocks_on_headers(house):
     found = []
-    for c in house.exported:
+    for c in house.written:
         for node in ast.walk(c.tree):
             if isinstance(node, BLOCKS) and node.body[0].lineno == node.lineno:
                 found.append(f"{c.where}, line {node.lineno}")
@@ -90,7 +108,11 @@ def blocks_on_headers(house):
 
 def named_lambdas(house):
     nodes = [(c, node) for c in house.cells for node in ast.walk(c.tree)]
-    return [f"{c.where}, line {n.lineno}" for c, n in nodes if isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda)]
+    return [
+        f"{c.where}, line {n.lineno}"
+        for c, n in nodes
+        if isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda)
+    ]
 
 
 def large_cells(house):
@@ -113,7 +135,11 @@ def code_lines(path):
 
 
 def long_modules(house):
-    return [f"{p.relative_to(house.folder)}: {code_lines(p)} lines" for p in house.modules if code_lines(p) > LONGEST_MODULE]
+    return [
+        f"{p.relative_to(house.folder)}: {code_lines(p)} lines"
+        for p in house.modules
+        if code_lines(p) > LONGEST_MODULE
+    ]
 
 
 def imported(path, package):
@@ -142,17 +168,63 @@ def imports_upward(house):
     package, found = house.folder / "msa_paper", []
     for path in house.modules:
         own = ".".join(path.relative_to(package).with_suffix("").parts)
-        found += [f"{own} imports {other}" for other in sorted(imported(path, package)) if layer(other) > layer(own)]
+        found += [
+            f"{own} imports {other}" for other in sorted(imported(path, package)) if layer(other) > layer(own)
+        ]
     return found
 
 
-def untyped_arguments(house):
-    "Arguments of public functions without a type; what a closure or a private name takes does not count."
-    found = []
+def public_functions(house):
+    "Public functions, and public methods of public classes: (cell, what it is called, the definition)."
     for c in (c for c in house.exported if c.public):
-        for f in (n for n in c.tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")):
-            bare = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.annotation is None]
-            found += [f"{c.where}: {f.name}({a})" for a in bare]
+        for node in (n for n in c.tree.body if not getattr(n, "name", "_").startswith("_")):
+            of_class = node.body if isinstance(node, ast.ClassDef) else [node]
+            for f in (f for f in of_class if isinstance(f, ast.FunctionDef)):
+                name = f"{node.name}.{f.name}" if f is not node else f.name
+                if f.name == "__init__" or not f.name.startswith("_"):
+                    yield c, name, f
+
+
+def is_static(f):
+    return any(getattr(d, "id", "") == "staticmethod" for d in f.decorator_list)
+
+
+def untyped_arguments(house):
+    "Arguments of public functions and methods without a type; closures and private names do not count."
+    found = []
+    for c, name, f in public_functions(house):
+        arguments = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]
+        arguments = arguments[1:] if "." in name and not is_static(f) else arguments
+        found += [f"{c.where}: {name}({a.arg})" for a in arguments if a.annotation is None and a.arg != "_"]
+    return found
+
+
+def raises_itself(f):
+    "Whether a function raises in its own lines: not in a function inside it, and not only what it caught."
+    inner = {id(n) for g in ast.walk(f) if isinstance(g, ast.FunctionDef) and g is not f for n in ast.walk(g)}
+    return any(isinstance(n, ast.Raise) and n.exc is not None and id(n) not in inner for n in ast.walk(f))
+
+
+def silent_raises(house):
+    "Public functions that raise and do not say so."
+    said = [
+        (c, name, f) for c, name, f in public_functions(house) if raises_itself(f) and f.name != "__init__"
+    ]
+    return [
+        f"{c.where}: {name}"
+        for c, name, f in said
+        if not re.search(r"\b[Rr]aise", ast.get_docstring(f) or "")
+    ]
+
+
+def only_children(house):
+    "Classes that exactly one class extends, of the same module: one class that was cut in two?"
+    found = []
+    for path in house.modules:
+        classes = {n.name: n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+        bases = [b.id for n in classes.values() for b in n.bases if isinstance(b, ast.Name)]
+        where = path.relative_to(house.folder)
+        found += [f"{where}: {name}" for name in classes if bases.count(name) == 1]
     return found
 
 
@@ -166,6 +238,8 @@ MEASURES = {
     f"modules over {LONGEST_MODULE} lines": long_modules,
     "imports upward": imports_upward,
     "untyped public arguments": untyped_arguments,
+    "public functions that raise and do not say so": silent_raises,
+    "classes that only one class of their module extends": only_children,
 }
 MSA_PAPER = [sys.executable, "-c", "import sys; from msa_paper.cli import main; sys.exit(main(sys.argv[1:]))"]
 COMMANDS = {
@@ -180,7 +254,9 @@ def seconds(command, folder):
     "Wall and CPU seconds of a command, the second time it is run."
     for _ in range(2):
         before, start = time.process_time(), time.perf_counter()
-        usage = subprocess.run(["bash", "-c", 'time "$@"', "x", *command], cwd=folder, capture_output=True, text=True)
+        usage = subprocess.run(
+            ["bash", "-c", 'time "$@"', "x", *command], cwd=folder, capture_output=True, text=True
+        )
         wall = time.perf_counter() - start
     told = dict(re.findall(r"(user|sys)\s+(\d+m[\d.]+)s", usage.stderr))
     cpu = sum(60 * float(t.split("m")[0]) + float(t.split("m")[1]) for t in told.values())

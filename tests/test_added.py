@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from conftest import PROJECT
@@ -23,12 +24,12 @@ CODE = "import sys; from msa_paper.cli import main; sys.exit(main(sys.argv[1:]))
 CALL = [sys.executable, "-W", "ignore", "-c", CODE]
 SCRIPTS = Path(sys.executable).parent
 LISTING = r"^00_(contract|catalogue|study)\.ipynb$"  # notebooks that print every model, data set and study
-KEY = "toyset-mixed-regression"
-HIDDEN = "#| hide\nimport nbdev; nbdev.nbdev_export()"
+KEY = "toyset-mixed-toy_joy"
+HIDDEN = "#| hide\nimport nbdev\nnbdev.nbdev_export()"
 
 # The four notebooks -----------------------------------------------------------------------------------------
 
-BASELINE = '''
+BASELINE = """
 #| default_exp baselines.toy
 ---
 #| export
@@ -63,9 +64,9 @@ class Toy(nn.Module):
         batch:Batch,
     )->Tensor:  # (B, outputs), or (B, T, outputs) with one label a step
         return self.head(self.read(pooled(batch, self.data)).tanh())
-'''
+"""
 
-DATA_SET = '''
+DATA_SET = """
 #| default_exp studies.toyset
 ---
 #| export
@@ -74,20 +75,24 @@ from dataclasses import replace
 from msa_paper.corpus import Corpus
 from msa_paper.data.planted import planted_corpus
 from msa_paper.registry import dataset, study
+from msa_paper.schema import TASKS, own_task
 from msa_paper.studies.comparisons import OF_EXPERIMENTS
 from msa_paper.studies.study import Asked, Experiment, Part, Study
 ---
 #| export
+own_task("toy_joy", limit=6.)
+
 def read_toyset(
     protocol:str="mixed",
-    task:str="regression",
+    task:str="toy_joy",
     segments:int=100,
 )->Corpus:
-    "The planted corpus under another name."
-    return replace(planted_corpus(protocol, task, segments=segments), name="toyset")
+    "The planted corpus under another name, its intensities on a scale from 0 to 6."
+    made = planted_corpus(protocol, "regression", segments=segments)
+    return replace(made, name="toyset", spec=replace(made.spec, task=TASKS[task]), labels=made.labels + 3)
 
 @dataset(
-    "toyset", label="Toy set", order=99, scale=(-3., 3.), tasks=("regression", "binary"),
+    "toyset", label="Toy set", order=99, scale=(0., 6.), task="toy_joy", tasks=("toy_joy",),
     protocols={"mixed": ("made",)}, units=("segments", "segments"), terms="generated", cards=(("mixed", {}),),
 )
 def toyset()->dict[str, Callable]:
@@ -97,19 +102,19 @@ def toyset()->dict[str, Callable]:
 #| export
 EXPERIMENTS = (
     Experiment(
-        "toyset", "mixed", "regression", dict(epochs=1, batch_size=16), models=("toy", "full", "dummy"),
+        "toyset", "mixed", "toy_joy", dict(epochs=1, batch_size=16), models=("toy", "full", "dummy"),
         trials=2, seeds=2, small=True, main="mae", place="toy set",
     ),
 )
-TABLES = {"table5": (Part("Toy set", "toyset-mixed-regression", (Asked("mae"), Asked("corr"))),)}
+TABLES = {"table5": (Part("Toy set", "toyset-mixed-toy_joy", (Asked("mae"), Asked("corr"))),)}
 
 @study("toyset", order=99)
 def toy_study()->Study:
     "Its models, its budget, its pages."
     return Study(EXPERIMENTS, comparisons=OF_EXPERIMENTS, pages=("table5", "tuning"), tables=TABLES)
-'''
+"""
 
-CLAIM = '''
+CLAIM = """
 #| default_exp evidence.claims.toy
 ---
 #| export
@@ -132,15 +137,15 @@ def toy_lead(
        question="Is its MAE lower?", test="difference of two MAEs", decides=("toy_lead",))
 def beats_a_toy(results:str="")->list[Finding]:
     "C99, on the toy set."
-    key = "toyset-mixed-regression"
+    key = "toyset-mixed-toy_joy"
     runs = runs_of(key, ("full", "toy"), results)
     difference = compared(runs["full"], runs["toy"], "mae")
     if not difference:
         return [untestable(PLACE[key], "not run: any model")]
     return [judged("C99", key, [toy_lead(difference)], runs)]
-'''
+"""
 
-FIGURE = '''
+FIGURE = """
 #| default_exp report.toy_figure
 ---
 #| export
@@ -167,7 +172,7 @@ def toy_figure(
     for m, found in errors.items():
         ax.plot(found, [NAMES[m]] * len(found), "o")
     return picture(fig, data, figures, "toy_figure", errors)
-'''
+"""
 
 ADDED = {
     "nbs/baselines/99_toy.ipynb": BASELINE,
@@ -255,6 +260,7 @@ from pathlib import Path
 from msa_paper.data.catalogue import about, load_corpus
 from msa_paper.evidence.claim import findings
 from msa_paper.evidence.sources import SEVEN
+from msa_paper.measures.ids import metrics_of
 from msa_paper.model.contract import build_model, check_model, drawn_batch
 from msa_paper.report.pages import redraw, shown_on
 from msa_paper.schema import TASKS, DataSpec, Modality
@@ -271,11 +277,12 @@ for per_step in (False, True):
     toy = build_model("toy", data, dict(width=4))
     check_model(toy, drawn_batch(data, lengths, torch.Generator().manual_seed(0)), data.task.outputs)
 failures = redraw(results, figures, pages=("claims",))
-corpus = load_corpus("toyset", "mixed", "binary", segments=40)
+corpus = load_corpus("toyset", "mixed", "toy_joy", segments=40)
 found, = findings("C99", results)
 print(json.dumps(dict(
     code=str(Path(msa_paper.__file__).parent), failures=failures, label=about("toyset").label,
-    corpus=[corpus.name, len(corpus)], baselines=baselines(), shown_on=shown_on("toy_figure"),
+    corpus=[corpus.name, len(corpus)], task=metrics_of(corpus.spec.task),
+    baselines=baselines(), shown_on=shown_on("toy_figure"),
     verdict=found.verdict, runs=len(found.runs), asked_by_the_paper=SEVEN,
 )))
 """
@@ -320,14 +327,26 @@ def test_notebooks_that_list_everything_still_pass(project):
 def test_the_data_set_is_read_by_name(told):
     assert told[0]["label"] == "Toy set"
     assert told[0]["corpus"] == ["toyset", 40]
+    assert told[0]["task"] == ["n", "mae", "corr"]
+
+
+def test_its_own_task_is_scored_as_it_says_and_as_no_other(reproduced):
+    "An intensity from 0 to 6 has no sign and none of the bins of the field's scale."
+    folder = reproduced[0] / "results" / "toyset"
+    columns = pd.read_parquet(folder / "runs.parquet").columns
+    scored = {c.removeprefix("test_") for c in columns if c.startswith("test_")}
+    assert scored == {"n", "mae", "corr"}
+    drawn = pd.read_csv(reproduced[0] / "figures" / "toyset" / "table5.csv")
+    assert set(drawn.metric) == {"mae", "corr"}
+    assert drawn[drawn.metric == "mae"]["mean"].dropna().between(0, 6).all()
 
 
 def test_the_baseline_was_searched_and_the_search_decided(reproduced):
     settings = json.loads((reproduced[0] / "results" / "toyset" / "settings.json").read_text())
-    search, = [s for s in settings["searches"] if s["spec"]["model"] == "toy"]
+    (search,) = [s for s in settings["searches"] if s["spec"]["model"] == "toy"]
     assert len(search["trials"]) == 2
     assert all(t["score"] > 0 and t["choice"]["settings.width"] in (4, 8) for t in search["trials"])
-    decision, = [d for d in settings["decisions"] if d["search"] == search["name"]]
+    (decision,) = [d for d in settings["decisions"] if d["search"] == search["name"]]
     assert decision["trial"] == min(search["trials"], key=lambda t: t["score"])["number"]
 
 
@@ -340,7 +359,7 @@ def test_the_page_of_searches_shows_it(reproduced):
 def test_the_table_has_its_row_with_a_number(reproduced):
     folder = reproduced[0] / "figures" / "toyset"
     rows = csv.DictReader((folder / "table5.csv").read_text().splitlines())
-    toy, = [r for r in rows if r["model"] == "toy" and r["metric"] == "mae"]
+    (toy,) = [r for r in rows if r["model"] == "toy" and r["metric"] == "mae"]
     assert float(toy["mean"]) > 0 and float(toy["seeds"]) == 2
     row = next(line for line in (folder / "table5.md").read_text().splitlines() if line.startswith("| Toy |"))
     assert f"{float(toy['mean']):.3f}" in row and "not run" not in row
@@ -356,7 +375,7 @@ def test_the_figure_is_drawn(reproduced, told):
 
 def test_status_tells_that_it_is_complete(project, reproduced):
     said = json.loads(typed(project[0], *CALL, "status", "--json", "--results", str(reproduced[0])))
-    study, = [s for s in said["studies"] if s["name"] == "toyset"]
+    (study,) = [s for s in said["studies"] if s["name"] == "toyset"]
     assert (study["runs"], study["runs_needed"]) == (5, 5)
     assert (study["searches"], study["searches_needed"]) == (2, 2)
     assert said["failed"] == [] and said["damaged"] == []

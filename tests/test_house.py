@@ -1,11 +1,12 @@
 """The house stays one that people can live in: `python tests/house.py --list` tells what is in the way."""
+
 import subprocess
 import sys
 
 import pytest
 
 from conftest import PROJECT
-from house import MEASURES, House, median_cell
+from house import MEASURES, WIDTH, House, median_cell, silent_raises, untyped_arguments
 from msa_paper.registry import model
 
 RULES = "E501,E701,E702,E703,E711,E712,E721,E722,E731,F401,F841"
@@ -16,10 +17,26 @@ def house():
     return House(PROJECT)
 
 
+# what is left of measures that came later: these numbers only fall
+HELD = {
+    f"lines over {WIDTH} characters": 88,
+    "lambdas with a name": 2,
+    "untyped public arguments": 18,
+    "public functions that raise and do not say so": 30,
+    "classes that only one class of their module extends": 24,
+}
+CLEAN = "nbs/baselines", "nbs/extract", "nbs/formats", "nbs/measures", "nbs/model"  # nothing is left there
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_nothing_is_in_the_way(house, name):
     found = MEASURES[name](house)
-    assert not found, "\n".join([f"{name}: {len(found)}", *found[:20]])
+    assert len(found) <= HELD.get(name, 0), "\n".join([f"{name}: {len(found)}", *found[:20]])
+
+
+@pytest.mark.parametrize("measure", (untyped_arguments, silent_raises))
+def test_what_is_held_elsewhere_is_clean_here(house, measure):
+    assert not [line for line in measure(house) if line.startswith(CLEAN)]
 
 
 def test_half_of_all_exported_cells_are_short(house):
@@ -27,14 +44,26 @@ def test_half_of_all_exported_cells_are_short(house):
 
 
 def test_ruff_finds_nothing_in_the_notebooks():
-    asked = ["check", "--isolated", "--line-length", "110", "--select", RULES, "--output-format", "concise", "nbs"]
+    asked = [
+        "check",
+        "--isolated",
+        "--line-length",
+        "110",
+        "--select",
+        RULES,
+        "--output-format",
+        "concise",
+        "nbs",
+    ]
     done = subprocess.run([sys.executable, "-m", "ruff", *asked], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
 
 
 def modules_after(code):
     told = f"import sys\n{code}\nprint('modules:', *sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", told], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", told], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.rpartition("modules:")[2].split())
 
 
@@ -50,7 +79,10 @@ def test_a_command_that_only_looks_imports_no_torch():
 
 def test_one_model_imports_no_other():
     build = "build_model('tfn', load_corpus('planted', 'mixed', 'regression', segments=20).spec, {})"
-    found = modules_after(f"from msa_paper.model.contract import build_model; from msa_paper.data.catalogue import load_corpus\n{build}")
+    found = modules_after(
+        f"from msa_paper.model.contract import build_model\n"
+        f"from msa_paper.data.catalogue import load_corpus\n{build}"
+    )
     others = {d.module for d in model.declared.values()} - {model.declared["tfn"].module}
     assert model.declared["tfn"].module in found and not found & others
     assert not found & {"lightning", "torch_geometric", "msa_paper.model.proposed"}

@@ -1,4 +1,5 @@
-"""Declarations are read without importing models, building one imports one, published searches keep theirs."""
+"""Declarations are read without importing models, building one imports one, searches keep theirs."""
+
 import json
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""The shape of the project: notebooks and modules match, run notebooks define nothing, pages keep their form."""
+"""The shape of the project: notebooks and modules match, run notebooks define nothing."""
+
 import ast
 import importlib
 import inspect
@@ -13,11 +14,18 @@ from msa_paper.experiment.specification import SPECIFICATIONS
 
 
 def cells(path, kind="code"):
-    return [dict(c, source="".join(c["source"])) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+    return [
+        dict(c, source="".join(c["source"]))
+        for c in json.loads(path.read_text())["cells"]
+        if c["cell_type"] == kind
+    ]
 
 
 def exports(path):
-    return next((m.group(1) for c in cells(path) for m in [re.match(r"#\| default_exp (\S+)", c["source"])] if m), None)
+    return next(
+        (m.group(1) for c in cells(path) for m in [re.match(r"#\| default_exp (\S+)", c["source"])] if m),
+        None,
+    )
 
 
 LIBRARY = {p: exports(p) for p in NOTEBOOKS if exports(p)}
@@ -28,7 +36,11 @@ MODULES = sorted(
     for p in (PROJECT / "msa_paper").rglob("*.py")
     if p.name not in ("__init__.py", "_modidx.py")
 )
-names = lambda p: str(p.relative_to(PROJECT))
+
+
+def names(path):
+    "How a notebook is called in the names of tests."
+    return str(path.relative_to(PROJECT))
 
 
 def test_each_module_has_its_notebook_and_the_reverse():
@@ -48,7 +60,9 @@ def test_run_notebooks_have_one_parameters_cell_and_define_nothing(path):
     given = [t.id for node in ast.parse(tagged[0]["source"]).body for t in node.targets]
     assert sorted(given) == sorted(SPECIFICATIONS[path.stem].model_fields)
     source = "\n".join(re.sub(r"^[%!].*$", "", c["source"], flags=re.M) for c in cells(path))
-    assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda))]
+    assert not [
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda))
+    ]
     assert "#| export" not in source and len(cells(path)) + len(cells(path, "markdown")) <= 15
 
 
@@ -64,7 +78,9 @@ def test_run_notebooks_have_the_defaults_of_their_specification(path):
 def test_figure_notebooks_draw_with_one_function_and_do_not_train(path):
     source = "\n".join(c["source"] for c in cells(path))
     assert "#| export" not in source and "run_seed" not in source and "fit(" not in source
-    assert len(re.findall(r"^from msa_paper\.(?:report|evidence)\.\w+ import (\w+)$", source, flags=re.M)) == 1
+    assert (
+        len(re.findall(r"^from msa_paper\.(?:report|evidence)\.\w+ import (\w+)$", source, flags=re.M)) == 1
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name != "index.ipynb"], ids=names)
@@ -78,7 +94,11 @@ def test_exported_cells_are_short_and_checked(path):
     sources = [c["source"] for c in cells(path)]
     for s in (s for s in sources if "#| export" in s):
         assert len([l for l in s.splitlines() if l.strip() and not l.startswith("#|")]) <= 40, s[:80]
-    exported = [s for s in sources if re.search(r"^#\| export$", s, flags=re.M) and re.search(r"^(def|class) ", s, flags=re.M)]
+    exported = [
+        s
+        for s in sources
+        if re.search(r"^#\| export$", s, flags=re.M) and re.search(r"^(def|class) ", s, flags=re.M)
+    ]
     checks = [s for s in sources if "#| export" not in s and ("assert" in s or "raises" in s)]
     assert len(checks) * 4 >= len(exported), "too few cells check what is exported"
 
@@ -89,12 +109,17 @@ def test_every_public_export_says_what_it_is(module):
     for name in getattr(m, "__all__", []):
         thing = getattr(m, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
-            assert (thing.__doc__ or "").strip() and not thing.__doc__.startswith(f"{name}("), f"{module}.{name} has no docstring"
+            assert (thing.__doc__ or "").strip() and not thing.__doc__.startswith(f"{name}("), (
+                f"{module}.{name} has no docstring"
+            )
 
 
 def test_constraints_pin_everything_that_is_required():
     settings = (PROJECT / "settings.ini").read_text()
-    pinned = {re.split("==", l)[0].lower().replace("_", "-") for l in (PROJECT / "constraints.txt").read_text().split()}
+    pinned = {
+        re.split("==", l)[0].lower().replace("_", "-")
+        for l in (PROJECT / "constraints.txt").read_text().split()
+    }
     for key in ("requirements", "dev_requirements", "text_requirements", "cluster_requirements"):
         for package in re.search(rf"^{key} = (.*)$", settings, flags=re.M).group(1).split():
             assert package.lower().replace("_", "-") in pinned, package
@@ -111,5 +136,7 @@ def test_links_between_pages_lead_somewhere(path):
     told = "\n".join(c["source"] for c in cells(path, "markdown"))
     near = [t for t in re.findall(r"\]\(([^)#\s]+)", told) if not re.match(r"https?:|mailto:|attachment:", t)]
     named = re.findall(r"nbs/[\w/]+\.ipynb", told)
-    lost = [t for t in near if not (path.parent / t).exists()] + [t for t in named if not (PROJECT / t).exists()]
+    lost = [t for t in near if not (path.parent / t).exists()] + [
+        t for t in named if not (PROJECT / t).exists()
+    ]
     assert not lost

@@ -89,13 +89,14 @@ class Attention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3 * width))
         self.out = xavier(nn.Linear(width, width))
 
-    def projected(self, x, y): # → queries of x, keys and values of y; one product where x looks at itself
+    # (B, Tq, w), (B, Tk, w) → queries of x, keys and values of y; one product where x looks at itself
+    def projected(self, x:Tensor, y:Tensor)->tuple[Tensor, ...]:
         w, W, b = x.shape[-1], self.weight, self.bias
         if x is y:
             return F.linear(x, W, b).chunk(3, -1)
         return F.linear(x, W[:w], b[:w]), *F.linear(y, W[w:], b[w:]).chunk(2, -1)
 
-    def forward(self, x, y, sight): # (B, Tq, w), (B, Tk, w), Sight → (B, Tq, w)
+    def forward(self, x:Tensor, y:Tensor, sight:Sight)->Tensor: # (B, Tq, w), (B, Tk, w) → (B, Tq, w)
         heads = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.projected(x, y))
         found = attend(*heads, sight.bias, sight.some, self.dropout * self.training)
         return self.out(found.transpose(1, 2).flatten(2))
@@ -115,7 +116,7 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(w) for _ in range(2))
         self.relu_drop, self.residual_drop = nn.Dropout(s.relu_dropout), nn.Dropout(s.residual_dropout)
 
-    def forward(self, x, y, sight): # as `Attention`
+    def forward(self, x:Tensor, y:Tensor, sight:Sight)->Tensor: # as `Attention`
         q = self.norms[0](x)
         x = x + self.residual_drop(self.attention(q, q if y is x else self.norms[0](y), sight))
         return x + self.residual_drop(self.fall(self.relu_drop(self.rise(self.norms[1](x)).relu())))

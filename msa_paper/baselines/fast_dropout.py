@@ -35,5 +35,5 @@ def quick_dropout(
 # %% ../../nbs/baselines/02_fast_dropout.ipynb #b42c4f4f
 class QuickDropout(torch.nn.Dropout):
     "`quick_dropout` as a layer."
-    def forward(self, x): # of any shape
+    def forward(self, x:Tensor)->Tensor: # of any shape
         return quick_dropout(x, self.p, self.training)

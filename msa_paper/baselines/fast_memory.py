@@ -6,6 +6,7 @@
 __all__ = ['scan', 'before', 'cells_after', 'LSTMRecurrence', 'lstm_states', 'MemoryRecurrence']
 
 # %% ../../nbs/baselines/24_fast_memory.ipynb #8a3494b6
+from typing import Any
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -80,12 +81,12 @@ def lstm_back(from_h, from_c, U, a, h, c, s): # → δz (T, B, 4, H)
 class LSTMRecurrence(torch.autograd.Function):
     "From W x + b of all steps to the hidden and cell states of all steps."
     @staticmethod
-    def forward(ctx, Wx, U): # (T, B, 4H), (4H, H) → h, c (T, B, H)
+    def forward(ctx:Any, Wx:Tensor, U:Tensor)->tuple[Tensor, Tensor]: # (T, B, 4H), (4H, H) → h, c (T, B, H)
         a, h, c, s = lstm_forth(Wx, U)
         ctx.save_for_backward(U, a, h, c, s)
         return h, c
     @staticmethod
-    def backward(ctx, from_h, from_c): # (T, B, H) both → δWx, δU
+    def backward(ctx:Any, from_h:Tensor, from_c:Tensor)->tuple[Tensor, Tensor]: # (T, B, H) both → δWx, δU
         dz, h = lstm_back(from_h, from_c, *ctx.saved_tensors).flatten(2), ctx.saved_tensors[2]
         return dz, dz[1:].flatten(0, 1).T @ h[:-1].flatten(0, 1)
 
@@ -140,13 +141,16 @@ class MemoryRecurrence(torch.autograd.Function):
     "u^t = γ_1 u^{t-1} + γ_2 ũ^t with gates that read u^{t-1}."
     # x, kept (T, B, g_1 + g_2), ũ (T, B, d), U (g_1 + g_2, d), V_j (d, g_j), b_j → u (T, B, d)
     @staticmethod
-    def forward(ctx, x, kept, proposal, U, V1, b1, V2, b2):
+    def forward(ctx:Any,
+        x:Tensor, kept:Tensor, proposal:Tensor,
+        U:Tensor, V1:Tensor, b1:Tensor, V2:Tensor, b2:Tensor,
+    )->Tensor: # u (T, B, memory)
         z, γ, u = memory_forth(x, kept, proposal, U, V1, b1, V2, b2)
         ctx.save_for_backward(kept, proposal, U, V1, V2, z, γ, u)
         return u
 
     @staticmethod
-    def backward(ctx, from_u):
+    def backward(ctx:Any, from_u:Tensor)->tuple[Tensor|None, ...]: # (T, B, memory) → δ of each argument
         dz, da, du = memory_back(from_u, *ctx.saved_tensors)
         *_, V1, _, z, γ, u = ctx.saved_tensors
         (a1, a2), back, g1 = da.flatten(1, 2), z.flatten(0, 1), V1.shape[1]

@@ -45,7 +45,8 @@ class GraphMFNSettings(BaseModel):
     # mmsa: steps of the public array (defect: its padding is read as data); None: the batch's
     padded: Sizes | None = None
 
-    def model_post_init(self, _):
+    def model_post_init(self, _:object):
+        "Raises where 'padded' is given to a variant that reads valid steps only."
         if self.padded is not None and self.variant != "mmsa":
             remedy = "leave it out: the paper's variant reads valid steps only"
             raise MsaPaperError("'padded' belongs to variant 'mmsa'", "settings", remedy)
@@ -102,11 +103,13 @@ class DynamicFusionGraph(nn.Module):
         self.output = net("τ")
         self.efficacy = linear_row(sum(sizes.values()), inner, node, len(self.edges))
 
-    def efficacies(self, v): # {modality: (..., H_m)} → α (..., E), in the order of `edges`
+    # v {m: (..., H_m)} → α (..., E), as `edges`
+    def efficacies(self, v:dict[str, Tensor])->Tensor:
         α = self.efficacy(torch.cat(list(v.values()), -1))
         return α.sigmoid() if self.bounded else α
 
-    def fuse(self, v, α): # {modality: (..., H_m)}, α (..., E) → τ (..., N), the vertices {subset: (..., N)}
+    # v, α → τ (..., N), the vertices {subset: (..., N)}
+    def fuse(self, v:dict[str, Tensor], α:Tensor)->tuple[Tensor, dict]:
         values, at = {(m,): x for m, x in v.items()}, 0
         for k, those in self.sources.items():
             read = torch.cat([values[j] * α[..., at + i, None] for i, j in enumerate(those)], -1)
@@ -114,7 +117,8 @@ class DynamicFusionGraph(nn.Module):
             at += len(those)
         return values.pop("τ"), values
 
-    def forward(self, v): # {modality: (..., H_m)} → τ (..., N), α (..., E)
+    # v → τ, α
+    def forward(self, v:dict[str, Tensor])->tuple[Tensor, Tensor]:
         α = self.efficacies(v)
         return self.fuse(v, α)[0], α
 

@@ -39,7 +39,9 @@ def per_modality(
     names:Iterable[str],            # the modalities it is for
     what:str,         # the setting's name, for the message
 )->dict:              # {name: value}, in the order of `names`
-    "One value for each modality, whichever way it was given."
+    """One value for each modality, whichever way it was given.
+    Raises where their number differs from the modalities'.
+    """
     names = list(names)
     if isinstance(value, dict):
         return by_name(value, names, what)

@@ -35,7 +35,7 @@ class LowRankFusion(nn.Module):
         self.weights = nn.Parameter(drawn(torch.empty(1, rank))) if weighted else None
         self.bias = nn.Parameter(torch.zeros(1, outputs))
 
-    def forward(self, h): # [(..., d_m)] → (..., O)
+    def forward(self, h:list[Tensor])->Tensor: # [(..., d_m)] → (..., O)
         z = 1.
         for x, W in zip(h, self.factors):
             z = z * torch.einsum("...i,rio->...ro", F.pad(x, (1, 0), value=1.), W)

@@ -63,7 +63,11 @@ class SystemOfLSTMs(nn.Module):
         self.lstms = nn.ModuleDict({m: nn.LSTM(k.dim, hidden[m]) for m, k in data.modalities.items()})
 
     # x {m: (B, T, d_m)}, masks {m: (B, T)} → h, c (T, B, D); c is None without cells
-    def forward(self, x, masks, cells=True):
+    def forward(self,
+        x:dict[str, Tensor],
+        masks:dict[str, Tensor],
+        cells:bool=True,
+    )->tuple[Tensor, Tensor|None]:
         of = {m: lstm_states(lstm, x[m].transpose(0, 1), cells) for m, lstm in self.lstms.items()}
         there = torch.cat([masks[m].t()[..., None].expand_as(h) for m, (h, _) in of.items()], -1)
         h, c = zip(*of.values())
@@ -118,7 +122,8 @@ class GatedMemory(nn.Module):
         size = inputs + memory * reads_memory
         self.retain, self.update = (two_layers(size, hidden, memory) for hidden in (retain, update))
 
-    def forward(self, x, proposal): # (T, B, inputs), ũ (T, B, memory) → u (T, B, memory)
+    # (T, B, inputs), ũ (T, B, memory) → u (T, B, memory)
+    def forward(self, x:Tensor, proposal:Tensor)->Tensor:
         if self.reads_memory:
             return written_out(self.retain, self.update, x, proposal, self.training)
         return scan(self.retain(x).sigmoid(), self.update(x).sigmoid() * proposal)

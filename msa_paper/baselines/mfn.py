@@ -40,7 +40,8 @@ class MFNSettings(BaseModel):
     # mmsa: steps of the public array (defect: its padding is read as data); None: the batch's
     padded: Sizes | None = None
 
-    def model_post_init(self, _):
+    def model_post_init(self, _:object):
+        "Raises where 'padded' is given to a variant that reads valid steps only."
         if self.padded is not None and self.variant != "mmsa":
             remedy = "leave it out: the others read valid steps only"
             raise MsaPaperError("'padded' belongs to variant 'mmsa'", "settings", remedy)
@@ -91,7 +92,7 @@ class MFN(nn.Module):
         self.memory = GatedMemory(s.window * D, s.memory, s.retain, s.update, s.gates_read)
         self.head = two_layers(D + s.memory, s.out, K)
 
-    def attend(self, c): # (T, B, D) → A, Ĉ (T, B, window · D)
+    def attend(self, c:Tensor)->tuple[Tensor, Tensor]: # (T, B, D) → A, Ĉ (T, B, window · D)
         "Attention over the cells of the last steps."
         C = cell_window(c, self.settings.window)
         A = self.attention(C).softmax(-1)

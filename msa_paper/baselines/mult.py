@@ -40,7 +40,7 @@ class MulTSettings(BaseModel):
     # official, mmsa: steps of the public array (defect: its zeros are read as data); None: the batch's
     padded: Sizes | None = None
 
-    def model_post_init(self, _):
+    def model_post_init(self, _:object):
         def refuse(what, remedy):
             raise MsaPaperError(what, "settings of MulT", remedy)
         if self.width % self.heads:
@@ -80,7 +80,7 @@ class ConvolvedModalities(nn.Module):
             return nn.Conv1d(data.modalities[m].dim, s.width, self.kernels[m], bias=False)
         self.convolutions = nn.ModuleDict({m: convolution(m) for m in names})
 
-    def convolved(self, x, m): # (B, T, d_m) → (B, T', d)
+    def convolved(self, x:Tensor, m:str)->Tensor: # (B, T, d_m) → (B, T', d)
         s, k = self.settings, self.kernels[m]
         if m == self.language:
             x = F.dropout(x, s.language_dropout, self.training)
@@ -113,7 +113,7 @@ class ResidualHead(nn.Module):
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
         self.out, self.drop = nn.Linear(width, outputs), nn.Dropout(dropout)
 
-    def forward(self, s): # (..., width) → (..., outputs)
+    def forward(self, s:Tensor)->Tensor: # (..., width) → (..., outputs)
         return self.out(s + self.second(self.drop(self.first(s).relu())))
 
 # %% ../../nbs/baselines/60_mult.ipynb #10c7d04f

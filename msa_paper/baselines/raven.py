@@ -81,8 +81,10 @@ class InsideWords(nn.Module):
         self.project = read
         self.lstm = nn.LSTM(s.projection if official else inputs, cells, batch_first=True)
 
-    def normed(self, x): # (B, T, S, d_m) → the same
-        "By position of the word, over the batch, at training and at test time."
+    def normed(self, x:Tensor)->Tensor: # (B, T, S, d_m) → the same
+        """By position of the word, over the batch, at training and at test time.
+        Raises where there are more words.
+        """
         norm, T = self.norm, x.shape[1]
         if norm is not None and T > norm.num_features:
             what = f"{T} words, more than the {norm.num_features} that have a normalisation"
@@ -91,7 +93,7 @@ class InsideWords(nn.Module):
             return x
         return F.batch_norm(x, None, None, norm.weight[:T], norm.bias[:T], training=True, eps=norm.eps)
 
-    def forward(self, x, count): # (B, T, S, d_m), (B, T) → (B, T, cells)
+    def forward(self, x:Tensor, count:Tensor)->Tensor: # (B, T, S, d_m), (B, T) → (B, T, cells)
         B, T, S, _ = x.shape
         x = self.normed(x)
         states = self.lstm((x if self.project is None else self.project(x)).flatten(0, 1))[0]
@@ -160,7 +162,8 @@ class ShiftedWords(nn.Module):
         self.shift = nn.Linear(sum(cells.values()), d) if others else None     # W_m side by side, and b_h
         self.cut = s.variant == "official" if s.cut_gradients is None else s.cut_gradients
 
-    def shifted(self, e, frames): # (B, T, d_w), {m: (frames, count)} → w (B, T, M - 1), α h (B, T, d_w)
+    # (B, T, d_w), {m: (frames, count)} → w (B, T, M - 1), α h (B, T, d_w)
+    def shifted(self, e:Tensor, frames:dict[str, tuple])->tuple[Tensor, Tensor]:
         "How far each word is moved, and by whom."
         if not self.others:
             return e.new_zeros(*e.shape[:2], 0), torch.zeros_like(e)

@@ -31,7 +31,8 @@ class SubnetSettings(BaseModel):
     # official, mmsa: steps of the public array (defect: its zeros are read as data); None: the batch's
     padded: Sizes | None = None
 
-    def model_post_init(self, _):
+    def model_post_init(self, _:object):
+        "Raises where 'padded' is given to a variant that reads valid steps only."
         if self.padded is not None and self.variant == "paper":
             what = "'padded' belongs to the variants 'official' and 'mmsa'"
             raise MsaPaperError(what, "settings", "leave it out: the paper's variant reads valid steps only")
@@ -39,11 +40,11 @@ class SubnetSettings(BaseModel):
 # %% ../../nbs/baselines/05_subnets.ipynb #ca670d84
 class ValidBatchNorm(nn.BatchNorm1d):
     "Batch normalisation whose statistics are those of valid entries."
-    def forward(self, x, mask): # (..., d), (...) → (..., d)
+    def forward(self, x:Tensor, mask:Tensor)->Tensor: # (..., d), (...) → (..., d)
         mean, var = self.seen(x, mask) if self.training else (self.running_mean, self.running_var)
         return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
 
-    def seen(self, x, mask):
+    def seen(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]: # (..., d), (...) → (d,), (d,)
         "Mean and variance of what is valid; the running ones move towards them."
         n, dims = mask.sum(), tuple(range(x.dim() - 1))
         share = mask[..., None] / n.clamp(min=1)
@@ -82,7 +83,7 @@ class VectorSubnet(nn.Module):
         else:
             self.layers = nn.Sequential(*relu_layers(sizes, dropout))
 
-    def forward(self, x, mask): # (..., inputs), (...) → (..., width)
+    def forward(self, x:Tensor, mask:Tensor)->Tensor: # (..., inputs), (...) → (..., width)
         return self.layers(x if self.norm is None else self.norm(x, mask))
 
 # %% ../../nbs/baselines/05_subnets.ipynb #ef48df97
@@ -101,7 +102,7 @@ class LanguageSubnet(nn.Module):
             self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
 
     # x (B, T, inputs), mask (B, T) or None → (B, outputs), or (B, T, outputs) for each step
-    def forward(self, x, mask=None, each=False):
+    def forward(self, x:Tensor, mask:Tensor|None=None, each:bool=False)->Tensor:
         states, (last, _) = self.lstm(x)
         return self.layers(states if each else last[0] if mask is None else last_valid(states, mask))
 

@@ -83,7 +83,7 @@ class ConstantBaseline(nn.Module):
 
     def fit_closed_form(self,
         corpus:Corpus,
-        scale=None,       # a standardiser; nothing is standardised here
+        scale:Callable[[Batch], Batch]|None=None,   # a standardiser; nothing is standardised here
     ):
         "Take the constant from the training split."
         _, y = labelled_rows(corpus, "train", lambda batch: batch)
@@ -119,7 +119,7 @@ def linear_solutions(
     outputs:int,       # 1, or the number of classes
     strengths:Iterable[float],         # λ
 )->list[tuple[np.ndarray, np.ndarray]]: # for each λ W (outputs, F) and b (outputs,)
-    "Ridge or logistic regression along a path of penalties."
+    "Ridge or logistic regression along a path of penalties. Raises where there is one class only."
     n = len(y)
     if outputs == 1:
         fits = (Ridge(strength * n).fit(X, y) for strength in strengths)
@@ -149,7 +149,10 @@ class LinearBaseline(nn.Module):
         self.head = nn.Linear(sum(m.dim for m in data.modalities.values()), data.task.outputs)
         self.register_buffer("strength", torch.tensor(torch.nan))   # λ that was chosen
 
-    def fit_closed_form(self, corpus:Corpus, scale): # a standardiser: Batch → Batch
+    def fit_closed_form(self,
+        corpus:Corpus,
+        scale:Callable[[Batch], Batch],   # a standardiser
+    ):
         "Fit on the training split, choose λ on the validation split."
         X, y = labelled_rows(corpus, "train", scale)
         mean, deviation = X.mean(0), X.std(0)

@@ -8,30 +8,17 @@ __all__ = ['About', 'about', 'load_corpus', 'usual_task', 'convert']
 # %% ../../nbs/data/00_catalogue.ipynb #fbdbec2c
 from collections.abc import Callable
 from pathlib import Path
-from pydantic import BaseModel, ConfigDict
+from pydantic.dataclasses import dataclass
 from ..core import MsaPaperError, known, validated
 from ..corpus import Corpus
 from ..formats.options import accepted
-from ..registry import dataset
+from ..registry import DataFacts, dataset
 from ..schema import TASKS
 
 # %% ../../nbs/data/00_catalogue.ipynb #90dd941f
-class About(BaseModel):
-    "What is declared of a data set; a fact that is none is an error."
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    label: str                                  # as a table calls it: 'CMU-MOSI'
-    protocols: dict[str, tuple[str, ...]]       # protocol ('*': any) → its sources, the usual one first
-    task: str = "regression"                    # the one that holds most of the labels
-    tasks: tuple[str, ...] = ()                 # all that can be made of them
-    units: tuple[str, str] = ("sequences", "sequences")   # what is predicted for, and what a group is
-    scale: tuple[float, float] | None = None    # of the intensities, where there are any
-    splits: str = ""                            # who made them, and how
-    leaks: dict[str, str] = {}                  # protocol → what a reader of results has to know
-    terms: str = ""                             # whose data they are, and what may be done with them
-    cards: tuple[tuple[str, dict], ...] = ()    # (protocol, options of the reader) of each data card
-    made: bool = False                          # generated here: reads no file, its labels may be shown
-    probed: tuple[str, ...] = ()                # protocols in which trained models are looked into
-    order: int = 0                              # in tables
+@dataclass(frozen=True, kw_only=True)
+class About(DataFacts):
+    "What is declared of a data set, each fact of its type."
 
 # %% ../../nbs/data/00_catalogue.ipynb #a292bdbb
 def about(

@@ -9,9 +9,13 @@ __all__ = ['meld']
 from collections.abc import Callable
 from functools import partial
 from ..registry import dataset
+from ..schema import own_task
 from ..formats.dialogues import conversations_of
 
 # %% ../../nbs/data/60_meld.ipynb #41af7b6c
+own_task("meld_emotions", classes=("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"))
+own_task("meld_sentiments", classes=("neutral", "positive", "negative"))
+
 @dataset(
     "meld", label="MELD", order=6, units=("utterances", "dialogues"), task="meld_emotions",
     tasks=("meld_emotions", "meld_sentiments"), protocols={"context": ("conversations",)},

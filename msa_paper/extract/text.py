@@ -263,7 +263,7 @@ def check_offsets(offsets:np.ndarray, texts:int, steps:int):
 def read_text_features(
     path:Path|str,   # what `extract_text` returned
 )->TextFeatures:
-    "Open features without loading them."
+    "Open features without loading them. Raises where a file holds none."
     try:
         with safe_open(path, "np") as file:
             facts, ids = (json.loads(file.metadata()[k]) for k in ("facts", "ids"))

@@ -126,7 +126,7 @@ def align_to(
     steps:Steps,           # numbers
     how:str|None="mean",   # a name of `COLLAPSES`; None keeps the steps
 )->tuple[np.ndarray|Ragged, np.ndarray]: # (R, D) float64, NaN where nothing belongs; (R,) bool: missing
-    "Align the steps of one entry to reference intervals."
+    "Align the steps of one entry to reference intervals. Raises where words would be collapsed."
     if how is not None:
         known(how, COLLAPSES, "way to collapse steps")
     if steps.is_words:

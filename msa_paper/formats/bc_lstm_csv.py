@@ -43,7 +43,7 @@ def read_numbers(
     path:Path,      # a CSV without header
     columns:int,    # how many it must have
 )->np.ndarray:      # (rows, columns) float64
-    "A table of finite numbers, or an error that names file, row and reason."
+    "A table of finite numbers, or an error that names file, row and reason. Raises where it is none."
     table = parsed_numbers(path)
     if table.shape[1] != columns:
         what = f"{table.shape[1]} columns, expected {columns}"
@@ -58,7 +58,7 @@ def read_numbers(
 def read_segment_labels(
     path:Path,           # a .csd file with one value a segment
 )->dict[str, float]:     # {'video_clip': intensity}
-    "The official intensity of every segment, by id."
+    "The official intensity of every segment, by id. Raises where the file is missing."
     if not path.is_file():
         raise MsaPaperError("missing file", path, REMEDY)
     with Csd(path) as file:
@@ -119,7 +119,9 @@ def read_part(
     part:str,                   # 'train' or 'test'
     labels:dict[str, float],    # {'video_clip': intensity}
 )->pd.DataFrame:                # one row a segment: id, intensity, video, clip, a vector of each modality
-    "One published part of the features, joined to the labels by id and checked against their sign."
+    """One published part of the features, joined to the labels by id and checked against their sign.
+    Raises where a segment has no official label.
+    """
     script, paths = folder/"transcripts.csv", feature_paths(folder, part)
     ids, tables = segment_ids(script), feature_tables(paths, part)
     table = pd.DataFrame({"id": ids[row_numbers(tables["text"][:, 0], len(ids), paths["text"])]})
@@ -229,7 +231,9 @@ def leaking_corpus(
     task:str,
     folder:Path,             # mosi/
 )->Corpus:                   # segments one by one in the official split
-    "The same features under the official split, whose test labels their extractors have seen."
+    """The same features under the official split, whose test labels their extractors have seen.
+    Raises where a segment is in no split.
+    """
     official = transcripts("mosi", folder.parent, any_size=True).set_index("id").split
     ids = segments.id.to_numpy(str)
     lost = [i for i in ids if i not in official.index]
@@ -253,7 +257,9 @@ def mosi_corpus(
     folder:Path=None,         # holds mosi/; by default the data folder
     allow_leak:bool=False,    # read these features under the official split, to show what that does
 )->Corpus:                    # 93 videos, one label a segment
-    "CMU-MOSI with the bc-LSTM features: videos as sequences of segments."
+    """CMU-MOSI with the bc-LSTM features: videos as sequences of segments.
+    Raises where features leak under the official split.
+    """
     known(protocol, ("context", "official", "official-leaking"), "protocol of mosi")
     if protocol == "official" or protocol == "official-leaking" and not allow_leak:
         what = "these features leak under the official split"

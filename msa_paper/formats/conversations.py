@@ -76,7 +76,7 @@ def check_split_names(split:np.ndarray, path:Path):
 def read_conversation_npz(
     path:Path,       # the .npz
 )->Conversations:
-    "Conversations from the open format."
+    "Conversations from the open format. Raises where there is no modality."
     arrays = read_npz(path)
     n = len(texts(member(arrays, ("utterance_id",), path), None, f"{path}, 'utterance_id'"))
     t = {k: texts(member(arrays, (k,), path), n, f"{path}, '{k}'") for k in TEXTS}

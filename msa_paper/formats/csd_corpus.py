@@ -28,7 +28,7 @@ def read_labels(
     video:str,
     column:int,   # which of its features is the intensity
 )->tuple[np.ndarray, np.ndarray]: # (S,) intensity in [-3, 3], NaN = missing, and (S, 2) seconds
-    "Labelled segments of one video, in the order of the file."
+    "Labelled segments of one video, in the order of the file. Raises where the column is missing."
     steps = labels[video]
     where = f"{labels.path}, entry '{video}'"
     if steps.is_words or not 0 <= column < steps.features.shape[1]:

@@ -51,7 +51,7 @@ def vectors(
     ids:Ids,
     where:str,
 )->np.ndarray:       # (N, d) float32
-    "One vector an utterance, all of one size."
+    "One vector an utterance, all of one size. Raises where their sizes differ."
     rows = per_utterance(table, ids, lambda x: vector(x, where), where)
     if len({len(r) for r in rows}) != 1 or not len(rows[0]):
         raise MsaPaperError(f"vectors of different sizes: {sorted({len(r) for r in rows})[:5]}", where)
@@ -97,7 +97,7 @@ def speaker_of(
     x:Any,           # a name, or numbers one-hot
     where:str,
 )->str:
-    "A speaker, by name or one-hot as MELD writes it."
+    "A speaker, by name or one-hot as MELD writes it. Raises where it is neither."
     x = x.tolist() if isinstance(x, np.ndarray) and x.ndim == 1 else x
     if not isinstance(x, list):
         return name_of(x, where)

@@ -163,7 +163,9 @@ def conversation_corpus(
     fold:int=0,             # which part validates; protocol B: which speaker is the test
     any_size:bool=False,    # take other counts than the known ones
 )->Corpus:
-    "Conversations in a protocol; the number of labelled utterances is checked against the known ones."
+    """Conversations in a protocol; the number of labelled utterances is checked against the known ones.
+    Raises where none is labelled.
+    """
     known(protocol, DIALOGUE_PROTOCOLS, f"protocol of {dataset} for conversations")
     known(task, DIALOGUE_TASKS, "task of conversations")
     npz, merged = Path(file).suffix == ".npz", protocol != "C"

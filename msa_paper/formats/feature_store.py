@@ -192,7 +192,9 @@ def open_corpus(
     path:Path|str,         # written by `store_corpus`
     task:str|None=None,    # another task of the same intensities; None: the one it was written with
 )->Corpus:
-    "A converted corpus; its features stay on the disk."
+    """A converted corpus; its features stay on the disk.
+    Raises where the file is missing, or changes meanwhile.
+    """
     path = Path(path)
     if not path.is_file():
         raise MsaPaperError("missing file", path, "convert the data set first: msa-paper data convert")

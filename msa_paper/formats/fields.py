@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ..core import MsaPaperError
 from ..registry import dataset as datasets
-from ..schema import MOSI_TASKS, SIMS_TASKS
+from ..schema import TASKS
 
 # %% ../../nbs/formats/52_fields.ipynb #f52b8369
 OTHER_FILE = "this is not the kind of file that was named"
@@ -103,4 +103,5 @@ def intensity_tasks(
     dataset:str,
 )->tuple[str, ...]:   # names of tasks
     "The tasks that a data set declares for its intensities."
-    return tuple(t for t in datasets.facts(dataset)["tasks"] if t in MOSI_TASKS + SIMS_TASKS)
+    declared = [TASKS[t] for t in datasets.facts(dataset)["tasks"]]
+    return tuple(t.name for t in declared if t.cut_from or not t.classes)

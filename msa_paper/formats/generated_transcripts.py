@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from .transcripts import EMOTIONS_ANNOTATED
 from .versions import SPLIT_SIZES
+from ..registry import dataset as datasets
 
 # %% ../../nbs/formats/84_generated_transcripts.ipynb #7a9ae726
 GOOD, BAD = "wonderful bright warm clever moving".split(), "dreadful dull cold clumsy tedious".split()
@@ -70,7 +71,7 @@ def write_generated_transcripts(
     seed:int=0,
 )->Path:
     "Generated transcripts with the schema of the real ones."
-    limit = 1. if dataset == "sims" else 3.
+    limit = datasets.facts(dataset)["scale"][1]
     table = generated_table(np.random.default_rng(seed), sizes or SPLIT_SIZES[dataset], limit)
     to = Path(folder)/dataset
     to.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,9 @@ def check_kind(data:h5py.Dataset):
 def claim(
     data:h5py.Dataset,   # stored in this file
 )->int:                  # bytes it will take in memory
-    "The size of a dataset, when its kind and its stored bytes allow it."
+    """The size of a dataset, when its kind and its stored bytes allow it.
+    Raises `ValueError` where they do not.
+    """
     check_kind(data)
     size, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
     chunk = int(np.prod(data.chunks, dtype=float)) * data.dtype.itemsize if data.chunks else 0
@@ -51,7 +53,7 @@ def member(
     file:h5py.File,
     path:str,        # '/'-separated, through groups of this very file
 )->h5py.Group|h5py.Dataset:
-    "The group or dataset at a path of hard links."
+    "The group or dataset at a path of hard links. Raises where there is none, or a link to elsewhere."
     here = file
     for name in filter(None, path.split("/")):
         if not isinstance(here, h5py.Group):

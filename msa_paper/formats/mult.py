@@ -57,7 +57,9 @@ def mult_ids(
     n:int,          # segments
     where:str,      # '…, train'
 )->tuple[np.ndarray, np.ndarray]:
-    "The ids of a MulT split and the videos they belong to; split and number, where the file has none."
+    """The ids of a MulT split and the videos they belong to; split and number, where the file has none.
+    Raises where their number is wrong.
+    """
     if ids is None:
         return made_ids(where, n), made_ids(where, n)
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids

@@ -35,7 +35,7 @@ def read_member(
     member:zipfile.ZipInfo,   # '….npy'
     where:object,             # for messages
 )->object:                    # an array; objects as plain containers
-    "One array of an .npz."
+    "One array of an .npz. Raises where it claims more than it can hold."
     if member.file_size > max(LARGEST, 200 * member.compress_size):
         what = f"a member that claims {member.file_size:,} bytes out of {member.compress_size:,}"
         raise MsaPaperError(what, where)
@@ -51,7 +51,7 @@ DAMAGED = (     # what zipfile, zlib and NumPy raise on a damaged archive
 def read_npz(
     path:Path|str,    # an .npz file
 )->dict:              # {name: array}; objects as plain containers
-    "The arrays of an .npz, read without running anything."
+    "The arrays of an .npz, read without running anything. Raises where it is missing or no whole archive."
     path = Path(path)
     if not path.is_file():
         raise MsaPaperError("missing file", path)

@@ -21,7 +21,7 @@ class Truncated(Refused):
     "The reason is that the file's end is missing."
 
 def as_bytes(x:str|bytes|memoryview)->bytes|memoryview:
-    "The bytes of an array, from whichever kind of string holds them."
+    "The bytes of an array, from whichever kind of string holds them. Raises where it is none."
     if isinstance(x, str):
         return x.encode("latin-1")           # Python 2, or protocol 2
     if isinstance(x, (bytes, memoryview)):
@@ -33,7 +33,7 @@ def plain_dtype(
     code:str|bytes,   # such as '<f4'
     *_:object,        # what NumPy writes beside it
 )->np.dtype:
-    "A dtype of numbers, texts or objects; structured and void ones are refused."
+    "A dtype of numbers, texts or objects; structured and void ones are refused. Raises `Refused`."
     dtype = None
     if isinstance(code, (str, bytes)):
         dtype = np.dtype(code if isinstance(code, str) else code.decode())
@@ -62,7 +62,9 @@ def shaped(
     shape:tuple,
     order:str="C",                    # or 'F'
 )->np.ndarray:
-    "An array from its bytes (a view) or, for objects, from their list."
+    """An array from its bytes (a view) or, for objects, from their list.
+    Raises where the bytes do not fill its shape.
+    """
     shape = tuple(int(n) for n in shape)
     n = int(np.prod([*shape, 1], dtype=object))      # of Python's numbers, which do not overflow
     if not isinstance(dtype, np.dtype) or min([*shape, 0]) < 0 or len(shape) > 8:
@@ -85,7 +87,9 @@ class Pending:
 
 # %% ../../nbs/formats/05_pickle_arrays.ipynb #5d46be9b
 def settled(x:object)->object:
-    "A value that is complete: an array or dtype that was announced counts as itself."
+    """A value that is complete: an array or dtype that was announced counts as itself.
+    Raises where it was never filled.
+    """
     if not isinstance(x, Pending):
         return x
     if x.value is None:
@@ -107,7 +111,7 @@ def fill(
     target:Pending,
     state:tuple,      # as NumPy writes it
 ):
-    "The instruction BUILD: only arrays and dtypes have a state."
+    "The instruction BUILD: only arrays and dtypes have a state. Raises where something else has one."
     if not isinstance(target, Pending) or not isinstance(state, tuple):
         raise Refused("a state for something that is no array")
     if target.kind == "dtype":

@@ -57,7 +57,9 @@ def counted_string(
 def instructions(
     file:MappedFile,
 )->Iterator[tuple[str, object, int]]:
-    "Each instruction's name, argument and position, up to the end of the pickle."
+    """Each instruction's name, argument and position, up to the end of the pickle.
+    Raises where one is unknown, or the end is missing.
+    """
     name = ""
     while name != "STOP":
         at, code = file.at, file.read(1).decode("latin-1")
@@ -81,7 +83,7 @@ class Machine:
         self.stack, self.memo, self.budget = [], {}, budget
 
     def spend(self, *copied:object):
-        "Count what is copied."
+        "Count what is copied. Raises where it is too much."
         sized = str, bytes, memoryview, list, tuple, dict, set, frozenset
         self.budget -= sum(len(x) for x in copied if isinstance(x, sized))
         if self.budget < 0:
@@ -94,7 +96,7 @@ class Machine:
         return items
 
     def to_mark(self)->list:
-        "The values above the last mark; they and the mark are gone then."
+        "The values above the last mark; they and the mark are gone then. Raises where there is none."
         for i in range(len(self.stack) - 1, -1, -1):
             if self.stack[i] is MARK:
                 items = self.stack[i + 1:]
@@ -286,7 +288,7 @@ def step(
     name:str,       # of the instruction
     value:object,   # its argument
 ):
-    "Carry out one instruction, or refuse it."
+    "Carry out one instruction, or refuse it. Raises `Refused`."
     if name not in INSTRUCTIONS:
         raise Refused(f"the instruction {name}")
     INSTRUCTIONS[name](m, value)

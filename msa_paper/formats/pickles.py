@@ -45,7 +45,9 @@ DEEPEST = 32
 def finished_value(
     root:object,  # what the machine ended with
 )->object:        # the same with arrays in place
-    "Put arrays where they were announced; refuse what is nested too deep or contains itself."
+    """Put arrays where they were announced; refuse what is nested too deep or contains itself.
+    Raises `Refused`.
+    """
     box, placed, seen = [root], Placed(), {}
     todo = [(box, 0)]
     while todo:
@@ -87,7 +89,7 @@ def plain_value(
     where:object,      # for messages
     offset:int=0,      # where the pickle begins
 )->object:             # dictionaries, lists, numbers, texts, arrays; tuples come as lists
-    "The value that a pickle describes, or one clear error."
+    "The value that a pickle describes, or one clear error. Raises `MsaPaperError`."
     machine, at = Machine(budget_of(content)), offset
     try:
         for name, value, at in instructions(MappedFile(content, offset)):
@@ -109,7 +111,9 @@ def plain_value(
 def read_pickle(
     path:Path|str,     # a .pkl file of any protocol, from Python 2 or 3
 )->object:             # as `plain_value` gives it; arrays are views of the file, read-only
-    "The data in a pickle, read without running it: arrays and plain containers, all else is refused by name."
+    """The data in a pickle, read without running it: arrays and plain containers, all else is refused.
+    Raises where it is missing or empty.
+    """
     path = Path(path)
     if not path.is_file():
         raise MsaPaperError("missing file", path)

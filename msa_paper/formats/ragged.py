@@ -115,7 +115,7 @@ def valid_rows(
 
 # %% ../../nbs/formats/15_ragged.ipynb #6c41138d
 class Rows:
-    "Rows of some matrices, one after another, as float32; NaN and infinity are `fill`."
+    "Rows of some matrices, one after another, float32; NaN and infinity are `fill`."
     dtype = np.dtype(np.float32)
 
     def __init__(self,
@@ -140,7 +140,7 @@ class Rows:
         ]
 
     def as_written(self, rows:slice)->np.ndarray:
-        "The rows of a slice as the file has them."
+        "The rows of a slice as the file has them. Raises at steps."
         first, stop, step = rows.indices(len(self))
         if step != 1:
             raise MsaPaperError("rows are read in order")

@@ -78,7 +78,9 @@ def write_tensors(
     tensors:dict,      # {name: (dtype, shape, arrays that give the rows, in order)}
     metadata:dict,     # {name: text}
 )->Path:               # the path written
-    "A safetensors file with its digest, written piece by piece, whole or absent."
+    """A safetensors file with its digest, written piece by piece, whole or absent.
+    Raises where features change meanwhile.
+    """
     shapes = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
     head, size = header_bytes(shapes, {"sha256": BLANK} | metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +135,9 @@ class StoredRows:
         return {**vars(self), "file": None}     # an open file does not travel
 
     def opened(self)->io.FileIO:
-        "The file, opened once in each process, and still the one that was checked."
+        """The file, opened once in each process, and still the one that was checked.
+        Raises where it was changed.
+        """
         if self.file is None:
             file = open(self.path, "rb", buffering=0)
             if seal_of(self.path) != self.seal:

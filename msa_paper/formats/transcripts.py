@@ -49,7 +49,9 @@ def read_table(
     columns:dict[str, type],    # {name: `str` or `float`}
     separator:str=",",
 )->pd.DataFrame:                # these columns
-    "A table with a header, or one error that names file and reason."
+    """A table with a header, or one error that names file and reason.
+    Raises where the file or a column is missing.
+    """
     if not path.is_file():
         raise MsaPaperError("missing file", path, REMEDY)
     table = parsed_table(path, columns, separator)

@@ -112,7 +112,9 @@ def chosen_columns(
     return list(chosen)
 
 def named_columns(selection:str, width:int, where:object)->list[int]:
-    "The column numbers of a named selection, where the file has as many columns as it chooses from."
+    """The column numbers of a named selection, where the file has as many columns as it chooses from.
+    Raises where it has not.
+    """
     names, chosen = SELECTIONS[known(selection, SELECTIONS, "selection of columns")]
     if len(names) != width:
         what = f"{width} columns, but '{selection}' chooses from {len(names)}"

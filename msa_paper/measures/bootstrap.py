@@ -10,7 +10,9 @@ __all__ = ['DRAWS', 'confusion', 'f1_from', 'IntensitySums', 'intensity_sums', '
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 import numpy as np, pandas as pd
+from .ids import resampled_metrics
 from .metrics import binned, scored
+from ..schema import Task
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #81cdfe1b
 def confusion(
@@ -126,7 +128,7 @@ def all_draws(
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #8cbd4d01
 def group_sums(
-    task:"Task",
+    task:Task,
     prediction:np.ndarray,  # (n, outputs)
     truth:np.ndarray,       # (n,), NaN = missing
     group:np.ndarray,       # (n,) the video or dialogue of each sample
@@ -142,17 +144,17 @@ def group_sums(
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #0fc1104c
 def resampled(
-    task:"Task",
+    task:Task,
     by_group:np.ndarray,    # (groups, k) of `group_sums`
 )->pd.DataFrame:            # one row a resample of the groups, one column a metric
     "The metrics on resamples of the groups (cluster bootstrap)."
     drawn = np.concatenate([counts @ by_group for counts in group_draws(len(by_group))])
     found = class_from(drawn, task.classes) if task.classes else intensity_from(drawn)
-    return pd.DataFrame(found).astype(np.float32)
+    return pd.DataFrame({id: found[id] for id in resampled_metrics(task)}).astype(np.float32)
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #72ccd790
 def replicates(
-    task:"Task",
+    task:Task,
     prediction:np.ndarray,  # (n, outputs)
     truth:np.ndarray,       # (n,), NaN = missing
     group:np.ndarray,       # (n,)

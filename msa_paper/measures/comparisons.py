@@ -47,7 +47,9 @@ def uncertainty_from(
     within:np.ndarray,    # (…) variances over resamples of each seed about that mean, summed
     groups:float,         # G: how many groups were resampled
 )->tuple[np.ndarray, np.ndarray, np.ndarray]: # mean over seeds, standard error, degrees of freedom: (…)
-    "How well a mean over seeds is known, when seeds and groups are both a sample."
+    """How well a mean over seeds is known, when seeds and groups are both a sample.
+    Raises where there is one group only.
+    """
     if groups <= 1:
         raise MsaPaperError("one video or dialogue alone has no spread", remedy="score a test set of several")
     S, c = len(points), groups / (groups - 1)
@@ -94,7 +96,7 @@ def estimate_from(
     groups:float,         # how many groups were resampled
     level:float=.95,
 )->Estimate:
-    "The mean over seeds, with an interval over seeds and groups."
+    "The mean over seeds, with an interval over seeds and groups. Raises where there is no seed."
     if not len(points):
         raise MsaPaperError("no seed, so no mean", remedy="give the runs of at least one")
     points = np.asarray(points, float)
@@ -112,7 +114,9 @@ def estimate(
     groups:float,         # how many groups were resampled
     level:float=.95,
 )->Estimate:
-    "The mean over seeds, with an interval over seeds and groups, from resamples."
+    """The mean over seeds, with an interval over seeds and groups, from resamples.
+    Raises where there is no seed.
+    """
     if not results:
         raise MsaPaperError("no seed, so no mean", remedy="give the runs of at least one")
     draws = np.stack([np.asarray(d, float) for _, d in results.values()], 1)
@@ -166,7 +170,9 @@ def compare(
     groups:float,    # how many groups were resampled
     level:float=.95,
 )->Difference:       # of a − b
-    "The difference of two models over the seeds that both have."
+    """The difference of two models over the seeds that both have.
+    Raises where they share no seed, or were resampled differently.
+    """
     both = sorted(set(a) & set(b))
     if not both:
         where = f"{sorted(a)} and {sorted(b)}"
@@ -235,7 +241,7 @@ def by_seed(
     runs:list,    # finished runs of one model
     metric:str,   # a column of the replicates: 'mae', 'corr', 'acc', …
 )->Seeds:
-    "What `estimate` and `compare` want, from runs."
+    "What `estimate` and `compare` want, from runs. Raises where two runs have one seed."
     found = {}
     for r in runs:
         if r.seed in found:

@@ -43,7 +43,9 @@ def slope(
     group:np.ndarray,      # (n,) the video of each sample
     level:float=.95,
 )->Slope:
-    "Slope of the error's size on the truth's, over seeds and groups."
+    """Slope of the error's size on the truth's, over seeds and groups.
+    Raises where there are not as many of each.
+    """
     e, x = np.atleast_2d(np.asarray(abs_error, float)), np.asarray(abs_truth, float)
     if e.shape[1] != len(x) or len(x) != len(group):
         raise MsaPaperError(f"{e.shape[1]} errors, {len(x)} truths and {len(group)} groups")

@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['Model', 'Ensemble', 'ClosedForm', 'settings_class', 'model_settings', 'build_model', 'count_parameters',
-           'parameter_groups', 'trained_outputs', 'check_model', 'drawn_batch']
+           'drawn_batch', 'parameter_groups', 'trained_outputs', 'check_model']
 
 # %% ../../nbs/model/00_contract.ipynb #5d22dbc8
-import copy, inspect
+import copy, inspect, typing
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 import torch, torch.nn.functional as F
 from pydantic import BaseModel
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from ..core import MsaPaperError, validated
 from ..registry import model
+from ..registry import model as models   # where an argument is called `model`
 from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
 from ..schema import DataSpec
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
+@runtime_checkable
 class Model(Protocol):
     "What every model is: an `nn.Module` with a `head`."
     head: nn.Module    # its matrices decay, nothing else does (E9)
@@ -31,7 +34,8 @@ class Model(Protocol):
         "An intensity, or the scores of the classes."
 
 # %% ../../nbs/model/00_contract.ipynb #55357a53
-class Ensemble(Model, Protocol):
+@runtime_checkable
+class Ensemble(Protocol):
     "A model of several members: in training each has a loss of its own."
     def member_outputs(self,
         batch:Batch,
@@ -39,27 +43,72 @@ class Ensemble(Model, Protocol):
         "What each member says."
 
 # %% ../../nbs/model/00_contract.ipynb #03ff03b8
-class ClosedForm(Model, Protocol):
+@runtime_checkable
+class ClosedForm(Protocol):
     "A model that is fitted in closed form: no epochs, no seed."
     def fit_closed_form(self,
         corpus:Corpus,
-        scale,         # a standardiser: Batch → Batch
+        scale:Callable[[Batch], Batch],   # a standardiser
     ):
         "Fit on the training split, choose on the validation split; never ask for the test split."
 
 # %% ../../nbs/model/00_contract.ipynb #a14b7a4a
+SHOWN = "def __init__(self, data:DataSpec, settings:ToySettings=ToySettings()); ToySettings is a BaseModel"
+
+def parameter_types(
+    name:str,        # of a declared model
+)->dict[str, type]:  # {parameter: its annotation}
+    "What building a model takes; annotations that are written as text are looked up."
+    made = model[name].__init__ if inspect.isclass(model[name]) else model[name]
+    try:
+        return typing.get_type_hints(made)
+    except NameError as error:
+        what = f"an annotation of model '{name}' cannot be looked up: {error}"
+        raise MsaPaperError(what, made.__module__, "import it at the top of the module") from error
+
+# %% ../../nbs/model/00_contract.ipynb #ae89e6b0
 def settings_class(
     name:str,        # of a declared model
 )->type[BaseModel]:
-    "What a model can be told: the annotation of its parameter `settings`."
-    return inspect.signature(model[name]).parameters["settings"].annotation
+    "What a model can be told: the annotation of its parameter `settings`. Raises where it has none."
+    found = parameter_types(name).get("settings")
+    if not (inspect.isclass(found) and issubclass(found, BaseModel)):
+        what = f"model '{name}' has no parameter `settings` with a pydantic model as its type"
+        raise MsaPaperError(what, model.declared[name].module, SHOWN)
+    return found
 
 def model_settings(
     name:str,        # of a declared model
     settings:dict,   # {setting: value}; what is left out has its default
 )->BaseModel:
-    "The validated settings of a model."
+    "The validated settings of a model. Raises where a setting is unknown or of another type."
     return validated(settings_class(name), settings, f"model '{name}'")
+
+# %% ../../nbs/model/00_contract.ipynb #beac4566
+CALLED = dict(forward=("batch",), member_outputs=("batch",), fit_closed_form=("corpus", "scale"))
+
+def wrong_signature(
+    model:nn.Module,
+)->str:              # empty where all is well
+    "Which of its methods cannot be called as evaluation, training and fitting call them."
+    for name, given in CALLED.items():
+        if (method := getattr(model, name, None)) is None:
+            continue
+        try:
+            inspect.signature(method).bind(*given)
+        except TypeError as error:
+            return f"{name} cannot be called as {name}({', '.join(given)}): {error}"
+    return ""
+
+def wrong_declaration(
+    model:nn.Module,
+    closed_form:bool,   # what its declaration says
+)->str:                 # empty where all is well
+    "Whether a declaration and the methods of a model disagree."
+    if closed_form == isinstance(model, ClosedForm):
+        return ""
+    has = "no" if closed_form else "a"
+    return f"it is declared with closed_form={closed_form}, and has {has} method `fit_closed_form`"
 
 # %% ../../nbs/model/00_contract.ipynb #e44ca901
 def build_model(
@@ -67,13 +116,17 @@ def build_model(
     data:DataSpec,   # what it will see
     settings:dict,   # {setting: value}
 )->nn.Module:
-    "A model by name, with freshly drawn weights. Raises `MsaPaperError` where it cannot be built."
+    "A model by name, with freshly drawn weights. Raises where it cannot be built, or breaks its contract."
     numbered = [m for m, k in data.modalities.items() if k.kind == "ids"]
     if numbered:
         remedy = "read the file's vectors (text='text'), or make features of the transcripts (extract.text)"
         what, where = "a model reads vectors, not numbers of word pieces", f"modality '{numbered[0]}'"
         raise MsaPaperError(what, where, remedy)
-    return model[name](data, model_settings(name, settings))
+    built = model[name](data, model_settings(name, settings))
+    declared = model.facts(name).get("closed_form", False)
+    if wrong := wrong_declaration(built, declared) or wrong_signature(built):
+        raise MsaPaperError(f"model '{name}': {wrong}", model.declared[name].module, "see model.contract")
+    return built
 
 # %% ../../nbs/model/00_contract.ipynb #66c986a2
 def count_parameters(
@@ -81,6 +134,22 @@ def count_parameters(
 )->int:
     "How many numbers are trained."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+# %% ../../nbs/model/00_contract.ipynb #0fc3ef98
+def drawn_batch(
+    data:DataSpec,                 # what the samples have
+    lengths:tuple,                 # of each sample: its steps, or the steps of each of its modalities
+    generator:torch.Generator,
+)->Batch:
+    "Samples of random numbers, for checks; with one label a step they have as many as steps."
+    samples = []
+    for i, n in enumerate(lengths):
+        steps = [n] * len(data.modalities) if isinstance(n, int) else n
+        x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
+        y = torch.randn(steps[:1] if data.per_step else (), generator=generator)
+        ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
+        samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
+    return collate(samples)
 
 # %% ../../nbs/model/00_contract.ipynb #651e4527
 def parameter_groups(
@@ -98,8 +167,7 @@ def trained_outputs(
     batch:Batch,
 )->list[Tensor]:           # one for each loss
     "What has a loss of its own: each member's output, or the one output."
-    members = getattr(model, "member_outputs", None)
-    return list(members(batch)) if members else [model(batch)]
+    return list(model.member_outputs(batch)) if isinstance(model, Ensemble) else [model(batch)]
 
 # %% ../../nbs/model/00_contract.ipynb #e1871021
 def is_real(
@@ -109,13 +177,34 @@ def is_real(
     steps = batch.labels.dim() == 2
     return batch.masks[next(iter(batch.masks))] if steps else torch.ones(len(batch), dtype=torch.bool)
 
+# %% ../../nbs/model/00_contract.ipynb #4b55c0b6
+def check_interface(model):
+    "It is a module with a head, and its methods are those that it declares, with the usual arguments."
+    assert isinstance(model, nn.Module), f"it is a {type(model).__name__}, no nn.Module"
+    has_head = isinstance(model, Model) and isinstance(model.head, nn.Module)
+    assert has_head, "it has no `head` whose weights decay"
+    if wrong := wrong_signature(model):
+        raise AssertionError(wrong)
+    for name in [n for n, made in models.things.items() if made is type(model)]:
+        if wrong := wrong_declaration(model, models.facts(name).get("closed_form", False)):
+            raise AssertionError(wrong)
+
+def check_members(said, shape):
+    "An ensemble says one output of the usual shape a member."
+    assert isinstance(said, Tensor), f"member_outputs gives a {type(said).__name__}, no tensor"
+    fits = said.dim() == len(shape) + 1 and said.shape[1:] == shape and len(said)
+    wanted = f"(members, {', '.join(map(str, shape))})"
+    assert fits, f"member_outputs has shape {tuple(said.shape)}, not {wanted}"
+
 # %% ../../nbs/model/00_contract.ipynb #6a0d2217
 def check_gradients(model, batch, outputs):
-    "One output a label, and a gradient for every parameter."
+    "One output a label, of each member too, and a gradient for every parameter."
     model.train()
     y, real = model(batch), is_real(batch)
     assert isinstance(y, Tensor), f"it gives a {type(y).__name__}, no tensor"
     assert y.shape == (*batch.labels.shape, outputs), f"output has shape {tuple(y.shape)}"
+    if isinstance(model, Ensemble):
+        check_members(model.member_outputs(batch), y.shape)
     model.zero_grad()
     (y[real] * torch.randn(y[real].shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -141,7 +230,6 @@ def after_a_step(
 # %% ../../nbs/model/00_contract.ipynb #3d0ea5d4
 def check_training(model, batch):
     "A step can be made, it moves what is trained, and it is the same twice."
-    assert isinstance(getattr(model, "head", None), nn.Module), "it has no `head` whose weights decay"
     own = {id(p) for p in model.parameters()}
     foreign = [p for p in model.head.parameters() if id(p) not in own]
     assert not foreign, "its head holds weights that are not the model's"
@@ -198,26 +286,11 @@ def check_model(
     outputs:int,         # how many numbers a prediction has
     tolerance:float=1e-5,
 ):
-    "Assert what every model of the project has to keep; says which promise was broken."
+    "Assert what every model of the project has to keep. Raises `AssertionError`: which promise was broken."
+    check_interface(model)
     check_gradients(model, batch, outputs)
     check_training(model, batch)
     model.eval()
     with torch.no_grad():
         check_independence(model, batch, tolerance)
         check_state(model, batch)
-
-# %% ../../nbs/model/00_contract.ipynb #0fc3ef98
-def drawn_batch(
-    data:DataSpec,                 # what the samples have
-    lengths:tuple,                 # of each sample: its steps, or the steps of each of its modalities
-    generator:torch.Generator,
-)->Batch:
-    "Samples of random numbers, for checks; with one label a step they have as many as steps."
-    samples = []
-    for i, n in enumerate(lengths):
-        steps = [n] * len(data.modalities) if isinstance(n, int) else n
-        x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
-        y = torch.randn(steps[:1] if data.per_step else (), generator=generator)
-        ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
-        samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
-    return collate(samples)

@@ -34,7 +34,8 @@ class BiLSTM(nn.Module):
         self.width = width
         self.forth, self.back = (nn.LSTM(inputs, width // 2, batch_first=True) for _ in range(2))
 
-    def forward(self, x, mask): # (B, T, inputs), (B, T) → (B, T, width), mask
+    # (B, T, inputs), (B, T) → (B, T, width), mask
+    def forward(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         x, lengths = x * mask[..., None], mask.sum(1)
         forth = self.forth(x)[0]
         back = reversed_within(self.back(reversed_within(x, lengths))[0], lengths)
@@ -62,7 +63,8 @@ class StridedConvolutions(nn.Module):
             return nn.Conv1d(channels, width, 2 * s + 1, stride=s, padding=s)
         self.layers = nn.ModuleList(map(convolution, (inputs, width), self.strides))
 
-    def forward(self, x, mask): # (B, T, inputs), (B, T) → (B, about T / rate, width), mask
+    # (B, T, inputs), (B, T) → (B, about T / rate, width), mask
+    def forward(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         for layer, stride in zip(self.layers, self.strides):
             x = layer((x * mask[..., None]).mT).relu().mT
             mask = mask[:, ::stride]
@@ -83,7 +85,8 @@ class SpectrumEncoder(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(a, c, 3, padding=1) for a in (1, c))
         self.lstm = BiLSTM(c * math.ceil(math.ceil(inputs / 2) / 2), width)
 
-    def forward(self, x, mask): # (B, T, inputs), (B, T) → (B, about T / rate, width), mask
+    # (B, T, inputs), (B, T) → (B, about T / rate, width), mask
+    def forward(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         x = x[:, None]
         for layer, pool in zip(self.layers, self.pools):
             x = layer(x * mask[:, None, :, None]).relu() * mask[:, None, :, None]
@@ -97,7 +100,7 @@ class NoEncoder(nn.Module):
         super().__init__()
         self.width = inputs
 
-    def forward(self, x, mask): # (B, T, inputs), (B, T) → the same
+    def forward(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]: # (B, T, inputs), (B, T) → the same
         return x * mask[..., None], mask
 
 # %% ../../nbs/model/10_encoders.ipynb #4d603953

@@ -27,7 +27,8 @@ class FeatureAttention(nn.Module):
         super().__init__()
         self.score = nn.Linear(modalities * width, modalities)     # W_1, b_1
 
-    def forward(self, f, mask): # f (B, T, M, d), mask (B, T, M) → h (B, T, d), α (B, T, M)
+    # f (B, T, M, d), mask (B, T, M) → h (B, T, d), α (B, T, M)
+    def forward(self, f:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         α = masked_softmax(self.score(f.flatten(2)), mask)
         return torch.einsum("btm,btmd->btd", α, f), α
 
@@ -37,7 +38,8 @@ class MeanFusion(nn.Module):
     def __init__(self, modalities:int, width:int):
         super().__init__()
 
-    def forward(self, f, mask): # f (B, T, M, d), mask (B, T, M) → h (B, T, d), the equal weights (B, T, M)
+    # f (B, T, M, d), mask (B, T, M) → h (B, T, d), the equal weights (B, T, M)
+    def forward(self, f:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         α = mask / mask.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("btm,btmd->btd", α, f), α
 
@@ -48,7 +50,8 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.project = nn.Linear(modalities * width, width)
 
-    def forward(self, f, mask): # f (B, T, M, d), mask (B, T, M) → h (B, T, d), no weights
+    # f (B, T, M, d), mask (B, T, M) → h (B, T, d), no weights
+    def forward(self, f:Tensor, mask:Tensor)->tuple[Tensor, None]:
         return self.project(f.flatten(2)) * mask.any(-1, keepdim=True), None
 
 # %% ../../nbs/model/20_fusion.ipynb #2961029c
@@ -74,14 +77,15 @@ class DecisionAttention(nn.Module):
         self.lstms = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in self.modalities)
         self.score = nn.Linear(modalities * width, modalities)     # W_2, b_2
 
-    def states(self, h, f, mask): # → M times (B, T, d), and which of them say something (B, T, M)
+    # as `forward` → M times (B, T, d), and which of them say something (B, T, M)
+    def states(self, h:Tensor, f:Tensor, mask:Tensor)->tuple[list[Tensor], Tensor]:
         "What each LSTM has made of the sequence after each step."
         fused = self.reads == "fused"
         valid = torch.stack([mask.any(-1) if fused else mask[:, :, m] for m in self.modalities], 2)
         return [lstm(h if fused else f[:, :, m])[0] for m, lstm in enumerate(self.lstms)], valid
 
     # H (B, T, d), f (B, T, M, d), mask (B, T, M) → C (B, d), β (B, M); at each step (B, T, d), (B, T, M)
-    def forward(self, h, f, mask):
+    def forward(self, h:Tensor, f:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         s, valid = self.states(h, f, mask)
         if self.readout == "last":
             s = torch.stack([last_valid(x, valid[:, :, m]) for m, x in enumerate(s)], 1)

@@ -58,7 +58,7 @@ class SimilarityThreshold(nn.Module):
         "The threshold now."
         return self.raw.sigmoid() if self.learnable else self.preset
 
-    def forward(self, cosine): # (B, T, T) → the gate (B, T, T), 0 or 1 in value
+    def forward(self, cosine:Tensor)->Tensor: # (B, T, T) → the gate (B, T, T), 0 or 1 in value
         hard = (cosine > self.theta).to(cosine.dtype)
         if not self.learnable:
             return hard
@@ -89,7 +89,7 @@ class GraphConvolutions(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     # a padded step has no edge, disturbs nobody, and is masked by what follows
-    def forward(self, h, A): # H (B, T, d), A (B, T, T) → (B, T, d)
+    def forward(self, h:Tensor, A:Tensor)->Tensor: # H (B, T, d), A (B, T, T) → (B, T, d)
         for layer in self.layers:
             h = self.dropout(layer(h, A).relu())
         return h
@@ -113,7 +113,7 @@ class CausalBlock(nn.Module):
         self.layers = nn.ModuleList(convolution() for _ in range(2))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x): # (B, d, T) → (B, d, T)
+    def forward(self, x:Tensor)->Tensor: # (B, d, T) → (B, d, T)
         y = x
         for layer in self.layers:
             y = self.dropout(layer(F.pad(y, (self.reach, 0))).relu())
@@ -132,7 +132,7 @@ class TemporalConvolutions(nn.Module):
         self.blocks = nn.Sequential(*(CausalBlock(width, kernel, 2**i, dropout) for i in range(levels)))
         self.receptive_field = receptive_field(levels, kernel)
 
-    def forward(self, x, mask): # (B, T, d), (B, T) → (B, T, d)
+    def forward(self, x:Tensor, mask:Tensor)->Tensor: # (B, T, d), (B, T) → (B, T, d)
         return self.blocks((x * mask[..., None]).mT).mT * mask[..., None]
 
 # %% ../../nbs/model/30_graph.ipynb #28b04114
@@ -152,6 +152,7 @@ class SpatioTemporalNetwork(nn.Module):
         self.gcn = GraphConvolutions(width, dropout)
         self.tcn = TemporalConvolutions(width, levels, kernel, dropout)
 
-    def forward(self, h, mask): # (B, T, d), (B, T) → H' (B, T, d), graph (B, T, T)
+    # (B, T, d), (B, T) → H' (B, T, d), graph (B, T, T)
+    def forward(self, h:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         A = build_graph(h, mask, self.threshold, self.window)
         return self.tcn(self.gcn(h, A), mask), A

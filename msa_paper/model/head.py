@@ -42,6 +42,7 @@ class PredictionHead(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
 
     # H' (B, T, d), C (B, d), with one label a step also (B, T, d), or None, mask (B, T)
-    def forward(self, h, C, mask): # → (B, outputs), or (B, T, outputs) with one label a step
+    # → (B, outputs), or (B, T, outputs) with one label a step
+    def forward(self, h:Tensor, C:Tensor|None, mask:Tensor)->Tensor:
         y = self.layers(with_context(h if self.per_step else mean_valid(h, mask), C))
         return y if self.bound is None else self.bound * y.tanh()

@@ -14,7 +14,8 @@ from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..experiment.study_tables import Tables
 from ..measures.comparisons import effective_groups
-from ..schema import SIMS_TASKS, TASKS, Task
+from ..measures.ids import resampled_metrics
+from ..schema import TASKS, Task
 from ..studies.comparisons import Configuration
 from ..studies.study import has_experiments, studied, study_names
 
@@ -62,11 +63,7 @@ def run_groups(run:Run)->float:
 # %% ../../nbs/report/26_at_hand.ipynb #98635cfb
 def interval_metrics(task:Task)->list[str]: # names of metrics
     "The metrics of a task that are resampled."
-    if task.classes:
-        return ["acc", "f1_weighted", *(f"f1_{c}" for c in task.classes)]
-    if task.name in SIMS_TASKS:
-        return ["mae", "corr"]
-    return ["mae", "corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc5", "acc7"]
+    return list(resampled_metrics(task))
 
 # %% ../../nbs/report/26_at_hand.ipynb #096ac953
 def published_before(
