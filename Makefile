@@ -62,7 +62,7 @@ mmsa: $(READY)
 
 # what Python 3.12 with PyTorch and its kin still lacks: papermill, ipykernel, nbclient, nbconvert, pydantic, pooch, optuna, distributed, and what these need
 GPU_WHEELS = alembic annotated-types asttokens beautifulsoup4 bleach cffi colorlog comm cryptography dask debugpy defusedxml distributed \
-  entrypoints executing fastjsonschema ipykernel ipython ipython-pygments-lexers jedi jsonschema jsonschema-specifications \
+  entrypoints executing fastcore fastjsonschema ipykernel ipython ipython-pygments-lexers jedi jsonschema jsonschema-specifications \
   jupyter-client jupyter-core jupyterlab-pygments locket mako matplotlib-inline mistune nbclient nbconvert nbformat \
   nest-asyncio2 optuna pandocfilters papermill parso partd pexpect platformdirs pooch prompt-toolkit ptyprocess pure-eval pycparser \
   pydantic pydantic-core pyzmq referencing rpds-py sortedcontainers soupsieve sqlalchemy stack-data tblib tenacity \

@@ -118,9 +118,9 @@ CLAIM = """
 #| default_exp evidence.claims.toy
 ---
 #| export
-from msa_paper.evidence.run_effects import judged, turned
-from msa_paper.evidence.sources import PLACE, runs_of
-from msa_paper.evidence.verdicts import Effect, Finding, untestable
+from msa_paper.evidence.run_effects import judged, lacking, turned
+from msa_paper.evidence.sources import runs_of
+from msa_paper.evidence.verdicts import Effect, Finding
 from msa_paper.registry import claim, measure
 from msa_paper.report.pages import compared
 ---
@@ -141,7 +141,7 @@ def beats_a_toy(results:str="")->list[Finding]:
     runs = runs_of(key, ("full", "toy"), results)
     difference = compared(runs["full"], runs["toy"], "mae")
     if not difference:
-        return [untestable(PLACE[key], "not run: any model")]
+        return [lacking(key, runs)]
     return [judged("C99", key, [toy_lead(difference)], runs)]
 """
 

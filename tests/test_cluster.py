@@ -1,4 +1,5 @@
-"""kill -9 at random moments: of the command, with processes on this machine; with a Dask scheduler, of all that takes part."""
+"""kill -9 at random moments: of a command on this machine; with a Dask scheduler, of all parts."""
+
 import json
 import os
 import pickle
@@ -29,10 +30,16 @@ from msa_paper.experiment.store import Store
 from test_dead_ends import kernels, litter
 from test_runs import alive, children, contents
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills process trees through /proc: Linux only")
-SLOW = bool(os.environ.get("MSA_PAPER_SLOW"))  # 40 runs and three kills; without it, 8 runs, one kill here and two with a scheduler
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="kills process trees through /proc: Linux only"
+)
+SLOW = bool(
+    os.environ.get("MSA_PAPER_SLOW")
+)  # 40 runs and three kills; without it, 8 runs, one kill here and two with a scheduler
 ROWS, SEEDS, PATIENCE = (4, 10, 3600) if SLOW else (2, 4, 600)
-TINY = dict(protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=3, progress=False)
+TINY = dict(
+    protocol="tone", data=dict(segments=200), settings=dict(width=8, tcn_levels=1), epochs=3, progress=False
+)
 COMMAND = """
 import sys
 from msa_paper.jobs.cluster import run_on_cluster
@@ -46,7 +53,10 @@ if __name__ == "__main__":
 
 
 def rows(folder):
-    return [RunSpec(**TINY, learning_rate=1e-3 * k, seeds=range(1, SEEDS + 1), results=str(folder)) for k in range(1, ROWS + 1)]
+    return [
+        RunSpec(**TINY, learning_rate=1e-3 * k, seeds=range(1, SEEDS + 1), results=str(folder))
+        for k in range(1, ROWS + 1)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +75,15 @@ class Command:
 
     def __init__(self, folder, some, address=""):
         folder.mkdir(exist_ok=True)
-        self.store, self.script, self.seen, self.running = Store(some[0].results), folder / "command.py", {}, None
-        self.script.write_text(COMMAND.format(rows=[r.model_dump(mode="json") for r in some], address=address))
+        self.store, self.script, self.seen, self.running = (
+            Store(some[0].results),
+            folder / "command.py",
+            {},
+            None,
+        )
+        self.script.write_text(
+            COMMAND.format(rows=[r.model_dump(mode="json") for r in some], address=address)
+        )
 
     def start(self):
         if self.running is None:
@@ -76,12 +93,17 @@ class Command:
         "Wait until n runs are there."
         deadline = time.time() + PATIENCE
         while len(self.store.runs()) < n:
-            assert self.running.poll() is None and time.time() < deadline, f"{len(self.store.runs())} of {n} runs"
+            assert self.running.poll() is None and time.time() < deadline, (
+                f"{len(self.store.runs())} of {n} runs"
+            )
             time.sleep(0.05)
 
     def look(self):
         "Finished runs stay what they are: folder and file are the same, and so is when they were written."
-        there = {r.id: (r.folder.stat().st_ino, (s := (r.folder / "metrics.json").stat()).st_ino, s.st_mtime_ns) for r in self.store.runs()}
+        there = {
+            r.id: (r.folder.stat().st_ino, (s := (r.folder / "metrics.json").stat()).st_ino, s.st_mtime_ns)
+            for r in self.store.runs()
+        }
         assert self.seen.items() <= there.items(), "a finished run was written again"
         self.seen = there
 
@@ -118,9 +140,14 @@ def moments(seed, kills):
 def once_each(command, undisturbed):
     "All are there, each came to its end once, with the numbers of the undisturbed."
     assert contents(command.store) == undisturbed and len(undisturbed) == ROWS * SEEDS
-    journal = Counter((line["run"], line["what"]) for line in map(json.loads, open(command.store.folder / "notebooks" / "journal.jsonl")))
+    journal = Counter(
+        (line["run"], line["what"])
+        for line in map(json.loads, open(command.store.folder / "notebooks" / "journal.jsonl"))
+    )
     assert set(journal) <= {(run, "published") for run in undisturbed} and set(journal.values()) == {1}
-    assert not list(command.store.folder.rglob("*.partial")) and not list(command.store.folder.rglob("*.lock"))
+    assert not list(command.store.folder.rglob("*.partial")) and not list(
+        command.store.folder.rglob("*.lock")
+    )
 
 
 def test_kills_with_local_processes(undisturbed, tmp_path):
@@ -142,7 +169,15 @@ class Dask:
     def __init__(self, folder, *options):
         self.folder, self.processes = folder, []
         self.file = folder / "scheduler.json"
-        self.begin("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", self.file, *(options or ("--host", "127.0.0.1")))
+        self.begin(
+            "scheduler",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            self.file,
+            *(options or ("--host", "127.0.0.1")),
+        )
         deadline = time.time() + 120
         while not self.file.is_file():
             assert time.time() < deadline, "no scheduler"
@@ -152,13 +187,37 @@ class Dask:
 
     def begin(self, what, *arguments, **environment):
         log = open(self.folder / f"{what}-{len(self.processes)}.log", "w")
-        given = os.environ | dict(MSA_PAPER_DATA=str(self.folder / "nothing"), MSA_PAPER_CACHE=str(self.folder / "cache")) | environment
+        given = (
+            os.environ
+            | dict(MSA_PAPER_DATA=str(self.folder / "nothing"), MSA_PAPER_CACHE=str(self.folder / "cache"))
+            | environment
+        )
         place = str(environment.get("PYTHONPATH", PROJECT)).split(os.pathsep)[0]
-        self.processes.append(subprocess.Popen([sys.executable, "-m", "dask", what, *map(str, arguments)], cwd=place, env=given, stdout=log, stderr=log, preexec_fn=die_with_parent))
+        self.processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dask", what, *map(str, arguments)],
+                cwd=place,
+                env=given,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+        )
         return self.processes[-1]
 
     def worker(self, **environment):
-        return self.begin("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self.folder / "work", *self.worker_options, **environment)
+        return self.begin(
+            "worker",
+            self.address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--local-directory",
+            self.folder / "work",
+            *self.worker_options,
+            **environment,
+        )
 
     def close(self):
         for p in reversed(self.processes):
@@ -200,8 +259,11 @@ def test_kills_with_a_scheduler_and_two_workers(undisturbed, tmp_path, dask):
 
 
 def test_a_kernel_of_a_worker_and_the_scheduler_are_killed(tmp_path, dask, capfd):
-    "The first is tried again, and leaves no notebook; the other ends the command with one sentence, and no lock."
-    worker, row = dask.worker(), RunSpec(**TINY | dict(epochs=20), seeds=(1, 2, 3), results=str(tmp_path / "store"))
+    "The first is tried again, without a notebook; the other ends the command with one sentence, and no lock."
+    worker, row = (
+        dask.worker(),
+        RunSpec(**TINY | dict(epochs=20), seeds=(1, 2, 3), results=str(tmp_path / "store")),
+    )
     command, deadline = Command(tmp_path / "c", [row], dask.address), time.time() + PATIENCE
     command.start()
     while not list((dask.folder / "work").rglob("last.safetensors")):
@@ -226,21 +288,42 @@ def test_data_travel_and_a_worker_with_other_code_gets_nothing(tmp_path, dask, m
     (other / "msa_paper/measures/metrics.py").open("a").write("\n# changed\n")
     dask.worker(PYTHONPATH=str(other))
     monkeypatch.setenv("MSA_PAPER_DATA", str(write_generated_mosi(tmp_path / "data")))
-    row = RunSpec(dataset="mosi", protocol="context", settings=dict(width=8), batch_size=8, epochs=1, seeds=(1, 2), progress=False, results=str(tmp_path / "store"))
+    row = RunSpec(
+        dataset="mosi",
+        protocol="context",
+        settings=dict(width=8),
+        batch_size=8,
+        epochs=1,
+        seeds=(1, 2),
+        progress=False,
+        results=str(tmp_path / "store"),
+    )
     wrong = row.model_copy(update=dict(seeds=(1,), settings=dict(widht=8)))
     command = Command(tmp_path / "c", [row, wrong], dask.address)
     command.start()
     assert command.finish() == 1 and not command.store.runs()
     told = capfd.readouterr().err
-    assert "every worker is refused" in told and "code " in told and "packages" not in told.split("every worker")[1]
+    assert (
+        "every worker is refused" in told
+        and "code " in told
+        and "packages" not in told.split("every worker")[1]
+    )
     dask.worker()
     assert command.finish() == 1
     told = capfd.readouterr().err
     assert "is refused: code" in told and "did you mean 'width'" in told and "/nothing" not in told
-    assert [r.seed for r in command.store.runs()] == [1, 2] and all(len(r.read("provenance.json")["data"]["files"]) == 8 for r in command.store.runs())
-    assert len(list(dask.folder.joinpath("cache").iterdir())) == 8 and (command.store.runs()[0].folder / "checkpoint.safetensors").is_file()
+    assert [r.seed for r in command.store.runs()] == [1, 2] and all(
+        len(r.read("provenance.json")["data"]["files"]) == 8 for r in command.store.runs()
+    )
+    assert (
+        len(list(dask.folder.joinpath("cache").iterdir())) == 8
+        and (command.store.runs()[0].folder / "checkpoint.safetensors").is_file()
+    )
     assert len(list(command.store.folder.rglob("*.failed.ipynb"))) == 1
-    assert all((command.store.folder / r.read("provenance.json")["notebook"]).stat().st_size for r in command.store.runs())
+    assert all(
+        (command.store.folder / r.read("provenance.json")["notebook"]).stat().st_size
+        for r in command.store.runs()
+    )
 
 
 def certificates(folder):
@@ -251,8 +334,13 @@ def certificates(folder):
 
     def signed(subject, key, issuer, issuer_key, authority):
         now = datetime.now(timezone.utc)
-        name = lambda text: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-        build = x509.CertificateBuilder(name(issuer), name(subject), key.public_key(), x509.random_serial_number())
+
+        def name(text):
+            return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+        build = x509.CertificateBuilder(
+            name(issuer), name(subject), key.public_key(), x509.random_serial_number()
+        )
         build = build.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=12))
         build = build.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         return build.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -267,7 +355,7 @@ def certificates(folder):
 
 
 def attacks(key, places, elsewhere):
-    "Messages as a rogue or confused worker might send them: they name paths, bring other runs, belong to no job."
+    "Messages of a rogue or confused worker: they name paths, bring other runs, belong to no job."
     notebook = json.dumps(dict(cells=[])).encode()
     run, *_, copy, failed = places
     for path in (f"{elsewhere}/x.ipynb", "../../x.ipynb"):
@@ -349,7 +437,12 @@ def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
             assert capfd.readouterr().err.count("a message of a worker is refused") == len(sent)
             cluster.release(cluster.running.pop("k"))
             trap = tmp_path / "trap"
-            for attack, more in ((exploding_result, ()), (exploding_error, ()), (exploding_warning, ()), (exploding_message, (cluster.queue.name,))):
+            for attack, more in (
+                (exploding_result, ()),
+                (exploding_error, ()),
+                (exploding_warning, ()),
+                (exploding_message, (cluster.queue.name,)),
+            ):
                 task = cluster.client.submit(attack, str(trap), *more, pure=False)
                 cluster.running[task.key] = Handed(0, row, task, next(iter(cluster.threads)), *reserve(row))
                 deadline = time.time() + 60
@@ -360,7 +453,9 @@ def test_tls_and_a_rogue_worker(tmp_path, monkeypatch, capfd):
         assert run_on_cluster([row], dask.address, security=tls_security(*map(str, files))) == []
         run = Store(row.results).runs()[0]
         assert (Store(row.results).folder / run.read("provenance.json")["notebook"]).stat().st_size
-        assert not list(Store(row.results).folder.rglob("*.lock")) and not list(Store(row.results).folder.rglob(".*.mark"))
+        assert not list(Store(row.results).folder.rglob("*.lock")) and not list(
+            Store(row.results).folder.rglob(".*.mark")
+        )
     finally:
         dask.close()
 
@@ -372,7 +467,9 @@ def test_open_addresses_are_refused(tmp_path, dask):
             run_on_cluster([row], address)
     dask.worker_options = ()  # a worker listens on all addresses unless it is told otherwise
     dask.worker()
-    with pytest.raises(MsaPaperError, match="every worker is refused.*listens beyond its machine without TLS"):
+    with pytest.raises(
+        MsaPaperError, match="every worker is refused.*listens beyond its machine without TLS"
+    ):
         run_on_cluster([row], dask.address)
     (tmp_path / "open").mkdir()
     scheduler = Dask(tmp_path / "open", "--host", "0.0.0.0")

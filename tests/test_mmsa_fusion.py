@@ -1,4 +1,5 @@
 """TFN, LMF and MulT against MMSA 2.2.1: the same weights give the same outputs and the same gradients."""
+
 import importlib.metadata
 import importlib.util
 from types import SimpleNamespace
@@ -90,13 +91,16 @@ def options(dims, classes, **more):
 @pytest.mark.parametrize("dims", CASES, ids=NAMES)
 def test_tfn(theirs, dims, classes):
     reference = theirs["TFN"](
-        options(
-            dims, classes, hidden_dims=[16, 6, 9], text_out=5, dropouts=[0, 0, 0, 0], post_fusion_dim=12
-        )
+        options(dims, classes, hidden_dims=[16, 6, 9], text_out=5, dropouts=[0, 0, 0, 0], post_fusion_dim=12)
     )
     s = tfn.TFNSettings(
-        variant="mmsa", language_width=16, language_out=5, widths=dict(audio=6, vision=9), dropouts=0,
-        post_width=12, post_dropout=0,
+        variant="mmsa",
+        language_width=16,
+        language_out=5,
+        widths=dict(audio=6, vision=9),
+        dropouts=0,
+        post_width=12,
+        post_dropout=0,
     )
     ours = tfn.TFN(spec(dims, classes), s)
     trained = [q for q in reference.parameters() if q.requires_grad]
@@ -125,14 +129,26 @@ def test_lmf(theirs, dims, classes):
 @pytest.mark.parametrize("dims", CASES + [dict(text=9, audio=12, vision=4)], ids=(*NAMES, "one-is-d-wide"))
 def test_mult(theirs, dims, kernels, future_mask):
     drops = dict(
-        attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0, embed_dropout=0.0,
-        res_dropout=0.0, output_dropout=0.0, text_dropout=0.0,
+        attn_dropout=0.0,
+        attn_dropout_a=0.0,
+        attn_dropout_v=0.0,
+        relu_dropout=0.0,
+        embed_dropout=0.0,
+        res_dropout=0.0,
+        output_dropout=0.0,
+        text_dropout=0.0,
     )
     k = dict(zip(("conv1d_kernel_size_l", "conv1d_kernel_size_a", "conv1d_kernel_size_v"), kernels))
     reference = theirs["MULT"](
         options(
-            dims, 0, use_bert=False, dst_feature_dim_nheads=(12, 3), nlevels=2, attn_mask=future_mask,
-            **drops, **k,
+            dims,
+            0,
+            use_bert=False,
+            dst_feature_dim_nheads=(12, 3),
+            nlevels=2,
+            attn_mask=future_mask,
+            **drops,
+            **k,
         )
     )
     s = mult.MulTSettings(

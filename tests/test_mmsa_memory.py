@@ -1,4 +1,5 @@
 """MFN and Graph-MFN against MMSA 2.2.1: same weights, same outputs and gradients, and its known defects."""
+
 import importlib.metadata
 import importlib.util
 import subprocess
@@ -49,8 +50,7 @@ def batch_of(data, steps, ragged, B=5):
     "Arrays with zeros behind the sequences, which MMSA reads as data."
     g = torch.Generator().manual_seed(0)
     lengths = {
-        m: torch.randint(1, n + 1, (B, 1), generator=g)
-        if ragged else torch.full((B, 1), n)
+        m: torch.randint(1, n + 1, (B, 1), generator=g) if ragged else torch.full((B, 1), n)
         for m, n in zip(ORDER, steps)
     }
     if data.aligned:
@@ -74,6 +74,7 @@ def aligned_by_mmsa(data, arrays):
 def options(data, settings, **more):
     def net(layer):
         return {"shapes": layer["width"], "drop": layer.get("dropout", 0)}
+
     return SimpleNamespace(
         feature_dims=[data.modalities[m].dim for m in ORDER],
         hidden_dims=[settings["hidden"][m] for m in ORDER],
@@ -93,8 +94,11 @@ def shared_pairs(ours, ref, proposal):
     for m, letter in zip(ORDER, "lav"):
         for name, p in getattr(ref, f"lstm_{letter}").named_parameters():
             yield getattr(ours.lstms.lstms[m], f"{name}_l0"), p
-    nets = (ours.proposal, proposal), (ours.memory.retain, "gamma1"), (ours.memory.update, "gamma2"), (
-        ours.head, "out"
+    nets = (
+        (ours.proposal, proposal),
+        (ours.memory.retain, "gamma1"),
+        (ours.memory.update, "gamma2"),
+        (ours.head, "out"),
     )
     for net, name in nets:
         for i, layer in ((0, "fc1"), (3, "fc2")):
@@ -178,9 +182,11 @@ def build_graph(case, aligned=True, **more):
         inner_node_dim=settings["node"],
         NNConfig={"shapes": settings["proposal"]["width"], "drop": 0},
     )
-    return data, GraphMFN(data, GraphMFNSettings(**settings | more)), theirs(
-        "singleTask/Graph_MFN", "Graph_MFN"
-    )(args)
+    return (
+        data,
+        GraphMFN(data, GraphMFNSettings(**settings | more)),
+        theirs("singleTask/Graph_MFN", "Graph_MFN")(args),
+    )
 
 
 @needs_mmsa
@@ -205,7 +211,8 @@ def test_a_checkpoint_of_mmsa_does_not_bring_its_graph_back():
     torch.manual_seed(1)
     with torch.no_grad():  # larger than at first, as after some training
         for p in (
-            *ref.parameters(), *(p for net in ref.graph_mfn.networks.values() for p in net.parameters())
+            *ref.parameters(),
+            *(p for net in ref.graph_mfn.networks.values() for p in net.parameters()),
         ):
             p.mul_(3)
     other = type(ref)(

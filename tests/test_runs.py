@@ -145,9 +145,7 @@ def test_a_misspelt_parameter_is_an_error_inside_the_notebook_too(tmp_path):
 
 
 def test_a_failed_row_is_told_and_kept(tmp_path):
-    failures = run_grid(
-        [small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2
-    )
+    failures = run_grid([small(tmp_path, model="no_grpah"), small(tmp_path, seeds=(1,), epochs=1)], workers=2)
     assert len(failures) == 1 and "did you mean 'no_graph'" in failures[0]
     assert len(list(tmp_path.rglob("*.failed.ipynb"))) == 1 and len(Store(tmp_path).runs()) == 1
 

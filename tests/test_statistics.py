@@ -1,4 +1,5 @@
 """The paired test holds its level and the interval covers, on a thousand made-up experiments of each size."""
+
 import numpy as np
 import pytest
 

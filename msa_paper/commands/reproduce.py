@@ -165,8 +165,9 @@ def outcome(
     from msa_paper.report.pages import redraw
     from msa_paper.report.publish import publish
     from msa_paper.report.reproduced import report
+    from msa_paper.studies.study import studied
     store = Store(results).folder
-    if data == "probes":
+    if studied(data).cost:
         probe(results)
     publish(data, results, str(store/"results"), str(results_folder()))
     fill_in(data, store/"results")

@@ -21,7 +21,9 @@ class Found(NamedTuple):
     note: str = ""
 
 # %% ../../nbs/data/74_check.ipynb #ba773a3b
-OURS = {"README.md", "manifest.json", "manifest.tsv", "reported.csv"}   # in the data folder, but no data
+OURS = {   # in the data folder, but no data
+    "README.md", "manifest.json", "manifest.tsv", "reported.csv", "published.csv", "ambiguities.toml"
+}
 
 def unlisted(sets:dict[str, DataSet], folder:Path)->dict[str, str]:
     "The hash of every file below a folder that no data set lists; hidden ones are ours."

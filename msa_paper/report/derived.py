@@ -112,7 +112,7 @@ def error_statistic(at:AtHand, key:str, old:dict)->dict:
 # %% ../../nbs/report/28_derived.ipynb #cd4a6584
 def publishes_cost(study:str)->bool:
     "Whether what a modality costs, measured once for a store, is published with a study."
-    return getattr(studied(study), "cost", study == "probes")
+    return studied(study).cost
 
 
 # %% ../../nbs/report/28_derived.ipynb #67573f1e

@@ -46,4 +46,5 @@ def looked_into(results:str="")->list[RunSpec]:
 @study("probes", order=12)
 def probes()->Study:
     "What the parts of a trained model do."
-    return Study(configurations=looked_into, comparisons=(metrics_alone,), pages=("probes",), probed=True)
+    asked = dict(configurations=looked_into, comparisons=(metrics_alone,), pages=("probes",))
+    return Study(**asked, probed=True, cost=True)

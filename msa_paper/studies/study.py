@@ -115,7 +115,8 @@ class Study:
     pages: tuple[str, ...] = ()        # what is drawn of it
     tables: dict = field(default_factory=dict)     # {page of tables: its parts}
     remade: bool = False               # made anew by `make reproduce`, whatever is published
-    probed: bool = False               # its trained models are looked into by `make probe`
+    probed: bool = False               # its trained models are looked into
+    cost: bool = False                 # publishes what a modality costs, measured once for a store
     needs: str = ""                    # a file that only its authors give out
     name: str = ""                     # filled in
     order: int = LAST
