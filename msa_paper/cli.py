@@ -49,7 +49,7 @@ app.add_typer(data, name="data")
 
 # %% ../nbs/90_cli.ipynb #f3aa79bd
 def show_version(asked:bool):
-    "Print the version and end."
+    "Print the version and end: raises Typer's `Exit`."
     if asked:
         print(f"msa-paper {msa_paper.__version__}")
         raise typer.Exit()

@@ -35,7 +35,7 @@ def is_ours_alone(folder:Path)->bool:
 
 # %% ../nbs/02_processes.ipynb #72b7d1d9
 def common_folder()->Path:
-    "Where the temporary folders of all commands of this user are; nobody else may write there."
+    "Where the temporary folders of this user's commands are. Raises where others can write there."
     if inherited := os.environ.get(OURS):
         return Path(inherited).parent
     top = Path(tempfile.gettempdir())

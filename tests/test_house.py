@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from conftest import PROJECT
-from house import MEASURES, WIDTH, House, median_cell, silent_raises, untyped_arguments
+from house import MEASURES, House, median_cell
 from msa_paper.registry import model
 
 RULES = "E501,E701,E702,E703,E711,E712,E721,E722,E731,F401,F841"
@@ -18,25 +18,13 @@ def house():
 
 
 # what is left of measures that came later: these numbers only fall
-HELD = {
-    f"lines over {WIDTH} characters": 88,
-    "lambdas with a name": 2,
-    "untyped public arguments": 18,
-    "public functions that raise and do not say so": 30,
-    "classes that only one class of their module extends": 24,
-}
-CLEAN = "nbs/baselines", "nbs/extract", "nbs/formats", "nbs/measures", "nbs/model"  # nothing is left there
+HELD = {"classes that only one class of their module extends": 11}
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_nothing_is_in_the_way(house, name):
     found = MEASURES[name](house)
     assert len(found) <= HELD.get(name, 0), "\n".join([f"{name}: {len(found)}", *found[:20]])
-
-
-@pytest.mark.parametrize("measure", (untyped_arguments, silent_raises))
-def test_what_is_held_elsewhere_is_clean_here(house, measure):
-    assert not [line for line in measure(house) if line.startswith(CLEAN)]
 
 
 def test_half_of_all_exported_cells_are_short(house):

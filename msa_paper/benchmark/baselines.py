@@ -50,7 +50,7 @@ def empty_packages(folder:Path):
 def mmsa_class(
     name:str,      # of the class and of its file below models/singleTask: 'TFN', 'MULT', …
 )->type:
-    "A model class of MMSA, from its own file."
+    "A model class of MMSA, from its own file. Raises where MMSA is not installed."
     folder = mmsa_folder()
     if folder is None:
         raise MsaPaperError("MMSA is not installed", remedy="pip install --no-deps MMSA==2.2.1")

@@ -169,7 +169,7 @@ def gpu_check(
 
 # %% ../../nbs/benchmark/20_gpu.ipynb #95fdc276
 def main(arguments:list[str]|None=None):
-    "The command line."
+    "The command line. Raises `SystemExit`."
     parser = argparse.ArgumentParser(prog="python -m msa_paper.benchmark.gpu", description=gpu_check.__doc__)
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, at small sizes")
     try:

@@ -66,15 +66,15 @@ def write_example(command:object, formatter:object):
 # %% ../../nbs/commands/00_parsing.ipynb #98d7fea9
 class Command(TyperCommand):
     "A command with an example, whose disk may be full."
-    def format_epilog(self, ctx, formatter):
+    def format_epilog(self, ctx:typer.Context, formatter:object):
         "Write the example."
         write_example(self, formatter)
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx:typer.Context, args:list[str])->list[str]:
         "Read the arguments."
         return super().parse_args(ctx, spread(args))
 
-    def invoke(self, ctx):
+    def invoke(self, ctx:typer.Context)->object:
         "Run it."
         place = ctx.params.get("results") or ctx.params.get("output") or project_folder()
         with room_on_disk(place):
@@ -83,11 +83,11 @@ class Command(TyperCommand):
 # %% ../../nbs/commands/00_parsing.ipynb #50d8efe0
 class Group(TyperGroup):
     "Commands by name; an unknown one is answered with the nearest."
-    def format_epilog(self, ctx, formatter):
+    def format_epilog(self, ctx:typer.Context, formatter:object):
         "Write the example."
         write_example(self, formatter)
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(self, ctx:typer.Context, args:list[str])->tuple:
         "The command that the first word names."
         if not ctx.resilient_parsing:
             try:
@@ -166,7 +166,7 @@ def counted(
     what:str,          # '--workers'
     most:int|None=None,
 )->int|None:
-    "A number from 1, or one error."
+    "A number from 1. Raises where it is none."
     if number is not None and not 1 <= number <= (most or number):
         top = f" to {most}" if most else ""
         raise MsaPaperError(f"{what} is {number}", remedy=f"give a number from 1{top}")
@@ -181,7 +181,7 @@ def most_workers()->int:
 def read_options(
     given:list[str]|None,   # 'name=value', the value as JSON or plain text
 )->dict:
-    "Options of a reader from the command line."
+    "Options of a reader from the command line. Raises where one is not written name=value."
     options = {}
     for pair in given or ():
         name, equals, value = pair.partition("=")

@@ -25,7 +25,7 @@ def left_to_run(
     only:tuple[str, ...]=(),      # parts of names
     seeds:int|None=None,          # only the first so many
 )->list:                          # entries
-    "The entries of a study without what is published of them; says how much that is."
+    "The entries of a study without what is published of them, told. Raises where it has none yet."
     from msa_paper.jobs.plan import without_published
     from msa_paper.studies.configurations import entries
     every = entries(data, results, only, seeds)

@@ -60,7 +60,7 @@ def download(
     part:Path,     # grows until it has `size` bytes
     size:int,      # bytes of the whole file
 ):
-    "One attempt: continue the part where the server allows it, else start over."
+    "One attempt: continue the part where the server allows it, else start over. Raises if it breaks off."
     import requests
     with grown_by_one(part) as file:
         have = file.tell()

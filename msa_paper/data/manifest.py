@@ -18,7 +18,7 @@ from ..core import MsaPaperError, project_folder, read_json, sha256, validated
 def relative_path(
     path:str,   # as a manifest gives it, with '/'
 )->str:         # the same
-    "A path that stays below its folder on every system; ValueError otherwise."
+    "A path that stays below its folder on every system. Raises ValueError otherwise."
     if re.search(r'[\\:\x00-\x1f]', path) or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError("the path leaves the data folder or is not a plain relative path")
     return path
@@ -59,7 +59,7 @@ class DataFile(Listed):
 
     @model_validator(mode="after")
     def pinned(self)->"DataFile":
-        "An address names its repository, commit and path; a file without one says what it is derived from."
+        "An address names repository, commit and path, or a file what it is derived from; else raises."
         built = f"https://raw.githubusercontent.com/{self.repository}/{self.commit}/{quote(self.source)}"
         if bool(self.address) == bool(self.derived):
             raise ValueError("a file has an address or is derived, one of the two")
@@ -106,7 +106,7 @@ def content_of(path:Path)->dict:
 def read_manifest(
     path:Path|None=None,   # by default data/manifest.json of the project
 )->dict[str, DataSet]:
-    "The data sets of a manifest; anything unsafe or unknown in it is one error."
+    "The data sets of a manifest; raises where anything in it is unsafe or unknown."
     path = Path(path or project_folder()/"data"/"manifest.json")
     sets = validated(Manifest, content_of(path), path).datasets
     paths = [f.path for d in sets.values() for f in d.files]

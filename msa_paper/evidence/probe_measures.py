@@ -107,7 +107,7 @@ def caption_of(
     id:str,        # of a measure
     **details,     # what its caption names in braces
 )->str:
-    "How a page calls a measure."
+    "How a page calls a measure. Raises where its caption names what it has not."
     caption = measure.facts(id)["caption"]
     try:
         return caption.format(**details)

@@ -36,7 +36,7 @@ def numbers_in(
     value:Any,       # dictionaries, lists, texts, numbers, …
     at:str,          # where it stands, for the message
 )->Any:              # the same, with numbers for texts that say one
-    "Numbers as numbers, wherever they stand; infinity and NaN are refused."
+    "Numbers as numbers, wherever they stand; raises `ValueError` for infinity and NaN."
     if isinstance(value, dict):
         return {k: v if k in TEXTUAL else numbers_in(v, f"{at}.{k}") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -79,7 +79,7 @@ class Machine(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def truth_is_no_number(cls, value:Any, info:ValidationInfo)->Any:
-        "True and False are not taken for 1 and 0: a `ValueError`."
+        "True and False are not taken for 1 and 0: raises `ValueError`."
         kind = cls.model_fields[info.field_name].annotation
         some = value if isinstance(value, (list, tuple)) else [value]
         if kind is not dict and wants_numbers(kind) and any(isinstance(v, bool) for v in some):

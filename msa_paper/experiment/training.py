@@ -39,7 +39,7 @@ exact_fp32()
 def accelerator(
     device:str,  # 'auto', 'cpu' or 'cuda'
 )->str:          # 'cpu' or 'cuda'
-    "The device to use; asking for a GPU where there is none is an error."
+    "The device to use; raises where a GPU is asked for and there is none."
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
@@ -206,7 +206,7 @@ def resumable(
     module:Training,
     work:Path,          # where its checkpoints are
 )->int|None:            # the epoch after which an interrupted run can be taken up
-    "Look at the checkpoints that an interrupted run left; what is damaged or another run's is discarded."
+    "Look at what an interrupted run left; what is damaged or another's raises inside, and is discarded."
     if not (work/LAST).exists():
         return None
     try:

@@ -65,7 +65,7 @@ def bring(files:dict[str, str], there:Callable[..., int|None])->str: # why it is
 
 # %% ../../nbs/jobs/60_transport.ipynb #ae5f74a2
 def lay_out(folder:Path, files:dict[str, str]):
-    "Put links to files {place: SHA-256} where a reader looks for them, below `folder` for MSA_PAPER_DATA."
+    "Put links to files {place: SHA-256} where a reader looks for them; raises where others are there."
     for name, content in files.items():
         kind, _, rest = name.partition("/")
         source, target = kept(name, content), folder/rest if kind == "data" else here(name)

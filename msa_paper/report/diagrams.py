@@ -106,7 +106,7 @@ def fusion_diagram(trace:Trace)->Diagram:
 
 # %% ../../nbs/report/70_diagrams.ipynb #6f955459
 def graph_diagram(trace:Trace)->Diagram:
-    "Figure 4: from H to a graph, through graph convolutions and causal convolutions to H'."
+    "Figure 4: from H to a graph, through graph and causal convolutions to H'. Raises without a graph."
     if getattr(trace.model, "graph", None) is None:
         remedy = "draw a variant with the spatio-temporal network"
         raise MsaPaperError("the model has no part 'graph'", "Figure 4", remedy)
