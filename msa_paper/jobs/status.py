@@ -8,7 +8,7 @@ __all__ = ['Progress', 'Counted', 'standing', 'at_work', 'failed_notebooks', 'ov
 # %% ../../nbs/jobs/55_status.ipynb #2d9944ce
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from ..core import MsaPaperError
