@@ -101,7 +101,7 @@ def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack,
     found, spec = copy
     first, second = (found.path(spec, s) for s in spec.seeds)
     ATTACKS[attack](first, second)
-    assert main(["verify", "--results", str(found.folder), "--published", str(found.folder / "nothing")]) == 1
+    assert main(["verify", "--results", str(found.folder), "--published", str(found.folder)]) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(told) == 1 and "run planted-tone/full/s1-" in told[0]
     light = attack != "a flipped bit of the weights"
@@ -112,7 +112,7 @@ def test_a_run_that_was_touched_is_put_aside_and_done_again(copy, store, attack,
         return
     assert "put aside" in capsys.readouterr().err and len(list((found.folder / "aside").iterdir())) == 1
     assert run_seed(spec, 1, read_corpus(spec), found).metrics == store.runs_of(spec)[0].metrics
-    assert main(["verify", "--results", str(found.folder), "--published", str(found.folder / "nothing")]) == 0
+    assert main(["verify", "--results", str(found.folder), "--published", str(found.folder)]) == 0
 
 
 def test_a_misplaced_run_is_not_taken_for_another(copy, capsys):
@@ -267,7 +267,7 @@ def test_seven_digits_give_the_standard_errors_of_the_resamples(tmp_path):
     from msa_paper.report import publish as module
     from msa_paper.studies.comparisons import Configuration
 
-    some = [Configuration("planted-tone-regression", s) for s in spec.values()]
+    some = [Configuration("planted-mixed-regression", s) for s in spec.values()]
     with mock.patch.multiple(module, configurations=lambda *a: some, entries=lambda *a: []):
         publish("planted", str(tmp_path), str(tmp_path / "published"))
     found = Results(tmp_path / "published")
