@@ -33,8 +33,8 @@ from ..studies.configurations import Entry
 def reserve(spec:RunSpec|TuneSpec)->tuple[dict[str, Path], ExitStack]: # no places: others are at it
     "The places of a job's results and of its notebook, locked for as long as the second is open."
     store, held = Store(spec.results), ExitStack()
-    rows = isinstance(spec, RunSpec)
-    results = [store.path(spec, s) for s in spec.seeds] if rows else [tuning_file(spec)]
+    trains = isinstance(spec, RunSpec)
+    results = [store.path(spec, s) for s in spec.seeds] if trains else [tuning_file(spec)]
     for lock in (path.with_suffix(".lock") for path in results):
         if (file := hold(lock, wait=False)) is None:
             held.close()
@@ -168,6 +168,6 @@ class Cluster(Engine):
             print(f"worker {worker} is refused: {why}", file=sys.stderr, flush=True)
 
 # %% ../../nbs/jobs/70_cluster.ipynb #725c6476
-def run_on_cluster(rows:list[RunSpec|Entry], *where, **how)->list[str]: # what failed
-    "`run_grid` on the workers of a Dask scheduler; behind the rows comes what `Cluster` takes."
-    return run_grid(rows, engine=Cluster(*where, **how))
+def run_on_cluster(some:list[RunSpec|Entry], *where, **how)->list[str]: # what failed
+    "`run_grid` on the workers of a Dask scheduler; behind the configurations comes what `Cluster` takes."
+    return run_grid(some, engine=Cluster(*where, **how))

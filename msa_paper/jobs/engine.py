@@ -105,15 +105,16 @@ class Engine:
 
 # %% ../../nbs/jobs/65_engine.ipynb #f78a280e
 def run_grid(
-    rows:list[RunSpec|Entry],
+    some:list[RunSpec|Entry],   # configurations
     workers:int|None=None,   # jobs at once; by default one a core
     engine:Engine|None=None, # what hands them out; by default to workers of this process
 )->list[str]:                # what failed
     "Run what the store does not have yet: searches, then the configurations that they decide."
     engine = engine or Engine(workers)
-    plan = Plan([r if isinstance(r, Entry) else entry(r) for r in rows], running=engine.running)
+    plan = Plan([r if isinstance(r, Entry) else entry(r) for r in some], running=engine.running)
     total, missing = sum(len(e.seeds) for e in plan.entries), plan.missing()
-    print(f"{total} runs in {len(rows)} rows; {total - missing} are there, {missing} to do", flush=True)
+    asked = f"{total} runs of {len(some)} configurations"
+    print(f"{asked}; {total - missing} are there, {missing} to do", flush=True)
     sweep()
     tidy(plan)
     if not missing:

@@ -70,17 +70,17 @@ class Plan:
 
     def missing(self)->int:
         "Runs that are still to come, of entries that have not failed."
-        rows = ((e, e.spec) for e in self.going())
-        return sum(len(Store(e.results).missing(row) if row else e.seeds) for e, row in rows)
+        going = ((e, e.spec) for e in self.going())
+        return sum(len(Store(e.results).missing(spec) if spec else e.seeds) for e, spec in going)
 
 # %% ../../nbs/jobs/50_plan.ipynb #f9085fbf
-def rows_at_work(plan:Plan)->list[Job]:
+def trainings_at_work(plan:Plan)->list[Job]:
     "Jobs at work that are configurations."
     return [job for job in plan.running.values() if isinstance(job.spec, RunSpec)]
 
 def taken(plan:Plan)->Counter:
     "Runs that were handed out, and to how many."
-    return Counter((spec_hash(job.spec), seed) for job in rows_at_work(plan) for seed in job.spec.seeds)
+    return Counter((spec_hash(job.spec), seed) for job in trainings_at_work(plan) for seed in job.spec.seeds)
 
 # %% ../../nbs/jobs/50_plan.ipynb #663122ec
 def tidy(plan:Plan):
@@ -156,7 +156,7 @@ def joining(
     plan:Plan,
 )->Job|None:    # None where joining would not pay
     "Half of the seeds that a job at work has not begun, from its end."
-    every = ((job, unbegun(plan, job.spec)) for job in rows_at_work(plan))
+    every = ((job, unbegun(plan, job.spec)) for job in trainings_at_work(plan))
     job, seeds = max(every, key=lambda found: len(found[1]), default=(None, []))
     if len(seeds) < 2:
         return None
