@@ -131,12 +131,21 @@ def test_readme_equals_its_rendering():
     assert (PROJECT / "README.md").read_text() == render_readme(), "run `make readme`"
 
 
+def lost_links(told, folder):
+    "Links of a page to files that are not there, and notebooks that it names and that are not there."
+    near = [t for t in re.findall(r"\]\(([^)#\s]+)", told) if not re.match(r"https?:|mailto:|attachment:", t)]
+    named = re.findall(r"nbs/[\w/]+\.ipynb", told)
+    lost = [t for t in near if not (folder / t).exists()]
+    return lost + [t for t in named if not (PROJECT / t).exists()]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
 def test_links_between_pages_lead_somewhere(path):
     told = "\n".join(c["source"] for c in cells(path, "markdown"))
-    near = [t for t in re.findall(r"\]\(([^)#\s]+)", told) if not re.match(r"https?:|mailto:|attachment:", t)]
-    named = re.findall(r"nbs/[\w/]+\.ipynb", told)
-    lost = [t for t in near if not (path.parent / t).exists()] + [
-        t for t in named if not (PROJECT / t).exists()
-    ]
-    assert not lost
+    assert not lost_links(told, path.parent)
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_links_of_what_is_read_first_lead_somewhere(page):
+    path = PROJECT / page
+    assert not lost_links(path.read_text(), path.parent)

@@ -75,7 +75,8 @@ def markdown_of(notebook:dict)->str:
 def from_project(text:str)->str:
     "Markdown of a page in nbs/ as one at the top of the project: links, and one empty line at most."
     lines = "\n".join(line.rstrip() for line in text.splitlines())
-    return re.sub(r"\n{3,}", "\n\n", lines).replace("](../", "](").strip()
+    beside = re.sub(r"\]\((?!\.\./|#|\w+:)", "](nbs/", lines)          # a link to another page of nbs/
+    return re.sub(r"\n{3,}", "\n\n", beside).replace("](../", "](").strip()
 
 # %% ../../nbs/commands/60_pages.ipynb #01bdf719
 NOTE = "<!-- rendered from nbs/index.ipynb by `make readme`; do not edit -->"
