@@ -14,6 +14,7 @@ import msa_paper
 from .commands import datasets
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
+from .commands.predict import export, predict
 from .commands.publish import merge, publish, verify
 from .commands.reproduce import reproduce
 from .commands.status import overhead, status
@@ -40,6 +41,9 @@ add(app, reproduce, "msa-paper reproduce", "msa-paper reproduce --data mosi --dr
     "msa-paper reproduce --data mosei --anew --scheduler tcp://127.0.0.1:8786")
 add(app, status, "msa-paper status", "msa-paper status --results other/runs --json")
 add(app, figures, "msa-paper figures", "msa-paper figures --page table5 --data mosi --figures drawn")
+add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predictions.csv",
+    "msa-paper predict taken planted-mixed --option segments=100 --weights -o p.parquet")
+add(app, export, "msa-paper export mosi-context/full/s1 taken")
 add(app, publish, "msa-paper publish mosi", "msa-paper publish planted cards --json")
 add(app, merge, "msa-paper merge other/runs")
 add(app, verify, "msa-paper verify", "msa-paper verify --results other/runs --json")

@@ -17,6 +17,7 @@ FACE = {   # name → the module that has it
     "RunSpec": "experiment.specification",   # every choice behind a run
     "train": "experiment.in_memory",         # one model on one corpus
     "evaluate": "experiment.in_memory",      # its metrics, with intervals
+    "load": "experiment.portable",           # a run that was exported: it predicts
     "RunStore": "experiment.store",          # finished runs of this machine
     "open_results": "experiment.published",  # what is published
 }
