@@ -7,7 +7,6 @@ __all__ = ['RunName', 'To', 'Data', 'Output', 'Split', 'Weights', 'Options', 'De
            'predict']
 
 # %% ../../nbs/commands/70_predict.ipynb #62523166
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 import typer
@@ -54,12 +53,12 @@ def export(
     print(export_run(found[0], Path(to)))
 
 # %% ../../nbs/commands/70_predict.ipynb #d7e9c15d
-def loaded(name:str, results:str, device:str, folder:Path)->list:
-    "The runs that a name or a folder stands for, each loaded from an exported folder."
-    from msa_paper.experiment.portable import ABOUT, export_run, load
+def loaded(name:str, results:str, device:str)->list:
+    "The runs that a name or an exported folder stands for, ready to predict."
+    from msa_paper.experiment.portable import ABOUT, load, load_seeds
     if (Path(name)/ABOUT).is_file():
         return [load(Path(name), device)]
-    return [load(export_run(run, folder/f"s{run.seed}"), device) for run in runs_called(name, results)]
+    return load_seeds(runs_called(name, results), device)
 
 def read_data(
     name:str,         # 'planted-mixed'
@@ -113,8 +112,7 @@ def predict(
     Several seeds of one configuration give their mean and spread. RUN may be an exported folder. Data that
     do not fit are refused, and what differs is told in words."""
     from msa_paper.experiment.portable import predict_together
-    with tempfile.TemporaryDirectory() as folder:
-        some = loaded(run, results, device, Path(folder))
+    some = loaded(run, results, device)
     corpus = read_data(data_set, some[0].spec.task, read_options(option))
     table = predict_together(some, corpus, split)
     if weights:
