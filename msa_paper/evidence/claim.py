@@ -9,22 +9,13 @@ __all__ = ['NEEDED', 'Claim', 'checked', 'declared', 'claims_declared', 'verdict
 from dataclasses import dataclass, fields
 from ..core import MsaPaperError, known
 from .verdicts import Effect, Finding
-from ..registry import rule
-from ..registry import claim, measure
+from ..registry import ClaimFacts, claim, measure, rule
 
 # %% ../../nbs/evidence/20_claim.ipynb #11d5c6ac
-@dataclass(frozen=True)
-class Claim:
-    "What the paper says, and how that is decided."
+@dataclass(frozen=True, kw_only=True)
+class Claim(ClaimFacts):
+    "What the paper says, and how that is decided: what is declared of it, and its id."
     id: str
-    says: str
-    source: str                # section, table or figure of the paper
-    question: str              # what is asked of our results
-    test: str                  # how a page tells the measures
-    rule: str                  # id of a rule
-    decides: tuple[str, ...]   # ids of the measures that the verdict is made of
-    order: int = 0             # where it stands on the page
-    interval: str = "seeds and groups"   # what its intervals are over: 'seeds' where there are no groups
 
     @property
     def supported_if(self)->str:
@@ -43,7 +34,7 @@ def checked(id:str, facts:dict, where:str)->Claim:
     known(facts["rule"], rule, f"rule of claim {id}:")
     for name in facts["decides"]:
         known(name, measure, f"measure of claim {id}:")
-    return Claim(id, **facts)
+    return Claim(id=id, **facts)
 
 # %% ../../nbs/evidence/20_claim.ipynb #c49a110c
 def declared(
