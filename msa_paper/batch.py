@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from .core import MsaPaperError
-from .schema import named
+from .tasks import named
 
 # %% ../nbs/04_batch.ipynb #6601eb42
 @dataclass

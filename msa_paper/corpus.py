@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 import numpy as np
 from .core import MsaPaperError, known
-from .schema import DataSpec, Modality, check_labels, named
+from .schema import DataSpec, Modality
+from .tasks import named
+from .tasks import check_labels
 
 # %% ../nbs/05_corpus.ipynb #60cf3ce6
 @dataclass

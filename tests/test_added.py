@@ -75,7 +75,7 @@ from dataclasses import replace
 from msa_paper.corpus import Corpus
 from msa_paper.data.planted import planted_corpus
 from msa_paper.registry import dataset, study
-from msa_paper.schema import TASKS, own_task
+from msa_paper.tasks import TASKS, own_task
 from msa_paper.studies.comparisons import OF_EXPERIMENTS
 from msa_paper.studies.study import Asked, Experiment, Part, Study
 ---
@@ -263,7 +263,8 @@ from msa_paper.evidence.sources import SEVEN
 from msa_paper.measures.ids import metrics_of
 from msa_paper.model.contract import build_model, check_model, drawn_batch
 from msa_paper.report.pages import redraw, shown_on
-from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
 from msa_paper.studies.study import baselines
 import msa_paper
 

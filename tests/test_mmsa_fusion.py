@@ -9,7 +9,9 @@ import torch
 
 from msa_paper.baselines import lmf, mult, tfn
 from msa_paper.benchmark.baselines import mmsa_class
-from msa_paper.schema import TASKS, DataSpec, Modality, Task
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
+from msa_paper.tasks import Task
 from msa_paper.batch import Batch
 
 VERSION = "2.2.1"

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from msa_paper.baselines import graph_mfn, mfn
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
 from msa_paper.baselines.mfn import MFN, MFNSettings
-from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
 from msa_paper.batch import Batch
 
 VERSION = "2.2.1"
@@ -236,7 +237,8 @@ FRESH = """
 import sys, torch
 from safetensors.torch import load_file
 from msa_paper.baselines.graph_mfn import GraphMFN, GraphMFNSettings
-from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
 from msa_paper.batch import Batch
 torch.set_num_threads(1)
 data = DataSpec({m: Modality(3) for m in ("text", "audio", "vision")}, TASKS["regression"])

@@ -15,12 +15,14 @@ from msa_paper.experiment.specification import TuneSpec
 from msa_paper.experiment.trials import decides
 from msa_paper.model.contract import build_model, drawn_batch, parameter_groups
 from msa_paper.registry import model as models
-from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
 
 BUILD_EACH = """
 import json, os, sys
 from msa_paper.model.contract import build_model
-from msa_paper.schema import TASKS, DataSpec, Modality
+from msa_paper.tasks import TASKS
+from msa_paper.schema import DataSpec, Modality
 data = DataSpec({"text": Modality(6), "face": Modality(4)}, TASKS["regression"])
 before = set(sys.modules)
 for name in sys.argv[1:]:

@@ -14,7 +14,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np, pandas as pd, torch
 from torch import nn
 from ..core import MsaPaperError
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 from ..batch import Batch
 from .speed import timed
 from ..model.contract import model_settings

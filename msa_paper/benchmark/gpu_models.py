@@ -14,7 +14,8 @@ from ..core import known
 from ..experiment.specification import GpuSpec
 from ..registry import model as models
 from ..model.contract import build_model, count_parameters, model_settings
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 from ..batch import Batch
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #e5bc29eb

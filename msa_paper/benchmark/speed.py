@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..data.planted import planted_corpus
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 from ..batch import Batch
 from ..loaders import batches
 from ..experiment.specification import BenchmarkSpec

@@ -13,7 +13,7 @@ from ..core import MsaPaperError, known, validated
 from ..corpus import Corpus
 from ..formats.options import accepted
 from ..registry import DataFacts, dataset
-from ..schema import TASKS
+from ..tasks import TASKS
 
 # %% ../../nbs/data/00_catalogue.ipynb #90dd941f
 @dataclass(frozen=True, kw_only=True)

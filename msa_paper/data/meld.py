@@ -9,7 +9,7 @@ __all__ = ['meld']
 from collections.abc import Callable
 from functools import partial
 from ..registry import dataset
-from ..schema import own_task
+from ..tasks import own_task
 from ..formats.dialogues import conversations_of
 
 # %% ../../nbs/data/60_meld.ipynb #41af7b6c

@@ -20,7 +20,8 @@ from ..formats.npz import read_npz
 from msa_paper.formats.transcripts import (
     EMOTIONS_ANNOTATED, check_once, checked_transcripts, numbered, read_table, transcript_table,
 )
-from ..schema import MOSI_TASKS, TASKS, DataSpec, Modality, targets_from_intensity
+from ..tasks import MOSI_TASKS, TASKS, targets_from_intensity
+from ..schema import DataSpec, Modality
 
 # %% ../../nbs/data/30_mosei.ipynb #087cbaf3
 def joined_emotions(table:pd.DataFrame, path:Path)->pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np, pandas as pd
 from ..core import MsaPaperError
 from ..registry import dataset
-from ..schema import own_task
+from ..tasks import own_task
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
 from ..formats.npz import read_npz

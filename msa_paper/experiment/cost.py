@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import MsaPaperError, read_json, write_json
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 from ..batch import Batch
 from .manifest import sealed, unsealed
 from .probe_store import cost_path, rounded

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import MsaPaperError, json_text, plain, write_whole
 from ..batch import Batch
 from ..corpus import Corpus, need_finite, need_labels
-from ..schema import Task, named
+from ..tasks import Task, named
 from ..loaders import batches
 from ..measures.bootstrap import replicates
 from ..measures.metrics import task_metrics

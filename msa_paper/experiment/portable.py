@@ -23,7 +23,8 @@ from .runs import Run
 from .specification import RunSpec
 from .training import Training
 from ..loaders import batches
-from ..schema import DataSpec, Modality, Task
+from ..schema import DataSpec, Modality
+from ..tasks import Task
 
 # %% ../../nbs/experiment/85_portable.ipynb #c08daa48
 def data_told(data:DataSpec)->dict:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from ..batch import Batch
-from ..schema import Task
+from ..tasks import Task
 from .loss import labelled
 from .mechanism_probes import Subject
 

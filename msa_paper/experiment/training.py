@@ -18,7 +18,8 @@ from torch import Tensor
 from ..core import MsaPaperError
 from ..batch import Batch, check_batch
 from ..corpus import Corpus, need_finite, need_labels
-from ..schema import DataSpec, named
+from ..schema import DataSpec
+from ..tasks import named
 from ..loaders import batches
 from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told

@@ -15,7 +15,8 @@ from .csd import Csd, write_csd
 from .csd_corpus import read_labels
 from .transcripts import transcripts
 from .versions import SPLITS
-from ..schema import TASKS, DataSpec, Modality, targets_from_intensity
+from ..tasks import TASKS, targets_from_intensity
+from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #793bde07
 SIZES = {"text": 100, "vision": 100, "audio": 73}     # features a segment

@@ -19,7 +19,8 @@ from .folds import FOLD_NAMES, read_folds
 from .versions import SPLITS, check_sizes
 from .video_segments import Segmented, Sources, into_segments, video_steps
 from .word_vectors import read_vectors
-from ..schema import TASKS, DataSpec, Modality, check_labels, check_names, targets_from_intensity
+from ..tasks import TASKS, check_labels, targets_from_intensity
+from ..schema import DataSpec, Modality, check_names
 from ..corpus import Corpus, check_corpus
 
 # %% ../../nbs/formats/47_csd_corpus.ipynb #9653cc2a

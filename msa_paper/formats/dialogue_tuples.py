@@ -14,7 +14,7 @@ import numpy as np
 from ..core import MsaPaperError
 from .conversations import Conversations
 from .pickles import read_pickle
-from ..schema import TASKS
+from ..tasks import TASKS
 
 # %% ../../nbs/formats/66_dialogue_tuples.ipynb #0d7a3849
 Ids = dict[str, list[str]]     # {dialogue: its utterances}

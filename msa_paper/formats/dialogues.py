@@ -15,7 +15,8 @@ from ..corpus import Corpus, check_corpus, held_out
 from .conversations import Conversations, read_conversation_npz
 from .dialogue_tuples import read_conversation_tuple
 from .feature_files import feature_file
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/67_dialogues.ipynb #199abe78
 FOUR = {"happiness": "happy", "sadness": "sad", "anger": "angry", "neutral": "neutral"}

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_json
-from ..schema import TASKS, DataSpec, Modality, targets_from_intensity
+from ..tasks import TASKS, targets_from_intensity
+from ..schema import DataSpec, Modality
 from ..corpus import Corpus, check_corpus, pieces, refuse_unfinite
 from .tensor_file import StoredRows, check_content, seal_of, write_tensors
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ..core import MsaPaperError
 from ..registry import dataset as datasets
-from ..schema import TASKS
+from ..tasks import TASKS
 
 # %% ../../nbs/formats/52_fields.ipynb #f52b8369
 OTHER_FILE = "this is not the kind of file that was named"

@@ -14,7 +14,7 @@ from .fields import entry, intensity_tasks, member, numbers, texts
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
 from .versions import NAMES, check_sizes
-from ..schema import targets_from_intensity
+from ..tasks import targets_from_intensity
 
 # %% ../../nbs/formats/57_mmsa.ipynb #a016c39b
 LABELS_OF = {"text": "T", "audio": "A", "vision": "V"}   # 'regression_labels_T': of the text alone

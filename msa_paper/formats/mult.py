@@ -15,7 +15,7 @@ from .fields import entry, member
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
 from .versions import NAMES, check_sizes
-from ..schema import MOSI_TASKS, TASKS, targets_from_intensity
+from ..tasks import MOSI_TASKS, TASKS, targets_from_intensity
 
 # %% ../../nbs/formats/58_mult.ipynb #54afe5e9
 IEMOCAP_ORDER = "neutral", "happy", "sad", "angry"

@@ -14,7 +14,8 @@ from ..core import MsaPaperError, known
 from ..corpus import Corpus, check_corpus
 from .ragged import Census, Rows, extents, present_steps, sanitised, valid_rows
 from .versions import chosen_columns
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/56_padded.ipynb #574193ba
 @dataclass

@@ -12,7 +12,8 @@ from ..corpus import Corpus, check_corpus
 from .fields import intensity_tasks
 from .transcripts import EMOTIONS_ANNOTATED
 from .versions import SPLITS
-from ..schema import TASKS, DataSpec, Modality, targets_from_intensity
+from ..tasks import TASKS, targets_from_intensity
+from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/72_text_corpus.ipynb #dda7480a
 def text_spec(values:np.ndarray, modality:str, kind:str, task:str, per_step:bool)->DataSpec:

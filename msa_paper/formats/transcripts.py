@@ -13,7 +13,8 @@ import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder
 from .versions import SPLITS, check_sizes
 from ..registry import Registry
-from ..schema import TASKS, check_labels, named
+from ..tasks import TASKS, check_labels
+from ..tasks import named
 
 # %% ../../nbs/formats/70_transcripts.ipynb #95dabd67
 REMEDY = ("put the transcripts below the data folder (MSA_PAPER_DATA) as the page of this reader lists them, "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np, pandas as pd
 from .ids import resampled_metrics
 from .metrics import binned, scored
-from ..schema import Task
+from ..tasks import Task
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #81cdfe1b
 def confusion(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 from ..core import known
-from ..schema import Task
+from ..tasks import Task
 
 # %% ../../nbs/measures/00_ids.ipynb #165e939b
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ __all__ = ['scored', 'mae', 'pearson', 'weighted_f1', 'binned', 'agreement', 'in
 import numpy as np
 from ..core import MsaPaperError
 from .ids import metrics_of
-from ..schema import Task, binned_intensity, cuts_of
+from ..tasks import Task
+from ..tasks import binned_intensity, cuts_of
 
 # %% ../../nbs/measures/10_metrics.ipynb #02c21ca0
 def scored(

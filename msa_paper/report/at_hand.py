@@ -15,7 +15,8 @@ from ..experiment.store import Store
 from ..experiment.study_tables import Tables
 from ..measures.comparisons import effective_groups
 from ..measures.ids import resampled_metrics
-from ..schema import TASKS, Task
+from ..tasks import TASKS
+from ..tasks import Task
 from ..studies.comparisons import Configuration
 from ..studies.study import has_experiments, studied, study_names
 

@@ -18,7 +18,7 @@ from .at_hand import AtHand, experiments_of, run_groups
 from .names import METRICS
 from .scatter import dense_ellipse
 from .resamples import Draws, with_truth
-from ..schema import TASKS
+from ..tasks import TASKS
 from ..studies.study import PAPER_BASELINES, experiment, studied
 
 

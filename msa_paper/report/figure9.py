@@ -15,7 +15,7 @@ from .plots import class_heatmap
 from .result_tables import rows_of
 from .names import NAMES
 from .tables import summary
-from ..schema import TASKS
+from ..tasks import TASKS
 from ..studies.study import Experiment, experiments, extra_models, is_closed_form
 
 # %% ../../nbs/report/46_figure9.ipynb #c475b909

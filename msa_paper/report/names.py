@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from ..core import known
 from ..registry import model
-from ..schema import TASKS
+from ..tasks import TASKS
 
 # %% ../../nbs/report/08_names.ipynb #1e98e945
 HEADS = {"control": "controls", "extension": "our extension, no row of the paper"}   # group → its line

@@ -18,7 +18,7 @@ from msa_paper.report.study_tables import (
     compute_of, covariance_table, history_table, prediction_table, probe_table, runs_and_origins,
     settings_text,
 )
-from ..schema import TASKS
+from ..tasks import TASKS
 from ..studies.comparisons import configurations
 from ..studies.configurations import entries
 from ..studies.study import PAPER_BASELINES, experiment

@@ -22,7 +22,7 @@ from ..experiment.runs import Run
 from ..experiment.store import Store
 from ..measures.bootstrap import group_sums, resampled
 from .at_hand import AtHand
-from ..schema import TASKS
+from ..tasks import TASKS
 from ..studies.comparisons import Configuration, configurations
 from ..studies.study import has_experiments, study_names
 

@@ -20,7 +20,8 @@ from ..model.contract import build_model, count_parameters, settings_class
 from .markdown import escaped, markdown
 from .pages import page_folder
 from .trace import trace_model
-from ..schema import TASKS, DataSpec, Modality
+from ..tasks import TASKS
+from ..schema import DataSpec, Modality
 from ..batch import Batch, Sample, collate
 from ..registry import page
 
