@@ -4474,6 +4474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                  'msa_paper.tasks.as_numbers': ('tasks.html#as_numbers', 'msa_paper/tasks.py'),
                                  'msa_paper.tasks.binned_intensity': ('tasks.html#binned_intensity', 'msa_paper/tasks.py'),
                                  'msa_paper.tasks.check_labels': ('tasks.html#check_labels', 'msa_paper/tasks.py'),
+                                 'msa_paper.tasks.check_task': ('tasks.html#check_task', 'msa_paper/tasks.py'),
                                  'msa_paper.tasks.class_faults': ('tasks.html#class_faults', 'msa_paper/tasks.py'),
                                  'msa_paper.tasks.cuts_of': ('tasks.html#cuts_of', 'msa_paper/tasks.py'),
                                  'msa_paper.tasks.intensity_faults': ('tasks.html#intensity_faults', 'msa_paper/tasks.py'),

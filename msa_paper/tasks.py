@@ -25,6 +25,20 @@ SCORINGS = {   # how a task is scored → in words; `measures.ids` has the metri
     "cuts": "clipped to its limit; accuracies of the tasks that are cut from it",
 }
 
+# %% ../nbs/02_tasks.ipynb #ta5k0001
+def check_task(task:"Task"):
+    "Raises where what is declared of a task cannot be meant."
+    known(task.scored, SCORINGS, f"scoring of task '{task.name}'")
+    has = f"task '{task.name}' has {len(task.classes)} classes, and"
+    if bool(task.classes) != (task.scored in ("classes", "labels")):
+        remedy = "classes as 'classes' or 'labels' only"
+        raise MsaPaperError(f"{has} is scored as '{task.scored}'", remedy=remedy)
+    if task.edges and len(task.edges) != len(task.classes) - 1:
+        raise MsaPaperError(f"{has} {len(task.edges)} edges", remedy="one edge between two classes")
+    if task.lowest is not None and (task.limit is None or task.lowest >= task.limit):
+        told = f"task '{task.name}' goes from {task.lowest:g} to {task.limit}"
+        raise MsaPaperError(told, remedy="the limit has to be larger than the smallest intensity")
+
 # %% ../nbs/02_tasks.ipynb #993eae65
 @dataclass(frozen=True)
 class Task:
@@ -38,16 +52,7 @@ class Task:
     edges: tuple[float, ...] = ()   # where they end on it; an edge belongs to the class below
 
     def __post_init__(self):
-        known(self.scored, SCORINGS, f"scoring of task '{self.name}'")
-        has = f"task '{self.name}' has {len(self.classes)} classes, and"
-        if bool(self.classes) != (self.scored in ("classes", "labels")):
-            remedy = "classes as 'classes' or 'labels' only"
-            raise MsaPaperError(f"{has} is scored as '{self.scored}'", remedy=remedy)
-        if self.lowest is not None and (self.limit is None or self.lowest >= self.limit):
-            told = f"task '{self.name}' goes from {self.lowest:g} to {self.limit}"
-            raise MsaPaperError(told, remedy="the limit has to be larger than the smallest intensity")
-        if self.edges and len(self.edges) != len(self.classes) - 1:
-            raise MsaPaperError(f"{has} {len(self.edges)} edges", remedy="one edge between two classes")
+        check_task(self)
 
     @property
     def scored(self)->str:
@@ -67,6 +72,8 @@ class Task:
     @property
     def lowest(self)->float|None:
         "The smallest intensity of the annotation; None: any."
+        if self.low is not None:
+            return self.low
         return self.limit and (0. if self.scored == "distance" else -self.limit)
 
 # %% ../nbs/02_tasks.ipynb #4d5b8470
