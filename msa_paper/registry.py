@@ -255,6 +255,16 @@ class Registry(Declared):
             importlib.import_module(module)
         return self.things[name]
 
+    def adopt(self, name:str, thing:object, where:str, **facts):
+        "Know one more thing, in this process only. Raises where the sources declare one of that name."
+        there = self.declared.get(name)
+        if there and there.module.startswith("msa_paper."):
+            remedy = "choose another name"
+            raise MsaPaperError(f"there is a {self.label} '{name}' of the project", where, remedy)
+        one = Declaration(name, where, facts)
+        check_facts(one, self.known_facts, self.label)
+        self.declared[name], self.things[name] = one, thing
+
 # %% ../nbs/01_registry.ipynb #ed734506
 model = Registry("model", "model", "baselines", facts=ModelFacts)
 # a data set may come with a study of its own

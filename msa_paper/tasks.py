@@ -8,7 +8,7 @@ __all__ = ['SCORINGS', 'own_task', 'EMOTIONS', 'TASKS', 'FIRST', 'MOSI_TASKS', '
 
 # %% ../nbs/02_tasks.ipynb #6ce51dc1
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
 import numpy as np
@@ -113,6 +113,16 @@ class Tasks(Mapping):
 
     def __len__(self)->int:
         return len(self.usual) + len(self.declared)
+
+    def adopt(self, task:Task, where:str):
+        "Know the task of somebody's own data, in this process. Raises where the project has one of its name."
+        if task == self.get(task.name):
+            return
+        if task.name in self.usual:
+            raise MsaPaperError(f"there is another task '{task.name}'", where, "give this one another name")
+        facts = {f.name: getattr(task, f.name) for f in fields(Task) if f.name != "name"}
+        self.own.adopt(task.name, task, where, **facts)
+        self.declared[task.name] = task
 
 # %% ../nbs/02_tasks.ipynb #180b4fe6
 EMOTIONS = "happy", "sad", "angry", "neutral"
