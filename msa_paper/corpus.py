@@ -236,6 +236,7 @@ def check_counts(corpus:Corpus):
 def check_corpus(
     corpus:Corpus,       # as a reader built it
     values:bool=True,    # also look at every value; False where that was done when the file was written
+    labelled:bool=True,  # some sample has to have a label; False of data that are only predicted
 )->Corpus:               # the same, when it keeps the schema
     "Raises one clear error where a corpus breaks the schema."
     for m, modality in corpus.spec.modalities.items():
@@ -247,5 +248,5 @@ def check_corpus(
     check_splits(corpus)
     check_labels(corpus.labels, corpus.spec.task, label_ids(corpus), corpus.title)
     unlabelled = len(corpus.ids) and np.isnan(corpus.labels).all()
-    need(not unlabelled, f"no sample has a label of task '{corpus.spec.task.name}'", corpus.title)
+    need(not labelled or not unlabelled, f"no sample has a label of task '{corpus.spec.task.name}'", corpus.title)
     return corpus

@@ -255,10 +255,13 @@ class Registry(Declared):
             importlib.import_module(module)
         return self.things[name]
 
+    def is_adopted(self, name:str)->bool:
+        "Whether a name was adopted, and is not declared in the sources."
+        return name in self.declared and not self.declared[name].module.startswith("msa_paper.")
+
     def adopt(self, name:str, thing:object, where:str, **facts):
         "Know one more thing, in this process only. Raises where the sources declare one of that name."
-        there = self.declared.get(name)
-        if there and there.module.startswith("msa_paper."):
+        if name in self.declared and not self.is_adopted(name):
             remedy = "choose another name"
             raise MsaPaperError(f"there is a {self.label} '{name}' of the project", where, remedy)
         one = Declaration(name, where, facts)

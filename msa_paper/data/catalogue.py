@@ -47,6 +47,13 @@ def reader_of(name:str, protocol:str, source:str, options:dict)->Callable:
         raise MsaPaperError(what, where, "return {source: reader} for every declared source")
     return readers[source]
 
+# %% ../../nbs/data/00_catalogue.ipynb #c794d2ea
+def known_here(name:str, options:dict):
+    "Data of one's own become known by the folder that declares them; the project's are known anyway."
+    if "folder" in options and (name not in dataset or dataset.is_adopted(name)):
+        from msa_paper.data.own import adopt_from
+        adopt_from(name, options["folder"])
+
 # %% ../../nbs/data/00_catalogue.ipynb #716b281f
 def load_corpus(
     dataset:str,      # a name of the catalogue
@@ -56,6 +63,7 @@ def load_corpus(
     **options,        # what this reader can be told besides
 )->Corpus:
     "Read a data set by name. Raises where a name or an option is unknown."
+    known_here(dataset, options)
     sources_of(dataset, protocol)
     known(task, TASKS, "task")
     reader = reader_of(dataset, protocol, source, options)

@@ -174,7 +174,7 @@ def chosen_array(found:dict, said:ModalityDeclared, where:object)->np.ndarray:
 
 def lengths_beside(found:dict, said:ModalityDeclared)->np.ndarray|None:
     "The lengths that a file gives: an array of its own, or from offsets."
-    if said.lengths in found:
+    if said.lengths and said.lengths in found:
         return found[said.lengths]
     if "lengths" in found:
         return found["lengths"]
