@@ -18,6 +18,7 @@ from .commands.predict import export, predict
 from .commands.publish import merge, publish, verify
 from .commands.reproduce import reproduce
 from .commands.status import overhead, status
+from .commands.train import train
 from .core import MsaPaperError
 from .processes import interruptible
 
@@ -41,6 +42,9 @@ add(app, reproduce, "msa-paper reproduce", "msa-paper reproduce --data mosi --dr
     "msa-paper reproduce --data mosei --anew --scheduler tcp://127.0.0.1:8786")
 add(app, status, "msa-paper status", "msa-paper status --results other/runs --json")
 add(app, figures, "msa-paper figures", "msa-paper figures --page table5 --data mosi --figures drawn")
+add(app, train, "msa-paper train my-study --model full lmf ridge --seeds 5",
+    "msa-paper train my-study --trials 8 --workers 2",
+    "msa-paper train planted-tone --option segments=100 --set epochs=5")
 add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predictions.csv",
     "msa-paper predict taken planted-mixed --option segments=100 --weights -o p.parquet")
 add(app, export, "msa-paper export mosi-context/full/s1 taken")

@@ -9,12 +9,14 @@ __all__ = ['CODE', 'NAMED', 'git', 'code_state', 'known_hash', 'data_state', 'en
 # %% ../../nbs/experiment/10_provenance.ipynb #60f323fe
 import hashlib, json, os, platform, resource, subprocess, sys, time
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cache
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 import numpy as np
 from ..core import project_folder, sha256
+from ..registry import dataset
 
 # %% ../../nbs/experiment/10_provenance.ipynb #9c0fedf6
 CODE = "nbs", "msa_paper", "settings.ini", "constraints.txt"
@@ -61,12 +63,14 @@ def split_hash(corpus:"Corpus")->str: # 16 hexadecimal digits
 # %% ../../nbs/experiment/10_provenance.ipynb #db6e46ed
 def data_state(
     corpus:"Corpus",
-)->dict:              # files, splits, sequences
-    "Hashes of a corpus' files and of its splits with their labels."
+)->dict:              # files, splits, sequences, spec, declared
+    "Hashes of a corpus' files and of its splits with their labels, and what a model knew of it."
     stamps = {p: p.stat() for p in corpus.sources}
     files = {p.name: known_hash(str(p), s.st_size, s.st_mtime_ns) for p, s in stamps.items()}
     counts = {s: len(i) for s, i in corpus.splits.items()}
-    return dict(files=files, splits=split_hash(corpus), sequences=counts)
+    own = dataset.facts(corpus.name) if dataset.is_adopted(corpus.name) else None
+    return dict(files=files, splits=split_hash(corpus), sequences=counts, spec=asdict(corpus.spec),
+                declared=own)
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c
 NAMED = "torch", "torch-geometric", "lightning", "numpy", "papermill", "msa_paper"   # versions that matter
