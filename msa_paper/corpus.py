@@ -248,5 +248,6 @@ def check_corpus(
     check_splits(corpus)
     check_labels(corpus.labels, corpus.spec.task, label_ids(corpus), corpus.title)
     unlabelled = len(corpus.ids) and np.isnan(corpus.labels).all()
-    need(not labelled or not unlabelled, f"no sample has a label of task '{corpus.spec.task.name}'", corpus.title)
+    told = f"no sample has a label of task '{corpus.spec.task.name}'"
+    need(not labelled or not unlabelled, told, corpus.title)
     return corpus

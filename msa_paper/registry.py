@@ -215,6 +215,14 @@ class Declared:
             found[one.name] = one
         return dict(sorted(found.items(), key=by_order))
 
+    def facts(self, name:str)->dict:
+        "What is declared of a thing, without importing it."
+        return self.declared[known(name, self.declared, self.label)].facts
+
+    def names(self, **having)->tuple[str, ...]:
+        "Those whose declaration has all these facts."
+        return tuple(n for n, d in self.declared.items() if having.items() <= d.facts.items())
+
     def __iter__(self):
         return iter(self.declared)
 
@@ -239,14 +247,6 @@ class Registry(Declared):
     def things(self)->dict:
         "What was imported so far."
         return {}
-
-    def facts(self, name:str)->dict:
-        "What is declared of a thing, without importing it."
-        return self.declared[known(name, self.declared, self.label)].facts
-
-    def names(self, **having)->tuple[str, ...]:
-        "Those whose declaration has all these facts."
-        return tuple(n for n, d in self.declared.items() if having.items() <= d.facts.items())
 
     def __getitem__(self, name:str):
         "The thing itself; its module is imported now."

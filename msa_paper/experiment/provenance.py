@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 import numpy as np
-from ..core import project_folder, sha256
+from ..core import plain, project_folder, sha256
 from ..registry import dataset
 
 # %% ../../nbs/experiment/10_provenance.ipynb #9c0fedf6
@@ -69,8 +69,8 @@ def data_state(
     files = {p.name: known_hash(str(p), s.st_size, s.st_mtime_ns) for p, s in stamps.items()}
     counts = {s: len(i) for s, i in corpus.splits.items()}
     own = dataset.facts(corpus.name) if dataset.is_adopted(corpus.name) else None
-    return dict(files=files, splits=split_hash(corpus), sequences=counts, spec=asdict(corpus.spec),
-                declared=own)
+    told = plain(dict(spec=asdict(corpus.spec), declared=own))
+    return dict(files=files, splits=split_hash(corpus), sequences=counts) | told
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c
 NAMED = "torch", "torch-geometric", "lightning", "numpy", "papermill", "msa_paper"   # versions that matter
