@@ -219,10 +219,6 @@ class Declared:
         "What is declared of a thing, without importing it."
         return self.declared[known(name, self.declared, self.label)].facts
 
-    def names(self, **having)->tuple[str, ...]:
-        "Those whose declaration has all these facts."
-        return tuple(n for n, d in self.declared.items() if having.items() <= d.facts.items())
-
     def __iter__(self):
         return iter(self.declared)
 
@@ -248,6 +244,10 @@ class Registry(Declared):
         "What was imported so far."
         return {}
 
+    def names(self, **having)->tuple[str, ...]:
+        "Those whose declaration has all these facts."
+        return tuple(n for n, d in self.declared.items() if having.items() <= d.facts.items())
+
     def __getitem__(self, name:str):
         "The thing itself; its module is imported now."
         module = self.declared[known(name, self.declared, self.label)].module
@@ -260,10 +260,10 @@ class Registry(Declared):
         return name in self.declared and not self.declared[name].module.startswith("msa_paper.")
 
     def adopt(self, name:str, thing:object, where:str, **facts):
-        "Know one more thing, in this process only. Raises where the sources declare one of that name."
+        "Know one more thing, in this process. Raises where the sources declare one of that name."
         if name in self.declared and not self.is_adopted(name):
-            remedy = "choose another name"
-            raise MsaPaperError(f"there is a {self.label} '{name}' of the project", where, remedy)
+            told = f"there is a {self.label} '{name}' of the project"
+            raise MsaPaperError(told, where, "choose another name")
         one = Declaration(name, where, facts)
         check_facts(one, self.known_facts, self.label)
         self.declared[name], self.things[name] = one, thing
