@@ -230,7 +230,7 @@ class Declared:
 
 # %% ../nbs/01_registry.ipynb #reg00001
 class Registry(Declared):
-    "Things of one kind by name: declared in the modules of some packages, imported when they are asked for."
+    "Things of one kind by name; their modules are imported when they are asked for."
     def __call__(self, name:str, **facts):
         "Declare what is defined below: a decorator. `facts` are read from the source."
         def remember(thing):
