@@ -234,7 +234,7 @@ class Registry(Declared):
     def __call__(self, name:str, **facts):
         "Declare what is defined below: a decorator. `facts` are read from the source."
         def remember(thing):
-            if thing.__module__ != "__main__":      # a page that is executed replaces nothing in its process
+            if thing.__module__ != "__main__":   # a page that is executed replaces nothing
                 self.things[name] = thing
             return thing
         return remember
