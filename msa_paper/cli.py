@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Annotated
 import typer
 import msa_paper
-from .commands import datasets
+from .commands import datasets, own_data
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
 from .commands.predict import export, predict
@@ -26,8 +26,10 @@ from .processes import interruptible
 data = new_app(help="List, fetch, check, describe or convert data sets.",
                epilog="msa-paper data list\nmsa-paper data card planted mixed -o segments=40")
 add(data, datasets.list_data, "msa-paper data list", "msa-paper data list mosi --json", name="list")
+add(data, own_data.new, "msa-paper data new my-study")
 add(data, datasets.fetch, "msa-paper data fetch mosi", "msa-paper data fetch mosi sims --accept-terms")
-add(data, datasets.check, "msa-paper data check", "msa-paper data check mosi --json")
+add(data, datasets.check, "msa-paper data check", "msa-paper data check mosi --json",
+    "msa-paper data check my-study")
 add(data, datasets.show_card, "msa-paper data card planted mixed -o segments=40",
     "msa-paper data card mosei official -o file=mosei/aligned_50.pkl --task binary", name="card")
 add(data, datasets.convert, "msa-paper data convert planted tone planted.safetensors -o segments=60",

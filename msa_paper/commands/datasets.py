@@ -9,13 +9,15 @@ __all__ = ['Names', 'Named', 'MANIFEST', 'Accept', 'DataSet', 'Protocol', 'Task'
 # %% ../../nbs/commands/50_datasets.ipynb #13c4ed96
 from typing import Annotated, Literal
 import typer
+from .own_data import check_places, own_places
 from .names import in_checkout, offer_listed, offer_readable
 from .parsing import Json, aside, read_options, said, usually
 from ..core import MsaPaperError, data_folder, runs_folder
 
 # %% ../../nbs/commands/50_datasets.ipynb #1f1095d1
 Names = Annotated[list[str]|None, typer.Argument(
-    metavar="NAME", autocompletion=offer_listed, **usually("data sets of data/manifest.json", "all"))]
+    metavar="NAME", autocompletion=offer_listed,
+    **usually("data sets of data/manifest.json, or (check) folders of one's own", "all"))]
 Named = Annotated[list[str]|None, typer.Argument(
     metavar="NAME", autocompletion=offer_listed, help="data sets of data/manifest.json", show_default=False)]
 MANIFEST = "data/manifest.json"
@@ -80,9 +82,12 @@ def check(
     names:Names=None,
     as_json:Json=False,
 )->list[str]:            # what is wrong
-    """Hash every file of the data folder.
+    """Hash every file of the data folder, or look at folders of one's own data.
 
-    Each is ok, corrupted, missing, recognised (a file to be asked for that is here) or unknown."""
+    Each file is ok, corrupted, missing, recognised (a file to be asked for that is here) or unknown. Of a
+    folder with a data.toml one page tells what is there and what is wrong."""
+    if places := own_places(names):
+        return check_places(places, as_json)
     from msa_paper.data import check as files
     in_checkout("data check", MANIFEST)
     if not as_json:
