@@ -18,6 +18,7 @@ from .commands.predict import export, predict
 from .commands.publish import merge, publish, verify
 from .commands.reproduce import reproduce
 from .commands.status import overhead, status
+from .commands.table import table
 from .commands.train import train
 from .core import MsaPaperError
 from .processes import interruptible
@@ -49,6 +50,8 @@ add(app, train, "msa-paper train my-study --model full lmf ridge --seeds 5",
     "msa-paper train planted-tone --option segments=100 --set epochs=5")
 add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predictions.csv",
     "msa-paper predict taken planted-mixed --option segments=100 --weights -o p.parquet")
+add(app, table, "msa-paper table my-study-own --name mine",
+    "msa-paper table planted-tone/full planted-tone/lmf -o compared")
 add(app, export, "msa-paper export mosi-context/full/s1 taken")
 add(app, publish, "msa-paper publish mosi", "msa-paper publish planted cards --json")
 add(app, merge, "msa-paper merge other/runs")

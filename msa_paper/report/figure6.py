@@ -38,10 +38,11 @@ def jittered(
 
 # %% ../../nbs/report/43_figure6.ipynb #bbfcea68
 def scattered(
-    name:str,       # of a study
+    name:str,         # of a study
+    results:str="",   # the published results
 )->Experiment:
     "The experiment of a study whose predictions are intensities."
-    known(name, shown_on("figure6"), "data of figure6")
+    known(name, shown_on("figure6", results), "data of figure6")
     return next(e for e in experiments(name) if e.main == "mae")
 
 def said(
@@ -119,7 +120,7 @@ def figure6(
     figures:str="",   # where the figure goes
 ):                    # the picture, or why it could not be redrawn
     "Predicted against true intensity of the full model on the test set (Figure 6)."
-    e = scattered(data)
+    e = scattered(data, results)
     runs, errors = runs_of(e, ("full",), results)["full"], derived(e, "errors", results)
     if not runs:
         where = f"`make reproduce DATA={data}`"

@@ -22,9 +22,10 @@ from ..studies.study import Experiment, ablations, experiments
 def panels_of(
     name:str,         # of a study
     figure:str,       # the page that is drawn
+    results:str="",   # the published results
 )->list[Experiment]:
     "The experiments that a figure has a panel for: those with a metric that they are judged by."
-    return [e for e in experiments(known(name, shown_on(figure), f"data of {figure}")) if e.main]
+    return [e for e in experiments(known(name, shown_on(figure, results), f"data of {figure}")) if e.main]
 
 @dataclass(frozen=True)
 class Losses:
@@ -69,7 +70,7 @@ def figure7(
     figures:str="",   # where the figure goes
 ):
     "What each part of the model is worth (Figure 7, claims C5 and C6)."
-    every = [losses(e, results) for e in panels_of(data, "figure7")]
+    every = [losses(e, results) for e in panels_of(data, "figure7", results)]
     if not any(d for found in every for d in found.differences.values()):
         return nothing(data)
     sidecar = {f.experiment.key: dict(metric=f.experiment.main, differences=f.differences,

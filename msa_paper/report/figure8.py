@@ -79,7 +79,7 @@ def figure8(
     figures:str="",   # where the figure goes
 ):
     "Validation accuracy per epoch, full model against the one without the graph (Figure 8, claim C8)."
-    found = [(e, runs_of(e, CURVES, results)) for e in panels_of(data, "figure8")]
+    found = [(e, runs_of(e, CURVES, results)) for e in panels_of(data, "figure8", results)]
     there = [(e, runs) for e, runs in found if all(runs.values())]
     if not there:
         return nothing(data)

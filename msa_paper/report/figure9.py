@@ -20,10 +20,11 @@ from ..studies.study import Experiment, experiments, extra_models, is_closed_for
 
 # %% ../../nbs/report/46_figure9.ipynb #c475b909
 def classified(
-    name:str,       # of a study
+    name:str,         # of a study
+    results:str="",   # the published results
 )->Experiment:
     "The experiment of a study with more than two classes."
-    every = experiments(known(name, shown_on("figure9"), "data of figure9"))
+    every = experiments(known(name, shown_on("figure9", results), "data of figure9"))
     return next(e for e in every if e.main and len(TASKS[e.task].classes) > 2)
 
 def class_scores(
@@ -49,7 +50,7 @@ def figure9(
     figures:str="",   # where the figure goes
 ):
     "F1 of every class for every model (Figure 9, claim C9)."
-    e = classified(data)
+    e = classified(data, results)
     runs = runs_of(e, tuple(m for m in rows_of("table4", e) if not is_closed_form(m)), results)
     if not any(runs.values()):
         return nothing(data)

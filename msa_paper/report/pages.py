@@ -18,6 +18,7 @@ from ..experiment.published import NotComparable, Published, open_results
 from ..registry import dataset, page, study
 from .style import save_figure
 from .tables import difference
+from ..studies.gathered import adopt_beside
 from ..studies.study import Experiment, studied
 
 # %% ../../nbs/report/40_pages.ipynb #5f51aeec
@@ -119,8 +120,10 @@ def is_whole(name:str)->bool:
 
 def shown_on(
     name:str,         # of a page
+    results:str="",   # a folder of results: what was gathered there is a study too
 )->list[str]:
     "The studies that a page can be drawn of."
+    adopt_beside(results)
     return [s for s in study if name in pages_of(s)]
 
 def pages_to_draw(
@@ -128,6 +131,7 @@ def pages_to_draw(
     only:str="",       # a study; empty: all
 )->list[tuple[str, str|None]]: # (page, study; None where it takes none)
     "Every page that published results allow."
+    adopt_beside(results)
     if only:
         judged = [("claims", None)] if not studied(only).remade else []
         return [(p, None if is_whole(p) else only) for p in pages_of(only)] + judged
