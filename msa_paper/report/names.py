@@ -52,9 +52,11 @@ class Metrics(dict):
 
 # %% ../../nbs/report/08_names.ipynb #677374d9
 def class_metrics()->dict[str, Metric]:
-    "The F1 of every class of every declared task."
+    "The F1 of every class of every declared task; of several labels at once also the weighted accuracy."
     classes = dict.fromkeys(c for task in TASKS.values() for c in task.classes)
-    return {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
+    labels = dict.fromkeys(c for task in TASKS.values() if task.kind == "labels" for c in task.classes)
+    found = {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
+    return found | {f"wa_{c}": Metric(f"weighted accuracy of {c}, %") for c in labels}
 
 # %% ../../nbs/report/08_names.ipynb #4ebac57d
 METRICS = Metrics(
@@ -67,5 +69,8 @@ METRICS = Metrics(
     acc7=Metric("Acc-7, %"),
     acc=Metric("accuracy, %"),
     f1_weighted=Metric("weighted F1, %"),
+    acc_labels=Metric("accuracy over all labels, %"),
+    wa_mean=Metric("weighted accuracy, mean over labels, %"),
+    f1_mean=Metric("weighted F1, mean over labels, %"),
     **class_metrics(),
 )
