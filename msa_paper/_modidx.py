@@ -836,6 +836,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                 'msa_paper/data/cards.py'),
                                       'msa_paper.data.cards.moments': ('data/cards.html#moments', 'msa_paper/data/cards.py'),
                                       'msa_paper.data.cards.outside_line': ('data/cards.html#outside_line', 'msa_paper/data/cards.py'),
+                                      'msa_paper.data.cards.rated_line': ('data/cards.html#rated_line', 'msa_paper/data/cards.py'),
                                       'msa_paper.data.cards.repaired_line': ('data/cards.html#repaired_line', 'msa_paper/data/cards.py'),
                                       'msa_paper.data.cards.row_of': ('data/cards.html#row_of', 'msa_paper/data/cards.py'),
                                       'msa_paper.data.cards.save_card': ('data/cards.html#save_card', 'msa_paper/data/cards.py'),

@@ -15,20 +15,28 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from msa_paper.core import MsaPaperError
 from msa_paper.corpus import Corpus, check_corpus, need_labels
+from msa_paper.data.cards import card
 from msa_paper.experiment.evaluation import evaluate, predict
+from msa_paper.experiment.locked import lock, pack, unlock, unpack
 from msa_paper.experiment.loss import labelled, loss_of
-from msa_paper.experiment.portable import Loaded, differences, predict_together
+from msa_paper.experiment.portable import Loaded, differences, export_run, load, predict_together
 from msa_paper.experiment.robustness import probe_robustness
 from msa_paper.experiment.mechanism_probes import Subject
+from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec, spec_hash
+from msa_paper.experiment.store import Store
 from msa_paper.experiment.training import Training, fit
+from msa_paper.formats.feature_files import stored_corpus
+from msa_paper.formats.feature_store import store_corpus
 from msa_paper.loaders import batches
-from msa_paper.measures.bootstrap import all_draws, replicates
+from msa_paper.measures.bootstrap import all_draws, replicates, resampled
 from msa_paper.measures.comparisons import compare, estimate
 from msa_paper.measures.ids import metrics_of, resampled_metrics
 from msa_paper.measures.metrics import label_metrics, task_metrics
 from msa_paper.model.contract import build_model, check_model, drawn_batch
 from msa_paper.registry import model as models
+from msa_paper.report.resamples import sums_of
+from msa_paper.report.resamples import test_key as label_key
 from msa_paper.schema import DataSpec, Modality
 from msa_paper.tasks import TASKS, Task, check_labels
 
@@ -253,6 +261,30 @@ def test_predictions_of_several_seeds_name_the_labels():
     told = "the run predicts any of tired, tense, glad; the data ask for tired, tense, glad"
     assert differences(corpus.spec, one_of) == [told]
     assert differences(corpus.spec, corpus.spec) == []
+
+
+def test_the_whole_way_from_a_file_to_locked_sums(tmp_path):
+    made, protocol = generated(), "official"
+    emotions = replace(made.spec, task=TASKS["mosei_emotions"])
+    felt = replace(made, name="mosei", protocol=protocol, spec=emotions, labels=np.tile(made.labels, 2))
+    options = dict(file=str(store_corpus(felt, tmp_path / "mosei.safetensors")))
+    store, spec = Store(tmp_path / "runs"), spec_of("full", dataset="mosei", protocol=protocol, data=options)
+    spec = spec.model_copy(update=dict(task="mosei_emotions", seeds=(1, 2), results=str(store.folder)))
+    corpus = stored_corpus("mosei", protocol, "mosei_emotions", tmp_path / "mosei.safetensors", {})
+    np.testing.assert_array_equal(corpus.labels, felt.labels)
+    runs = [run_seed(spec, seed, corpus, store) for seed in spec.seeds]
+    assert runs[0].metrics["test"]["n"] > 0
+    sums = sums_of(runs[0])
+    again = resampled(emotions.task, sums)
+    np.testing.assert_allclose(again.to_numpy(), runs[0].replicates.to_numpy(), atol=1e-5)
+    locked = lock(pack({("c", 1): sums}), label_key(runs[0]))
+    assert unpack(unlock(locked, label_key(runs[1])))["c", 1].tolist() == sums.tolist()
+    taken = [load(export_run(run, tmp_path / f"seed{run.seed}"), "cpu") for run in runs]
+    told = predict_together(taken, corpus, "test")
+    assert set("+".join(told["labels"]).split("+")) <= {"", *emotions.task.classes}
+    counts = card(corpus)["splits"]["train"]["histogram"]
+    assert counts["happy"] == np.nansum(felt.labels[felt.splits["train"], 0])
+    assert list(counts) == [*emotions.task.classes, "none of them"]
 
 
 @pytest.mark.parametrize("per_step", (False, True))

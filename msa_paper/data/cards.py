@@ -131,6 +131,11 @@ def unlabelled_line(c:dict)->str:
     told = ", ".join(f"{n:,} of {s}" for s, n in without.items())
     return f"**Without a label of this task**: {told}." if without else ""
 
+def rated_line(c:dict)->str:
+    "How many segments found no rating, where the ratings are a table of their own."
+    missing = c["notes"].get("not_rated")
+    return "" if missing is None else f"**Segments that could not be joined to a rating**: {missing:,}."
+
 def words_line(c:dict)->str:
     "The words of the annotation that are no class of the task."
     others = c["notes"].get("no_class_of_the_task") or {}
@@ -163,8 +168,8 @@ def card_markdown(
     several = NONE in c["splits"]["train"]["histogram"]
     clock = "in step" if c["aligned"] else "each on its own clock"
     tail = (
-        unlabelled_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "", repaired_line(c),
-        outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
+        unlabelled_line(c), rated_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "",
+        repaired_line(c), outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
     )
     parts = (
         f"### {c['dataset']}-{c['protocol']}: {c['task']}",
