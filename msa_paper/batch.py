@@ -18,7 +18,7 @@ class Batch:
     "Padded features with masks; labels are NaN where there is nothing to score."
     features: dict[str, Tensor]              # {modality: (B, T_m, d_m)}
     masks: dict[str, Tensor]                 # {modality: (B, T_m)} bool, valid steps first
-    labels: Tensor                           # (B,), or (B, T) with one label a step
+    labels: Tensor                           # (B,), or (B, T) per step; (…, L) of several at once
     ids: list[str]                           # B sequence ids
     step_ids: list[list[str]] | None = None  # with labels per step: the ids of each sequence's steps
 
@@ -36,7 +36,7 @@ class Batch:
 class Sample:
     "One sequence: what a corpus holds of it, unpadded."
     features: dict[str, Tensor]          # {modality: (T_m, d_m)}
-    label: Tensor                        # (), or (T,) with one label a step
+    label: Tensor                        # (), or (T,) per step; (…, L) of several at once
     id: str
     step_ids: list[str] | None = None
 
@@ -61,7 +61,7 @@ def collate(
     pairs = {m: padded([s.features[m] for s in samples]) for m in samples[0].features}
     features, masks = ({m: pair[k] for m, pair in pairs.items()} for k in (0, 1))
     ids, labels = [s.id for s in samples], [s.label for s in samples]
-    if samples[0].label.dim() == 1:
+    if samples[0].step_ids is not None:
         return Batch(features, masks, padded(labels, torch.nan)[0], ids, [s.step_ids for s in samples])
     return Batch(features, masks, torch.stack(labels), ids)
 

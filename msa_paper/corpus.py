@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from .core import MsaPaperError, known
 from .schema import DataSpec, Modality
-from .tasks import named
-from .tasks import check_labels
+from .tasks import Task, check_labels, named
 
 # %% ../nbs/05_corpus.ipynb #60cf3ce6
 @dataclass
@@ -24,7 +23,7 @@ class Corpus:
     spec: DataSpec
     features: dict[str, np.ndarray]    # {modality: (all steps, d_m)}, or what answers slices of rows
     offsets: dict[str, np.ndarray]     # {modality: (N+1,)} where each sequence begins
-    labels: np.ndarray                 # (N,), or (all steps,) with one label a step; NaN = missing
+    labels: np.ndarray                 # (N,), or (all steps,); (…, L) of several at once; NaN = missing
     ids: np.ndarray                    # (N,) sequence ids
     splits: dict[str, np.ndarray]      # {'train' | 'validation' | 'test': sequence numbers}
     groups: np.ndarray                 # (N,) what a sequence belongs to: its video or dialogue
@@ -100,13 +99,21 @@ def label_ids(corpus:Corpus)->np.ndarray:
 def split_labels(
     corpus:Corpus,
     split:str,
-)->np.ndarray:      # (n,) or, with one label a step, (steps,)
+)->np.ndarray:      # (n,) or, with one label a step, (steps,); (…, L) of several at once
     "The labels of one split, in its order."
     numbers = corpus.splits[known(split, corpus.splits, f"split of {corpus.title}")]
     if not corpus.spec.per_step:
         return corpus.labels[numbers]
     cuts = corpus.offsets[next(iter(corpus.spec.modalities))]
     return np.concatenate([corpus.labels[cuts[n]:cuts[n + 1]] for n in numbers] or [corpus.labels[:0]])
+
+# %% ../nbs/05_corpus.ipynb #043591f0
+def unlabelled(y:np.ndarray, task:Task)->str:
+    "What is annotated nowhere: 'label', or which of several at once; empty where nothing is lost."
+    nowhere = np.isnan(y).all(0)
+    if nowhere.all() or not nowhere.any():
+        return "label" * bool(nowhere.all())
+    return f"label '{task.classes[nowhere.argmax()]}'"
 
 # %% ../nbs/05_corpus.ipynb #9ef27c81
 def need_labels(
@@ -121,8 +128,8 @@ def need_labels(
         if not len(corpus.splits[split]):
             remedy = "use data with samples in train, validation and test"
             raise MsaPaperError(f"split '{split}' is empty", corpus.title, remedy)
-        if np.isnan(y).all():
-            what = f"none of the {len(y)} samples of split '{split}' has a label of task '{task.name}'"
+        if lost := unlabelled(y, task):
+            what = f"none of the {len(y)} samples of split '{split}' has a {lost} of task '{task.name}'"
             nothing = "nothing can be learnt from it or scored on it"
             remedy = f"{nothing}: check the file's labels, or use another task"
             raise MsaPaperError(what, corpus.title, remedy)

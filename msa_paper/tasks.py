@@ -33,6 +33,10 @@ def check_task(task:"Task"):
     if bool(task.classes) != (task.scored in ("classes", "labels")):
         remedy = "classes as 'classes' or 'labels' only"
         raise MsaPaperError(f"{has} is scored as '{task.scored}'", remedy=remedy)
+    wrong = [c for c in task.classes if c == "mean" or task.classes.count(c) > 1]
+    if task.kind == "labels" and wrong:
+        remedy = "each once, none called 'mean'"
+        raise MsaPaperError(f"{has} '{wrong[0]}' is no name of a label", remedy=remedy)
     if task.edges and len(task.edges) != len(task.classes) - 1:
         raise MsaPaperError(f"{has} {len(task.edges)} edges", remedy="one edge between two classes")
     if task.lowest is not None and (task.limit is None or task.lowest >= task.limit):
@@ -165,13 +169,21 @@ def class_faults(
     return {"infinite labels": np.isinf(y), "labels between two classes": between,
             f"labels that are no class from 0 to {classes - 1}": strange}
 
+# %% ../nbs/02_tasks.ipynb #edcd8a37
+def truth_faults(y:np.ndarray)->dict[str, np.ndarray]: # (n, L) → {what is wrong: (n, L) bool}
+    "Which of several labels are neither true nor false."
+    strange = ~np.isinf(y) & ~np.isnan(y) & (y != 0) & (y != 1)
+    return {"infinite labels": np.isinf(y), "labels that are neither 0 nor 1": strange}
+
 # %% ../nbs/02_tasks.ipynb #51818291
 def label_faults(
-    y:np.ndarray,         # (n,) labels, NaN = missing
+    y:np.ndarray,         # (n,), or (n, L) where several labels are told at once; NaN = missing
     task:Task,
-)->dict[str, np.ndarray]: # {what is wrong: (n,) bool}
+)->dict[str, np.ndarray]: # {what is wrong: bool, of the same shape}
     "Which labels are none of the task's."
     with np.errstate(invalid="ignore"):
+        if task.kind == "labels":
+            return truth_faults(y)
         return class_faults(y, len(task.classes)) if task.classes else intensity_faults(y, task)
 
 # %% ../nbs/02_tasks.ipynb #bb24b534
@@ -193,7 +205,7 @@ def named(
 def as_numbers(
     labels:Sequence,
     where:object,      # file or corpus
-)->np.ndarray:         # (n,) float64
+)->np.ndarray:         # (n,) or (n, L) float64
     "Labels as numbers. Raises where they are none."
     try:
         return np.asarray(labels, np.float64)
@@ -205,21 +217,41 @@ def as_numbers(
 def labels_asked_for(task:Task)->str:
     "What labels a task asks for, as the remedy of a message."
     scale = f"an intensity of {scale_of(task)}" if task.limit else "an intensity"
-    asks = f"task '{task.name}' asks for {f'{len(task.classes)} classes' if task.classes else scale}"
+    what = f"{len(task.classes)} {task.kind}" if task.classes else scale
+    what += f" at once ({', '.join(task.classes)}), each 0 or 1" if task.kind == "labels" else ""
+    asks = f"task '{task.name}' asks for {what}"
     return f"{asks}: is it another data set or column? NaN says that a label is missing"
+
+# %% ../nbs/02_tasks.ipynb #91ff89b8
+def check_columns(y:np.ndarray, task:Task, where:object):
+    "Raises where there is no column for each label, or there are columns where there is one label only."
+    wanted = (len(task.classes),) if task.kind == "labels" else ()
+    if y.shape[1:] != wanted:
+        shape, right = (", ".join(("n", *map(str, s))) for s in (y.shape[1:], wanted))
+        raise MsaPaperError(f"labels of shape ({shape}), not ({right})", where, labels_asked_for(task))
+
+def at_fault(which:np.ndarray, y:np.ndarray, task:Task, ids:Sequence|None)->str: # (n,) or (n, L)
+    "The first faults by the name of the sample, and of the label of several."
+    at = np.argwhere(which)
+    names = [named([row], ids) for row in at[:FIRST, 0]]
+    if task.kind == "labels":
+        names = [f"{name}, '{task.classes[k]}'" for name, k in zip(names, at[:, 1])]
+    return named(range(len(at)), names + [""] * len(at), y[which])
 
 # %% ../nbs/02_tasks.ipynb #6b3f6eb7
 def check_labels(
-    labels:Sequence,          # (n,) NaN = missing
+    labels:Sequence,          # (n,), or (n, L) where several are told at once; NaN = missing
     task:Task,
     ids:Sequence|None=None,   # (n,) names for the message
     where:object=None,        # file or corpus
 ):
     "Raises one error that counts and names the labels that are none of the task's."
     y = as_numbers(labels, where)
-    found = {what: np.flatnonzero(which) for what, which in label_faults(y, task).items() if which.any()}
+    check_columns(y, task, where)
+    found = {what: which for what, which in label_faults(y, task).items() if which.any()}
     if found:
-        told = "; ".join(f"{len(k)} {what}, the first: {named(k, ids, y)}" for what, k in found.items())
+        each = (f"{k.sum()} {what}, the first: {at_fault(k, y, task, ids)}" for what, k in found.items())
+        told = "; ".join(each)
         raise MsaPaperError(f"{told} (of {len(y)})", where, labels_asked_for(task))
 
 # %% ../nbs/02_tasks.ipynb #b678fd60

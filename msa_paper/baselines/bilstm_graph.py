@@ -90,7 +90,9 @@ class BiLSTMGraph(nn.Module):
         mask = torch.stack(list(masks.values())).any(0)
         return torch.stack([member(x, mask) for member in self.readers])
 
-    # (B, outputs) or (B, T, outputs); for classes the logarithm of the mean probability
+    # (B, outputs) or (B, T, outputs); of the mean probability its logarithm, or of several labels log-odds
     def forward(self, batch:Batch)->Tensor:
         y = self.member_outputs(batch)
+        if self.data.task.kind == "labels":
+            return y.sigmoid().mean(0).logit(1e-6)
         return y.softmax(-1).mean(0).clamp(min=1e-12).log() if self.data.task.classes else y.mean(0)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ConstantSettings', 'LinearSettings', 'pooled', 'labelled_rows', 'ConstantBaseline', 'linear_solutions',
-           'LinearBaseline']
+           'label_solutions', 'LinearBaseline']
 
 # %% ../../nbs/baselines/80_trivial.ipynb #2034bd4f
 import numpy as np, torch, torch.nn.functional as F
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
@@ -47,12 +47,13 @@ def labelled_rows(
     corpus:Corpus,
     split:str,
     scale:Callable,            # a standardiser: Batch → Batch
-)->tuple[np.ndarray, np.ndarray]: # (n, Σ d_m) and (n,), what has a label
+)->tuple[np.ndarray, np.ndarray]: # (n, Σ d_m) and (n,), what has a label; (n, L) of several at once
     "Pooled features and labels of a split. Raises where nothing has a label."
     X, y = [], []
     with torch.no_grad():
         for batch in batches(corpus, split, 256):
             there = ~batch.labels.isnan()
+            there = there.any(-1) if corpus.spec.task.kind == "labels" else there
             X.append(pooled(scale(batch), corpus.spec)[there])
             y.append(batch.labels[there])
     if not sum(map(len, y)):
@@ -60,11 +61,21 @@ def labelled_rows(
     return torch.cat(X).numpy().astype(np.float64), torch.cat(y).numpy()
 
 # %% ../../nbs/baselines/80_trivial.ipynb #9610157e
+def log_odds(
+    y:np.ndarray,     # (n, L) 1, 0 or NaN = missing
+)->np.ndarray:        # (L,)
+    "Of how often each label is true; never and always count as half a sample, so that they are finite."
+    n = (~np.isnan(y)).sum(0)
+    yes = np.clip(np.nansum(y, 0), .5, np.maximum(n - .5, .5))
+    return np.log(yes / np.maximum(n - yes, .5))
+
 def constant_of(
-    y:np.ndarray,     # (n,) labels
-    task,             # with `classes` and `outputs`
+    y:np.ndarray,     # (n,) labels, or (n, L) of several at once, NaN = missing
+    task,             # with `kind`, `classes` and `outputs`
 )->np.ndarray:        # (outputs,)
-    "The mean intensity, or the logarithms of the classes' shares."
+    "The mean intensity, the logarithms of the classes' shares, or the log-odds of each label."
+    if task.kind == "labels":
+        return log_odds(y)
     if not task.classes:
         return y.mean(keepdims=True)
     counts = np.maximum(np.bincount(y.astype(int), minlength=task.outputs), .5)
@@ -132,9 +143,36 @@ def linear_solutions(
     fits = (logistic.set_params(C=1 / (strength * n)).fit(X, y) for strength in strengths)
     return [logistic_map(fitted, seen, outputs) for fitted in fits]
 
+# %% ../../nbs/baselines/80_trivial.ipynb #0b3c63bc
+def label_solutions(
+    X:np.ndarray,      # (n, F), standardised
+    Y:np.ndarray,      # (n, L) 1, 0 or NaN = missing
+    strengths:Sequence[float],         # λ
+)->list[tuple[np.ndarray, np.ndarray]]: # for each λ W (L, F) and b (L,): log-odds
+    "A logistic regression of each label; one that is always or never true keeps its share."
+    W, b = np.zeros((len(strengths), Y.shape[1], X.shape[1])), np.zeros((len(strengths), Y.shape[1]))
+    for k, y in enumerate(Y.T):
+        there = ~np.isnan(y)
+        if len(np.unique(y[there])) < 2:
+            b[:, k] = log_odds(y[there, None])[0]
+            continue
+        for i, (w, c) in enumerate(linear_solutions(X[there], y[there], 2, strengths)):
+            W[i, k], b[i, k] = w[1] - w[0], c[1] - c[0]
+    return list(zip(W, b))
+
+# %% ../../nbs/baselines/80_trivial.ipynb #b3d1c0de
+def solutions(X:np.ndarray, y:np.ndarray, task, strengths:Sequence[float])->list[tuple]: # as above
+    "The linear maps of a task along a path of penalties."
+    if task.kind == "labels":
+        return label_solutions(X, y, strengths)
+    return linear_solutions(X, y, task.outputs, strengths)
+
 # %% ../../nbs/baselines/80_trivial.ipynb #e511173e
-def validation_loss(output:Tensor, target:Tensor, task)->float: # (n, outputs), (n,)
+def validation_loss(output:Tensor, target:Tensor, task)->float: # (n, outputs), (n,) or (n, L)
     "What is smallest on validation decides: smooth L1 or cross-entropy, by which trained models stop."
+    if task.kind == "labels":
+        there = ~target.isnan()
+        return F.binary_cross_entropy_with_logits(output[there], target[there].double()).item()
     if task.classes:
         return F.cross_entropy(output, target.long()).item()
     return F.smooth_l1_loss(output[:, 0], target.double()).item()
@@ -157,7 +195,7 @@ class LinearBaseline(nn.Module):
         X, y = labelled_rows(corpus, "train", scale)
         mean, deviation = X.mean(0), X.std(0)
         deviation[deviation < 1e-8] = 1
-        path = linear_solutions((X - mean) / deviation, y, self.head.out_features, self.strengths)
+        path = solutions((X - mean) / deviation, y, self.data.task, self.strengths)
         path = [(W / deviation, b - W @ (mean / deviation)) for W, b in path]
         V, target = labelled_rows(corpus, "validation", scale)
         target, of = torch.from_numpy(target), torch.from_numpy
@@ -167,7 +205,7 @@ class LinearBaseline(nn.Module):
             self.head.bias.copy_(of(path[best][1]))
             self.strength.fill_(self.strengths[best])
 
-    def loss(self, output:Tensor, target:Tensor)->float:
+    def loss(self, output:Tensor, target:Tensor)->float: # (n, outputs), (n,) or (n, L)
         return validation_loss(output, target, self.data.task)
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs), or (B, T, outputs) with one label a step

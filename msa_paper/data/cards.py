@@ -23,6 +23,8 @@ def declared_of(
     return about(corpus.name) if corpus.name in dataset else None
 
 # %% ../../nbs/data/90_cards.ipynb #7cbaac00
+NONE = "none of them"
+
 def intensity_bins(y:np.ndarray)->tuple[list[str], np.ndarray]:
     "Names of bins, and the bin of each intensity: whole numbers, or fifths on a scale that ends at 1."
     if len(y) and np.abs(y).max() <= 1:
@@ -30,7 +32,10 @@ def intensity_bins(y:np.ndarray)->tuple[list[str], np.ndarray]:
     return [f"{k:+d}" if k else "0" for k in range(-3, 4)], np.clip(y, -3, 3).round() + 3
 
 def histogram(y:np.ndarray, classes:Sequence[str])->dict[str, int]:
-    "How often each class stands there, or each bin of an intensity."
+    "How often each class stands there, or each bin of an intensity, or how often each label is true."
+    if y.ndim == 2:
+        counts = dict(zip(classes, np.nansum(y, 0).astype(int).tolist()))
+        return counts | {NONE: int((np.nansum(y, 1) == 0).sum())}
     names, bins = (classes, y) if classes else intensity_bins(y)
     return dict(zip(names, np.bincount(bins.astype(int), minlength=len(names)).tolist()))
 
@@ -48,7 +53,7 @@ def split_counts(
     "Sequences, steps, groups, labels and their distribution in one split."
     numbers, classes = corpus.splits[split], corpus.spec.task.classes
     cuts, y = corpus.offsets[next(iter(corpus.spec.modalities))], split_labels(corpus, split)
-    there = y[~np.isnan(y)]
+    there = y[~np.isnan(y.reshape(len(y), -1)).all(1)]
     counts = dict(
         sequences=len(numbers), groups=len(set(corpus.groups[numbers].tolist())),
         steps=int(np.diff(cuts)[numbers].sum()), labelled=len(there), unlabelled=len(y) - len(there),
@@ -126,6 +131,11 @@ def unlabelled_line(c:dict)->str:
     told = ", ".join(f"{n:,} of {s}" for s, n in without.items())
     return f"**Without a label of this task**: {told}." if without else ""
 
+def rated_line(c:dict)->str:
+    "How many segments found no rating, where the ratings are a table of their own."
+    missing = c["notes"].get("not_rated")
+    return "" if missing is None else f"**Segments that could not be joined to a rating**: {missing:,}."
+
 def words_line(c:dict)->str:
     "The words of the annotation that are no class of the task."
     others = c["notes"].get("no_class_of_the_task") or {}
@@ -155,13 +165,15 @@ def card_markdown(
 )->str:
     "A card as a person reads it."
     labels = "for every step" if c["per_step"] else "a sequence"
+    several = NONE in c["splits"]["train"]["histogram"]
     clock = "in step" if c["aligned"] else "each on its own clock"
     tail = (
-        unlabelled_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "", repaired_line(c),
-        outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
+        unlabelled_line(c), rated_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "",
+        repaired_line(c), outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
     )
     parts = (
-        f"### {c['dataset']}-{c['protocol']}: {c['task']}", f"One label {labels}; modalities {clock}.",
+        f"### {c['dataset']}-{c['protocol']}: {c['task']}",
+        f"{'Several labels at once' if several else 'One label'} {labels}; modalities {clock}.",
         splits_table(c), modalities_table(c), "\n\n".join(t for t in tail if t),
     )
     return "\n\n".join(parts) + "\n"

@@ -20,13 +20,18 @@ from ..formats.npz import read_npz
 from msa_paper.formats.transcripts import (
     EMOTIONS_ANNOTATED, check_once, checked_transcripts, numbered, read_table, transcript_table,
 )
-from ..tasks import MOSI_TASKS, TASKS, targets_from_intensity
+from ..tasks import MOSI_TASKS, TASKS, named, own_task, targets_from_intensity
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/data/30_mosei.ipynb #087cbaf3
 def joined_emotions(table:pd.DataFrame, path:Path)->pd.DataFrame:
     "The same table with six emotions from 0 to 3."
     e = read_table(path, dict(id=str, start=float, **dict.fromkeys(EMOTIONS_ANNOTATED, float)))
+    rated = e[[*EMOTIONS_ANNOTATED]].to_numpy()
+    wrong = np.flatnonzero(((rated < 0) | (rated > 3)).any(1))
+    if len(wrong):
+        what = f"{len(wrong)} rows with an emotion that is not from 0 to 3, the first: {named(wrong)}"
+        raise MsaPaperError(what, path, "fetch the file again")
     emotions = e.rename(columns={"id": "video"}).sort_values("start")
     near = dict(on="start", by="video", direction="nearest", tolerance=.002)     # seconds
     joined = pd.merge_asof(table.sort_values("start"), emotions, **near)
@@ -108,10 +113,15 @@ def mosei_videos(
     return check_corpus(Corpus("mosei", protocol, spec, features, offsets, labels, ids, splits, ids,
                                sources=(path,), notes=notes))
 
+# %% ../../nbs/data/30_mosei.ipynb #9ed5173a
+own_task(
+    "mosei_emotions", classes=("happy", "sad", "anger", "surprise", "disgust", "fear"), scoring="labels",
+)
+
 # %% ../../nbs/data/30_mosei.ipynb #b39203e5
 @dataset(
     "mosei", label="CMU-MOSEI", order=1, units=("segments", "videos"), scale=(-3., 3.),
-    tasks=("regression", "binary", "binary_nonzero", "seven"),
+    tasks=("regression", "binary", "binary_nonzero", "seven", "mosei_emotions"),
     protocols={"official": ("text", "features"), "context": ("text",), "videos": ("npz",)},
     splits="the official ones; they never cut a video",
     leaks={"videos": "the features' extractors are not documented by who posted them"},

@@ -7,16 +7,18 @@ __all__ = ['key_of', 'lock', 'unlock', 'pack', 'unpack']
 
 # %% ../../nbs/experiment/24_locked.ipynb #80a4acaf
 import hashlib, io
+from collections.abc import Sequence
 import numpy as np, pandas as pd
 from ..core import MsaPaperError
 from .manifest import parquet
 
 # %% ../../nbs/experiment/24_locked.ipynb #ae5c44e9
 def key_of(
-    labels:dict[str, float],   # {id: label} of the test
-)->bytes:                      # 32 bytes
+    labels:dict[str, float|Sequence[float]],   # {id: label, or several} of the test
+)->bytes:                                      # 32 bytes
     "The key that test labels are: slow to derive, the same on every machine."
-    text = "\n".join(f"{i}:{y:.6g}" for i, y in sorted(labels.items()))
+    told = {i: ",".join(f"{v:.6g}" for v in np.atleast_1d(y)) for i, y in labels.items()}
+    text = "\n".join(f"{i}:{y}" for i, y in sorted(told.items()))
     return hashlib.scrypt(text.encode(), salt=b"msa_paper", n=2**14, r=8, p=1, dklen=32)
 
 # %% ../../nbs/experiment/24_locked.ipynb #aa47b953

@@ -64,10 +64,11 @@ def differences(
 )->list[str]:          # empty: none
     "What keeps a run from predicting some data, in words."
     found = modality_differences(ours, theirs)
-    if ours.task.classes != theirs.task.classes:
+    if (ours.task.kind, ours.task.classes) != (theirs.task.kind, theirs.task.classes):
         def told(task:Task)->str:
             "The classes of a task, or that it has none."
-            return ", ".join(task.classes) or "an intensity"
+            several = "any of " if task.kind == "labels" else ""
+            return several + ", ".join(task.classes) if task.classes else "an intensity"
         found.append(f"the run predicts {told(ours.task)}; the data ask for {told(theirs.task)}")
     if ours.per_step != theirs.per_step:
         found.append(f"the run predicts {'each step' if ours.per_step else 'whole sequences'}")
@@ -194,6 +195,17 @@ def weights(self:Loaded,
             rows.append({f"{k}_{m}": w[:, i] for i, m in named for k, w in there.items()})
     return pd.DataFrame({k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
 
+# %% ../../nbs/experiment/85_portable.ipynb #843c8d90
+def decided(
+    task:Task,
+    p:np.ndarray,              # (n, outputs)
+)->dict[str, np.ndarray]:      # {column: (n,)}: nothing for an intensity
+    "The most probable class, or the labels whose probability is ½ or more, joined by '+'; '' where none is."
+    names = np.array(task.classes)
+    if task.kind == "labels":
+        return dict(labels=np.array(["+".join(names[row >= .5]) for row in p], dtype=object))
+    return {"class": names[p.argmax(1)]} if task.classes else {}
+
 # %% ../../nbs/experiment/85_portable.ipynb #bdfcc99d
 def predict_together(
     some:list[Loaded],   # seeds of one configuration
@@ -210,6 +222,4 @@ def predict_together(
     found[names] = values.mean(0)
     if len(some) > 1:
         found[[f"{n}_sd" for n in names]] = values.std(0, ddof=1)
-    if classes := some[0].data.task.classes:
-        found["class"] = np.array(classes)[values.mean(0).argmax(1)]
-    return found
+    return found.assign(**decided(some[0].data.task, values.mean(0)))

@@ -100,7 +100,7 @@ class RunSpec(Question):
     "A training: data, model, settings, and the seeds it is repeated with (SPEC §1.5)."
     settings: dict = {}                                # of the model
     seeds: tuple[int, ...] = Field((1,), min_length=1) # different, from 0
-    loss: Literal["smooth_l1", "mse", "cross_entropy"] | None = None   # None: by task (E2)
+    loss: Literal["smooth_l1", "mse", "cross_entropy", "binary_cross_entropy"] | None = None   # by task (E2)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)            # on the head's weights (E9)
     batch_size: int = Field(32, ge=1, le=LONG)         # segments, or videos in the context protocol

@@ -23,7 +23,7 @@ from ..tasks import named
 from ..loaders import batches
 from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told
-from .loss import labelled, loss_of, validation_scores
+from .loss import LOSSES, labelled, loss_of, validation_scores
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
 from ..model.contract import build_model, parameter_groups, trained_outputs
@@ -51,10 +51,11 @@ def accelerator(
 # %% ../../nbs/experiment/30_training.ipynb #82b08da5
 def loss_for(spec:RunSpec, data:DataSpec)->str:
     "The loss of a run: the one that was asked for, or the task's; raises where it does not fit."
-    classes = bool(data.task.classes)
-    loss = spec.loss or ("cross_entropy" if classes else "smooth_l1")
-    if (loss == "cross_entropy") != classes:
-        raise MsaPaperError(f"loss '{loss}' does not fit task '{data.task.name}'", "loss")
+    fit = LOSSES[data.task.kind]
+    loss = spec.loss or fit[0]
+    if loss not in fit:
+        what, remedy = f"loss '{loss}' does not fit task '{data.task.name}'", f"choose {' or '.join(fit)}"
+        raise MsaPaperError(what, "loss", remedy)
     return loss
 
 # %% ../../nbs/experiment/30_training.ipynb #af22a7de
@@ -112,7 +113,7 @@ def step_scores(
         return {}, 0
     loss = loss_of(output, y, module.loss)
     need_number(module, loss, batch)
-    scores = dict(validation_loss=loss) | validation_scores(output, y, bool(module.task.classes))
+    scores = dict(validation_loss=loss) | validation_scores(output, y, module.task.kind)
     return scores, len(y)
 
 # %% ../../nbs/experiment/30_training.ipynb #b3ad063e

@@ -41,6 +41,13 @@ def write_mosi(t:pd.DataFrame, folder:Path):
     pd.DataFrame(columns).to_csv(folder/"label.csv", index=False)
 
 # %% ../../nbs/formats/84_generated_transcripts.ipynb #b74506d3
+def felt(t:pd.DataFrame)->dict[str, np.ndarray]:
+    "Six emotions from 0 to 3 that follow from the label and the place in the video."
+    late, good, bad = t["clip"] % 2, t.y.clip(0), -t.y.clip(None, 0)
+    strong = bad * (bad > 1)
+    found = good, bad, strong * late, late * 1., strong, bad * (1 - late)
+    return {e: v.to_numpy() for e, v in zip(EMOTIONS_ANNOTATED, found)}
+
 def write_mosei(t:pd.DataFrame, folder:Path):
     "A table a split, and the emotions, as MOSEI has them."
     for s, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
@@ -48,8 +55,7 @@ def write_mosei(t:pd.DataFrame, folder:Path):
         columns = dict(vid=part.video, start=part.start, stop=part.start + 5, label=part.y, cid=part["clip"])
         pd.DataFrame(columns | dict(text=part.text)).to_csv(folder/f"{name}.tsv", sep="\t", index=False)
     columns = dict(id=t.video, link="", segment_id=t["clip"], start=t.start, end=t.start + 5, sentiment=t.y)
-    emotions = dict.fromkeys(EMOTIONS_ANNOTATED, .5)
-    pd.DataFrame(columns | emotions).to_csv(folder/"emotions.csv", index=False)
+    pd.DataFrame(columns | felt(t)).to_csv(folder/"emotions.csv", index=False)
 
 # %% ../../nbs/formats/84_generated_transcripts.ipynb #b5ae7331
 def write_sims(t:pd.DataFrame, folder:Path):

@@ -12,7 +12,8 @@ from ..corpus import Corpus, check_corpus
 from .fields import intensity_tasks
 from .transcripts import EMOTIONS_ANNOTATED
 from .versions import SPLITS
-from ..tasks import TASKS, targets_from_intensity
+from ..registry import dataset as datasets
+from ..tasks import TASKS, Task, targets_from_intensity
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/72_text_corpus.ipynb #dda7480a
@@ -66,6 +67,28 @@ def video_corpus(
     return check_corpus(Corpus(dataset, "context", spec, {modality: values}, {modality: cuts}, y, names,
                                splits, names, table.id.to_numpy(str), sources))
 
+# %% ../../nbs/formats/72_text_corpus.ipynb #36087ff1
+def presence(
+    table:pd.DataFrame,   # from `transcripts`
+    task:Task,            # of several labels at once
+    where:str,
+)->np.ndarray:            # (n, L) 1, 0 or NaN = not rated
+    "Which labels are present: rated above 0. Raises where a column is not there."
+    lost = [c for c in task.classes if c not in table]
+    if lost:
+        remedy = "put the file of this annotation beside the others"
+        raise MsaPaperError(f"nothing is annotated as '{lost[0]}'", where, remedy)
+    rated = table[[*task.classes]].to_numpy(np.float64)
+    return np.where(np.isnan(rated), np.nan, rated > 0).astype(np.float32)
+
+def labels_of(dataset:str, table:pd.DataFrame, task:str, where:str)->np.ndarray: # (n,) or (n, L)
+    "What a task asks for of a table of transcripts. Raises for a task that it has no labels of."
+    several = [t for t in datasets.facts(dataset)["tasks"] if TASKS[t].kind == "labels"]
+    known(task, (*intensity_tasks(dataset), *several), f"task of {dataset}")
+    if task in several:
+        return presence(table, TASKS[task], where)
+    return targets_from_intensity(table.label.to_numpy(), task, table.id.to_numpy(), where)
+
 # %% ../../nbs/formats/72_text_corpus.ipynb #6c75cb2c
 def text_corpus(
     dataset:str, protocol:str, task:str,    # protocol: 'official' or 'context'
@@ -76,11 +99,13 @@ def text_corpus(
 )->Corpus:
     "Segments, or videos of segments, with one modality: text. Raises where no transcript has content."
     known(protocol, ("official", "context"), f"protocol of {dataset} from transcripts")
-    known(task, intensity_tasks(dataset), f"task of {dataset}")
     where = f"{dataset}-{protocol}"
-    y = targets_from_intensity(table.label.to_numpy(), task, table.id.to_numpy(), where)
+    y = labels_of(dataset, table, task, where)
     if not np.diff(offsets).any():
         what = f"none of the {len(offsets) - 1} transcripts has content"
         raise MsaPaperError(what, where, "name the column that has the texts")
     make = segment_corpus if protocol == "official" else video_corpus
-    return make(dataset, task, table, y, values, offsets, sources, modality)
+    corpus = make(dataset, task, table, y, values, offsets, sources, modality)
+    if y.ndim == 2:
+        corpus.notes["not_rated"] = int(np.isnan(y).any(1).sum())
+    return corpus

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'confusion', 'f1_from', 'IntensitySums', 'intensity_sums', 'accuracy_from', 'intensity_from', 'class_from',
-           'group_draws', 'all_draws', 'group_sums', 'resampled', 'replicates', 'interval']
+           'label_sums', 'label_from', 'group_draws', 'all_draws', 'group_sums', 'resampled', 'replicates', 'interval']
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #a35b570a
 from collections.abc import Iterator
@@ -105,6 +105,30 @@ def class_from(
     found = dict(acc=right / cells.sum(-1), f1_weighted=weighted)
     return found | {f"f1_{c}": of_class[..., i] for i, c in enumerate(classes)}
 
+# %% ../../nbs/measures/20_bootstrap.ipynb #64263ebe
+def label_sums(
+    p:np.ndarray,   # (n, L) probabilities
+    y:np.ndarray,   # (n, L) 1, 0 or NaN = missing
+)->np.ndarray:      # (n, 4 L): no that was said no, said yes; yes that was said no, said yes; of each label
+    "What the metrics of several labels are made of, sample by sample."
+    cells = confusion(y == 1, p >= .5, 2) * ~np.isnan(y)[..., None]
+    return cells.reshape(len(y), -1)
+
+def label_from(
+    sums:np.ndarray,           # (..., 4 L), as of `label_sums`
+    classes:tuple[str, ...],   # L names
+)->dict[str, np.ndarray]:      # {id: (...)}; NaN where a label is nowhere annotated
+    "The metrics of several labels from sums."
+    cells = sums.reshape(*sums.shape[:-1], len(classes), 4)
+    rows, right = cells.reshape(*cells.shape[:-1], 2, 2).sum(-1), cells[..., [0, 3]]
+    recall = np.divide(right, rows, out=np.zeros_like(right), where=rows > 0).sum(-1)
+    occurs, n = (rows > 0).sum(-1), rows.sum(-1)
+    wa = np.divide(recall, occurs, out=np.full_like(recall, np.nan), where=occurs > 0)
+    f1 = np.where(occurs > 0, f1_from(cells)[1], np.nan)
+    found = dict(acc_labels=right.sum((-1, -2)) / n.sum(-1), wa_mean=wa.mean(-1), f1_mean=f1.mean(-1))
+    each = {"wa": wa, "f1": f1}
+    return found | {f"{k}_{c}": each[k][..., i] for k in each for i, c in enumerate(classes)}
+
 # %% ../../nbs/measures/20_bootstrap.ipynb #24ac3192
 DRAWS = 2000
 
@@ -126,17 +150,36 @@ def all_draws(
     "The resamples of `group_draws` as one table."
     return np.concatenate(list(group_draws(groups, draws)))
 
+# %% ../../nbs/measures/20_bootstrap.ipynb #45aee559
+def sample_sums(
+    task:Task,
+    p:np.ndarray,   # (n, outputs)
+    y:np.ndarray,   # (n,) or (n, L)
+)->np.ndarray:      # (n, k)
+    "What the metrics of a task are made of, sample by sample."
+    if task.kind == "labels":
+        return label_sums(p, y)
+    return confusion(y, p.argmax(1), len(task.classes)) if task.classes else intensity_sums(p[:, 0], y)
+
+def metrics_from(
+    task:Task,
+    sums:np.ndarray,   # (..., k) of `sample_sums`
+)->dict[str, np.ndarray]: # {id: (...)}
+    "The metrics of a task from sums."
+    if task.kind == "labels":
+        return label_from(sums, task.classes)
+    return class_from(sums, task.classes) if task.classes else intensity_from(sums)
+
 # %% ../../nbs/measures/20_bootstrap.ipynb #8cbd4d01
 def group_sums(
     task:Task,
     prediction:np.ndarray,  # (n, outputs)
-    truth:np.ndarray,       # (n,), NaN = missing
+    truth:np.ndarray,       # (n,), or (n, L) of several at once; NaN = missing
     group:np.ndarray,       # (n,) the video or dialogue of each sample
 )->np.ndarray:              # (groups, k)
     "What the metrics of a run are made of, summed over each group, in the order of the groups' names."
-    there = ~np.isnan(truth)
-    p, y = scored(prediction, truth)
-    sums = confusion(y, p.argmax(1), len(task.classes)) if task.classes else intensity_sums(p[:, 0], y)
+    there = ~np.isnan(np.asarray(truth).reshape(len(truth), -1)).all(1)
+    sums = sample_sums(task, *scored(prediction, truth))
     _, number = np.unique(np.asarray(group)[there], return_inverse=True)
     by_group = np.zeros((number.max() + 1, sums.shape[1]))
     np.add.at(by_group, number, sums)
@@ -149,14 +192,14 @@ def resampled(
 )->pd.DataFrame:            # one row a resample of the groups, one column a metric
     "The metrics on resamples of the groups (cluster bootstrap)."
     drawn = np.concatenate([counts @ by_group for counts in group_draws(len(by_group))])
-    found = class_from(drawn, task.classes) if task.classes else intensity_from(drawn)
+    found = metrics_from(task, drawn)
     return pd.DataFrame({id: found[id] for id in resampled_metrics(task)}).astype(np.float32)
 
 # %% ../../nbs/measures/20_bootstrap.ipynb #72ccd790
 def replicates(
     task:Task,
     prediction:np.ndarray,  # (n, outputs)
-    truth:np.ndarray,       # (n,), NaN = missing
+    truth:np.ndarray,       # (n,), or (n, L) of several at once; NaN = missing
     group:np.ndarray,       # (n,)
 )->pd.DataFrame:            # one row a resample of the groups, one column a metric
     "The metrics of predictions on resamples of the groups."

@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['scored', 'mae', 'pearson', 'weighted_f1', 'binned', 'agreement', 'intensity_metrics', 'cut_metrics', 'class_metrics',
-           'task_metrics']
+           'weighted_accuracy', 'label_metrics', 'task_metrics']
 
 # %% ../../nbs/measures/10_metrics.ipynb #39928ec5
 import numpy as np
 from ..core import MsaPaperError
-from .ids import metrics_of
+from .ids import OF_EACH, metrics_of
 from ..tasks import Task
 from ..tasks import binned_intensity, cuts_of
 
 # %% ../../nbs/measures/10_metrics.ipynb #02c21ca0
 def scored(
     prediction:np.ndarray,  # (n,) or (n, classes)
-    truth:np.ndarray,       # (n,), NaN = missing
-)->tuple[np.ndarray, np.ndarray]: # the rows that have a label
+    truth:np.ndarray,       # (n,), or (n, L) of several at once; NaN = missing
+)->tuple[np.ndarray, np.ndarray]: # the rows that have a label, or one of several
     "Keep what has a label; raise where a prediction is not a finite number, or nothing has a label."
     ŷ, y = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
     if len(ŷ) != len(y):
@@ -27,7 +27,7 @@ def scored(
         what = f"{len(bad)} of {len(ŷ)} predictions are NaN or infinite, the first is number {bad[0]}"
         remedy = "the training diverged: lower the learning rate or look for NaN in the features"
         raise MsaPaperError(what, remedy=remedy)
-    there = ~np.isnan(y)
+    there = ~np.isnan(y.reshape(len(y), -1)).all(1)
     if not there.any():
         raise MsaPaperError("no sample has a label")
     return ŷ[there], y[there]
@@ -131,13 +131,52 @@ def class_metrics(
     found |= dict(largest_class=largest, recall_mean=float(recall))
     return found | {f"f1_{name}": float(f) for name, f in zip(classes, of_class)}
 
+# %% ../../nbs/measures/10_metrics.ipynb #e4773a53
+def weighted_accuracy(
+    truth:np.ndarray,       # (n,) bool
+    prediction:np.ndarray,  # (n,) bool
+)->float:
+    "The mean recall of yes and no, as far as they occur: the field's weighted accuracy of a label."
+    from sklearn.metrics import recall_score
+    return float(recall_score(truth, prediction, labels=np.unique(truth), average="macro", zero_division=0))
+
+# %% ../../nbs/measures/10_metrics.ipynb #d4efaa26
+def one_label(
+    p:np.ndarray,      # (n,) probability that it is true
+    truth:np.ndarray,  # (n,) 1, 0 or NaN = missing
+)->dict[str, float]:   # {'wa': …, 'f1': …, 'share': …, 'constant': …, 'right': samples, 'n': samples}
+    "What is told of one label, where it is annotated."
+    p, y = scored(p, truth)
+    guess, y = p >= .5, y == 1
+    always = np.full(len(y), y.mean() >= .5)
+    return dict(
+        wa=weighted_accuracy(y, guess), f1=weighted_f1(y, guess), share=float(y.mean()),
+        constant=weighted_f1(y, always), right=int((guess == y).sum()), n=len(y),
+    )
+
+# %% ../../nbs/measures/10_metrics.ipynb #91aa881a
+def label_metrics(
+    probabilities:np.ndarray,  # (n, L)
+    truth:np.ndarray,          # (n, L) 1, 0 or NaN = missing
+    classes:tuple[str, ...],   # L names
+)->dict[str, float]:           # {id: value}
+    "All metrics of several labels that are told at once; each is there where its probability is ½ or more."
+    p, y = scored(probabilities, truth)
+    each = {c: one_label(p[:, k], y[:, k]) for k, c in enumerate(classes)}
+    right, n = (sum(m[k] for m in each.values()) for k in ("right", "n"))
+    mean = {k: float(np.mean([m[k] for m in each.values()])) for k in ("wa", "f1", "constant")}
+    found = dict(n=len(y), acc_labels=right / n) | {f"{k}_mean": v for k, v in mean.items()}
+    return found | {f"{k}_{c}": each[c][k] for k in OF_EACH["labels"] for c in classes}
+
 # %% ../../nbs/measures/10_metrics.ipynb #d89e28af
 def task_metrics(
     task:Task,
     prediction:np.ndarray,  # (n, outputs)
-    truth:np.ndarray,       # (n,), NaN = missing
+    truth:np.ndarray,       # (n,), or (n, L) of several at once; NaN = missing
 )->dict[str, float]:        # {id: value}
     "The metrics of a task."
+    if task.kind == "labels":
+        return label_metrics(prediction, truth, task.classes)
     if task.classes:
         return class_metrics(prediction, truth, task.classes)
     if task.scored == "cuts":

@@ -146,7 +146,8 @@ def drawn_batch(
     for i, n in enumerate(lengths):
         steps = [n] * len(data.modalities) if isinstance(n, int) else n
         x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
-        y = torch.randn(steps[:1] if data.per_step else (), generator=generator)
+        several = [data.task.outputs] if data.task.kind == "labels" else []
+        y = torch.randn([*steps[:1] * data.per_step, *several], generator=generator)
         ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
         samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
     return collate(samples)
@@ -174,7 +175,7 @@ def is_real(
     batch:Batch,
 )->Tensor:         # (B,) or (B, T) bool
     "Which outputs belong to something: with one label a step, those of valid steps."
-    steps = batch.labels.dim() == 2
+    steps = batch.step_ids is not None
     return batch.masks[next(iter(batch.masks))] if steps else torch.ones(len(batch), dtype=torch.bool)
 
 # %% ../../nbs/model/00_contract.ipynb #4b55c0b6
@@ -202,7 +203,8 @@ def check_gradients(model, batch, outputs):
     model.train()
     y, real = model(batch), is_real(batch)
     assert isinstance(y, Tensor), f"it gives a {type(y).__name__}, no tensor"
-    assert y.shape == (*batch.labels.shape, outputs), f"output has shape {tuple(y.shape)}"
+    wanted = *batch.labels.shape[:1 if batch.step_ids is None else 2], outputs
+    assert y.shape == wanted, f"output has shape {tuple(y.shape)}"
     if isinstance(model, Ensemble):
         check_members(model.member_outputs(batch), y.shape)
     model.zero_grad()
@@ -249,8 +251,8 @@ def picked(batch, rows):
     "Some samples of a batch, in the order of `rows`."
     features = {m: x[rows] for m, x in batch.features.items()}
     masks = {m: k[rows] for m, k in batch.masks.items()}
-    ids = [batch.ids[i] for i in rows]
-    return replace(batch, features=features, masks=masks, labels=batch.labels[rows], ids=ids)
+    ids, steps = [batch.ids[i] for i in rows], batch.step_ids and [batch.step_ids[i] for i in rows]
+    return replace(batch, features=features, masks=masks, labels=batch.labels[rows], ids=ids, step_ids=steps)
 
 # %% ../../nbs/model/00_contract.ipynb #39b47655
 def check_independence(model, batch, tolerance):
@@ -259,7 +261,7 @@ def check_independence(model, batch, tolerance):
     def same(a, b, what):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance, msg=lambda m: f"{what}: {m}")
     padded = model(longer(batch))
-    padded = padded[:, :y.shape[1]] if batch.labels.dim() == 2 else padded
+    padded = padded if batch.step_ids is None else padded[:, :y.shape[1]]
     same(padded[real], y[real], "longer padding changes the output")
     same(model(picked(batch, backwards))[backwards], y, "the order of the batch matters")
     last = model(picked(batch, backwards[:1]))

@@ -25,7 +25,8 @@ def classified(
 )->Experiment:
     "The experiment of a study with more than two classes."
     every = experiments(known(name, shown_on("figure9", results), "data of figure9"))
-    return next(e for e in every if e.main and len(TASKS[e.task].classes) > 2)
+    some = (e for e in every if e.main and TASKS[e.task].kind == "classes")
+    return next(e for e in some if len(TASKS[e.task].classes) > 2)
 
 def class_scores(
     runs:dict,      # {model: its published runs}

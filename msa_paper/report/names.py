@@ -44,17 +44,20 @@ class Metric:
         "An interval as text."
         return "" if np.isnan(low) else f"[{self.show(low, sign)}, {self.show(high, sign)}]"
 
+# %% ../../nbs/report/08_names.ipynb #677374d9
+def class_metrics()->dict[str, Metric]:
+    "The F1 of every class of every declared task; of several labels at once also the weighted accuracy."
+    classes = dict.fromkeys(c for task in TASKS.values() for c in task.classes)
+    labels = dict.fromkeys(c for task in TASKS.values() if task.kind == "labels" for c in task.classes)
+    found = {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
+    return found | {f"wa_{c}": Metric(f"weighted accuracy of {c}, %") for c in labels}
+
 # %% ../../nbs/report/08_names.ipynb #db80fa29
 class Metrics(dict):
     "Metrics by id; an id that is none of them raises `MsaPaperError` with the nearest."
     def __missing__(self, id:str):
-        return known(id, self, "metric")
-
-# %% ../../nbs/report/08_names.ipynb #677374d9
-def class_metrics()->dict[str, Metric]:
-    "The F1 of every class of every declared task."
-    classes = dict.fromkeys(c for task in TASKS.values() for c in task.classes)
-    return {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
+        of_classes = class_metrics()      # tasks of one's own become known later
+        return of_classes[known(id, [*self, *of_classes], "metric")]
 
 # %% ../../nbs/report/08_names.ipynb #4ebac57d
 METRICS = Metrics(
@@ -67,5 +70,8 @@ METRICS = Metrics(
     acc7=Metric("Acc-7, %"),
     acc=Metric("accuracy, %"),
     f1_weighted=Metric("weighted F1, %"),
+    acc_labels=Metric("accuracy over all labels, %"),
+    wa_mean=Metric("weighted accuracy, mean over labels, %"),
+    f1_mean=Metric("weighted F1, mean over labels, %"),
     **class_metrics(),
 )

@@ -26,10 +26,9 @@ from ..tasks import TASKS
 from ..studies.comparisons import Configuration, configurations
 from ..studies.study import has_experiments, study_names
 
-
 # %% ../../nbs/report/27_resamples.ipynb #4a4ef530
 @lru_cache(maxsize=8)
-def labels_by_question(question:str)->dict[str, float]: # {id: label}
+def labels_by_question(question:str)->dict[str, float|list[float]]: # {id: label, or several}
     "The labels of a data set, read once."
     dataset, protocol, task, data = json.loads(question)
     corpus = read_corpus(Question(dataset=dataset, protocol=protocol, task=task, data=data))
@@ -53,7 +52,7 @@ def with_truth(
         what = f"{len(unknown)} predicted samples are not in the data that are here, the first: {unknown[0]}"
         where, remedy = f"{spec.dataset}-{spec.protocol}", "put the data back that the run was made with"
         raise MsaPaperError(what, where, remedy)
-    return table.assign(truth=table.id.map(labels).to_numpy(np.float64))
+    return table.assign(truth=list(np.array([labels[i] for i in table.id], np.float64)))
 
 # %% ../../nbs/report/27_resamples.ipynb #2bb49f57
 def sums_of(
@@ -62,7 +61,7 @@ def sums_of(
     "What a run's metrics are made of, video by video. Raises `MsaPaperError` without the labels."
     table, task = with_truth(run.predictions, run.spec), TASKS[run.spec.task]
     columns = [f"p_{c}" for c in task.classes] or ["prediction"]
-    return group_sums(task, table[columns].to_numpy(), table.truth.to_numpy(), table.group)
+    return group_sums(task, table[columns].to_numpy(), np.stack(table.truth), table.group)
 
 # %% ../../nbs/report/27_resamples.ipynb #bba38e8d
 def test_labels(run:Run)->dict[str, float]: # {id: label}

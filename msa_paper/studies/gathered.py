@@ -98,7 +98,7 @@ def asked_of(task:Task)->tuple[Asked, ...]:
 
 # %% ../../nbs/studies/96_gathered.ipynb #24329d8a
 def pages_for(some:list[Experiment])->tuple[str, ...]:
-    "The pages that something can be drawn on: the table always, a figure where its models and task are there."
+    "The pages that can be drawn: the table always, a figure where its models and task are there."
     tasks = [TASKS[e.task] for e in some]
     with_full = [(e, t) for e, t in zip(some, tasks) if "full" in e.every]
     ablated = any(len({*e.every} & set(models.names(group="ablation"))) for e, _ in with_full)
@@ -142,7 +142,7 @@ def write_gathered(g:Gathered, results:Path)->Path:     # the file
 def adopt_beside(
     results:str|Path,     # a folder of results
 ):
-    "Make known what was gathered in a folder of results, where anything was."
+    "Make known what was gathered in a folder of results, where anything was. Raises where it is damaged."
     path = Path(results)/GATHERED if results else None
     if path and path.is_file():
         told = read_json(path)

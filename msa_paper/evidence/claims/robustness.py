@@ -45,7 +45,7 @@ def quality_of(values:dict)->Quality:
 
 def sign_of(values:dict)->int:
     "1 where more is better, −1 where less is."
-    return 1 if values["metric"] == "acc" else -1
+    return 1 if values["metric"].startswith("acc") else -1      # of classes, or of all of several labels
 
 # %% ../../../nbs/evidence/claims/15_robustness.ipynb #dcddbed8
 @measure("loss_below_baseline", caption="less lost than {model}", kind="loss")
@@ -76,7 +76,7 @@ class Comparison(Measurement):
     @property
     def percent(self)->bool:
         "Whether it is shown in points."
-        return self.metric == "acc"
+        return self.metric.startswith("acc")
 
     def stored(self)->dict:
         "What a sidecar says of it."
@@ -196,7 +196,7 @@ def entitle(axes:np.ndarray, title:str, rows:list[Probed]):
     "What is scored, on how much, with how many seeds."
     values = rows[0].values
     for ax in axes[:, 0]:
-        ax.set_ylabel("accuracy" if values["metric"] == "acc" else "MAE (intensity, −3 … 3)")
+        ax.set_ylabel("MAE (intensity, −3 … 3)" if values["metric"] == "mae" else "accuracy")
     seeds = sorted({len(one.probes) for one in rows if one.spec.model not in TRIVIAL})
     axes[0, 0].set_title(f"{title}: n = {values['n']}, {' or '.join(map(str, seeds))} seeds; "
                          "band: 95 % interval of the proposed model")
