@@ -4650,6 +4650,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                    'msa_paper/studies/gathered.py'),
                                             'msa_paper.studies.gathered.pages_for': ( 'studies/gathered.html#pages_for',
                                                                                       'msa_paper/studies/gathered.py'),
+                                            'msa_paper.studies.gathered.place_of': ( 'studies/gathered.html#place_of',
+                                                                                     'msa_paper/studies/gathered.py'),
                                             'msa_paper.studies.gathered.refuse_twins': ( 'studies/gathered.html#refuse_twins',
                                                                                          'msa_paper/studies/gathered.py'),
                                             'msa_paper.studies.gathered.study_of': ( 'studies/gathered.html#study_of',

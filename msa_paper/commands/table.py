@@ -6,6 +6,7 @@
 __all__ = ['Runs', 'Into', 'Name', 'runs_among', 'table']
 
 # %% ../../nbs/commands/75_table.ipynb #c678afe3
+import re
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -55,7 +56,7 @@ def table(
     publish(name, results, str(to/"results"))
     failed = redraw(str(to/"results"), str(to/"figures"), only=name)
     page = to/"figures"/name/"runs.md"
-    if page.is_file():
-        print(page.read_text())
+    if page.is_file():        # on the terminal without what is folded away
+        print(re.sub(r"<details>.*?</details>", f"(each difference: {page})", page.read_text(), flags=re.S))
     print(f"tables and figures: {to/'figures'/name}")
     return failed

@@ -78,6 +78,10 @@ def gather(
 # %% ../../nbs/studies/96_gathered.ipynb #d3f33223
 MAIN = dict(intensity="mae", classes="acc", labels="f1_mean")     # what ablations are judged by
 
+def place_of(spec:RunSpec)->str:
+    "How pages call the data and the task of a configuration."
+    return spec.dataset if spec.task == spec.dataset else f"{spec.dataset}-{spec.protocol}, {spec.task}"
+
 def experiments_in(specs:list[RunSpec])->list[Experiment]:
     "An experiment for each data set and task."
     by = {}
@@ -88,7 +92,7 @@ def experiments_in(specs:list[RunSpec])->list[Experiment]:
         Experiment(
             of[0].dataset, of[0].protocol, of[0].task, {}, data=of[0].data,
             models=tuple(sorted((s.model for s in of), key=order.index)), seeds=max(len(s.seeds) for s in of),
-            trials=0, main=MAIN[TASKS[of[0].task].kind], place=f"{of[0].dataset}, {TASKS[of[0].task].name}",
+            trials=0, main=MAIN[TASKS[of[0].task].kind], place=place_of(of[0]),
         ) for of in by.values()
     ]
 
