@@ -14,12 +14,13 @@ from ..core import MsaPaperError, known, runs_folder
 from ..data.catalogue import about
 from ..experiment.published import Published
 from ..experiment.behind import behind
-from ..registry import page
+from ..registry import page, study
 from .pages import derived, page_folder, runs_of, shown_on, units
-from .scatter import predicted_against_true
+from .scatter import Scale, predicted_against_true
 from .style import save_figure
 from .resamples import with_truth
 from .tables import summary
+from ..tasks import TASKS
 from ..studies.study import Experiment, experiments
 
 # %% ../../nbs/report/43_figure6.ipynb #63b72682
@@ -73,9 +74,11 @@ def exact_picture(
     share:float,     # of the points in the ellipse
     folder:Path,
     sidecar:dict,
+    scale:Scale=(-3., 3.),
 )->list:             # of paths
     "The points as they are."
-    return save_figure(predicted_against_true(*points, title, note, share), folder, "figure6", sidecar)
+    figure = predicted_against_true(*points, title, note, share, scale=scale)
+    return save_figure(figure, folder, "figure6", sidecar)
 
 def moved_picture(
     points:tuple[np.ndarray, np.ndarray],
@@ -84,12 +87,24 @@ def moved_picture(
     share:float,
     folder:Path,
     sidecar:dict,
+    scale:Scale=(-3., 3.),
 )->list:
     "Points that are moved, and lines of the density of the exact ones: pixels only."
-    title += f": points moved at random (sd {JITTER}),\n"
+    by = JITTER * (scale[1] - scale[0]) / 6
+    title += f": points moved at random (sd {by:g}),\n"
     title += "lines hold 25, 50 and 90 % of the density of the exact points"
-    figure = predicted_against_true(*points, title, note, share, shown=jittered(*points))
-    return save_figure(figure, folder, "figure6", sidecar | dict(jitter=JITTER), kinds=("png",))
+    figure = predicted_against_true(*points, title, note, share, jittered(*points, by), scale)
+    return save_figure(figure, folder, "figure6", sidecar | dict(jitter=by), kinds=("png",))
+
+# %% ../../nbs/report/43_figure6.ipynb #f16sca1e
+def scale_of(e:Experiment, truth:np.ndarray)->Scale:
+    "The scale of an experiment's intensities; where the annotation has no end, that of the labels."
+    task = TASKS[e.task]
+    return (task.lowest, task.limit) if task.limit else (float(truth.min()), float(truth.max()))
+
+def is_open(e:Experiment)->bool:
+    "Whether exact points may stand in the folder of the figures: of generated data, and of one's own runs."
+    return about(e.dataset).made or study.is_adopted(e.study)
 
 # %% ../../nbs/report/43_figure6.ipynb #403f3781
 def drawn_points(
@@ -105,11 +120,10 @@ def drawn_points(
     share = errors["share_in_ellipse"]
     sidecar = behind(runs) | numbers | dict(points=runs[0].id, n=errors["n"], share_in_ellipse=share)
     title, own = f"Full model on {e.dataset}-{e.protocol}", page_folder(figures, e.study)
-    is_open = about(e.dataset).made
-    to = own if is_open else runs_folder()/"figures"/e.study
-    paths = exact_picture(points, f"{title}: points of seed {runs[0].seed}", note, share, to, sidecar)
-    if not is_open:
-        paths = moved_picture(points, f"{title}, seed {runs[0].seed}", note, share, own, sidecar)
+    to, scale = own if is_open(e) else runs_folder()/"figures"/e.study, scale_of(e, points[0])
+    paths = exact_picture(points, f"{title}: points of seed {runs[0].seed}", note, share, to, sidecar, scale)
+    if not is_open(e):
+        paths = moved_picture(points, f"{title}, seed {runs[0].seed}", note, share, own, sidecar, scale)
     return Image(filename=next(p for p in paths if p.suffix == ".png"))
 
 # %% ../../nbs/report/43_figure6.ipynb #f6a1b2c3
@@ -127,7 +141,7 @@ def figure6(
         return Markdown(f"**No run of the full model on `{data}` is published:** {where}")
     if not errors:
         return Markdown("**Not drawn**: the statistics of this figure need all seeds in one store "
-                        "(`msa-paper merge`), and the labels.")
+                        "(`msa-paper merge`), the labels, and five test samples.")
     try:
         return drawn_points(e, runs, errors, figures)
     except MsaPaperError as error:

@@ -29,9 +29,16 @@ def dense_ellipse(
     return Ellipse(fit.location_, width, height, angle=angle), inside
 
 # %% ../../nbs/report/09_scatter.ipynb #e20bcbd3
-def density_contours(axes:Axes, x:np.ndarray, y:np.ndarray, limit:float):
+Scale = tuple[float, float]     # the smallest and the largest intensity of an annotation
+
+def around(scale:Scale, reach:float)->Scale:
+    "What lies around the middle of a scale, `reach` times as wide."
+    middle, half = (scale[1] + scale[0]) / 2, (scale[1] - scale[0]) / 2
+    return middle - reach * half, middle + reach * half
+
+def density_contours(axes:Axes, x:np.ndarray, y:np.ndarray, scale:Scale):
     "Lines that hold 25, 50 and 90 % of the points' density."
-    grid = np.linspace(-1.3 * limit, 1.3 * limit, 80)
+    grid = np.linspace(*around(scale, 1.3), 80)
     X, Y = np.meshgrid(grid, grid)
     density = gaussian_kde(np.stack([x, y]))(np.stack([X.ravel(), Y.ravel()])).reshape(X.shape)
     sizes = np.sort(density.ravel())[::-1]
@@ -40,10 +47,10 @@ def density_contours(axes:Axes, x:np.ndarray, y:np.ndarray, limit:float):
     axes.contour(X, Y, density, levels=levels, colors=INK, linewidths=(.6, .8, 1.), zorder=2)
 
 # %% ../../nbs/report/09_scatter.ipynb #24e04c9b
-def diagonal(axes:Axes, limit:float):
+def diagonal(axes:Axes, scale:Scale):
     "Where a prediction is the truth."
-    axes.plot([-limit, limit], [-limit, limit], color=PALE, lw=1, zorder=1)
-    axes.annotate("prediction = truth", (limit, limit), xytext=(-8, 2), textcoords="offset points",
+    axes.plot(scale, scale, color=PALE, lw=1, zorder=1)
+    axes.annotate("prediction = truth", (scale[1], scale[1]), xytext=(-8, 2), textcoords="offset points",
                   ha="right", va="bottom", fontsize=7.5, color=PALE)
 
 # %% ../../nbs/report/09_scatter.ipynb #18511a45
@@ -56,12 +63,15 @@ def dense_region(axes:Axes, truth:np.ndarray, prediction:np.ndarray, inside:floa
                   textcoords="axes fraction", ha="right", fontsize=7.5, color=ACCENT)
 
 # %% ../../nbs/report/09_scatter.ipynb #206acecf
-def intensity_scales(axes:Axes, x:np.ndarray, y:np.ndarray, limit:float):
+def intensity_scales(axes:Axes, x:np.ndarray, y:np.ndarray, scale:Scale):
     "Both scales, wide enough for every point."
-    edge = max(limit, np.abs(y).max()) * 1.05
-    wide = max(limit, np.abs(x).max()) * 1.05
-    axes.set(xlim=(-wide, wide), ylim=(-edge, edge), xlabel="true intensity (−3 … 3)",
-             ylabel="predicted intensity (−3 … 3)")
+    middle, half = (scale[1] + scale[0]) / 2, (scale[1] - scale[0]) / 2
+    def wide(points:np.ndarray)->Scale:
+        "The scale, or as far from its middle as a point lies."
+        return around(scale, max(half, np.abs(points - middle).max()) * 1.05 / half)
+    told = f"{scale[0]:g} … {scale[1]:g}".replace("-", "−")
+    axes.set(xlim=wide(x), ylim=wide(y), xlabel=f"true intensity ({told})",
+             ylabel=f"predicted intensity ({told})")
 
 # %% ../../nbs/report/09_scatter.ipynb #cd2262eb
 def predicted_against_true(
@@ -70,19 +80,19 @@ def predicted_against_true(
     note:str,                 # n, MAE and r with their intervals
     inside:float,             # the share of points in the ellipse
     shown:tuple[np.ndarray, np.ndarray]|None=None,   # points that are drawn instead, with contours
-    limit:float=3.,           # the scale runs from -limit to limit
+    scale:Scale=(-3., 3.),    # of the annotation
 )->Figure:
     "Predicted against true intensity with the diagonal and the ellipse of the dense region (Figure 6)."
     x, y = (truth, prediction) if shown is None else shown
     with house_style():
         figure, axes = plt.subplots(figsize=(4.2, 4.4))
-        diagonal(axes, limit)
+        diagonal(axes, scale)
         axes.scatter(x, y, s=9, color=INK, alpha=.35 if shown is None else .18, lw=0, zorder=2)
         if shown is not None:
-            density_contours(axes, truth, prediction, limit)
+            density_contours(axes, truth, prediction, scale)
         dense_region(axes, truth, prediction, inside)
-        intensity_scales(axes, x, y, limit)
-        axes.set_title(title, fontsize=8.5)
+        intensity_scales(axes, x, y, scale)
+        axes.set_title(title, fontsize=8.5, wrap=True)
         axes.text(.02, .98, note, transform=axes.transAxes, va="top", fontsize=8)
         plt.close(figure)
     return figure
