@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'WEIGHTS', 'FORMAT', 'data_told', 'task_told', 'data_of', 'trained_on', 'differences', 'weights_of',
-           'export_run', 'Loaded', 'restored', 'load_seeds', 'load', 'predict_together']
+           'export_run', 'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'load', 'predict_together']
 
 # %% ../../nbs/experiment/85_portable.ipynb #e892cd2c
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -49,10 +49,9 @@ def trained_on(run:Run)->DataSpec:
 # %% ../../nbs/experiment/85_portable.ipynb #1851af6e
 def modality_differences(ours:DataSpec, theirs:DataSpec)->list[str]:
     "How the modalities of two data sets differ, in words."
-    if list(ours.modalities) != list(theirs.modalities):
-        return [f"the run reads {', '.join(ours.modalities)}, in this order; "
-                f"the data have {', '.join(theirs.modalities)}"]
-    pairs = [(m, ours.modalities[m], theirs.modalities[m]) for m in ours.modalities]
+    if set(ours.modalities) != set(theirs.modalities):
+        return [f"the run reads {', '.join(ours.modalities)}; the data have {', '.join(theirs.modalities)}"]
+    pairs = [(m, k, theirs.modalities[m]) for m, k in ours.modalities.items()]
     sizes = [f"'{m}' has {b.dim} numbers a step, and the run was trained with {a.dim}"
              for m, a, b in pairs if a.dim != b.dim]
     return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in pairs if a.kind != b.kind]
@@ -64,7 +63,7 @@ def differences(
 )->list[str]:          # empty: none
     "What keeps a run from predicting some data, in words."
     found = modality_differences(ours, theirs)
-    if (ours.task.kind, ours.task.classes) != (theirs.task.kind, theirs.task.classes):
+    if (ours.task.kind, {*ours.task.classes}) != (theirs.task.kind, {*theirs.task.classes}):
         def told(task:Task)->str:
             "The classes of a task, or that it has none."
             several = "any of " if task.kind == "labels" else ""
@@ -100,6 +99,14 @@ def export_run(
     return to
 
 # %% ../../nbs/experiment/85_portable.ipynb #958eb70c
+def splits_meant(corpus:Corpus, split:str)->list[str]:
+    "The split that is named, or all that have samples."
+    return [split] if split else [s for s, numbers in corpus.splits.items() if len(numbers)]
+
+def as_trained(corpus:Corpus, ours:DataSpec)->Corpus:
+    "Data that fit, with modalities and classes in the order that a run was trained with."
+    return replace(corpus, spec=replace(ours, aligned=corpus.spec.aligned))
+
 @dataclass
 class Loaded:
     "A trained model with what it has to be given."
@@ -115,7 +122,7 @@ class Loaded:
         "What the model says of some data. Raises where they do not fit, and says in words how."
         if wrong := differences(self.data, corpus.spec):
             raise MsaPaperError("; ".join(wrong), corpus.title, f"{self.run} cannot predict these data")
-        names = [split] if split else [s for s, numbers in corpus.splits.items() if len(numbers)]
+        names, corpus = splits_meant(corpus, split), as_trained(corpus, self.data)
         tables = [predict(self.module, corpus, name) for name in names]
         return pd.concat([table for table, _ in tables], ignore_index=True)
 
@@ -185,7 +192,8 @@ def weights(self:Loaded,
         what = f"model '{self.spec.model}' has no weights of modalities"
         raise MsaPaperError(what, self.run, "leave them out")
     form, device = at_steps if corpus.spec.per_step else mean_over, next(model.parameters()).device
-    for name in [split] if split else [s for s, numbers in corpus.splits.items() if len(numbers)]:
+    corpus = as_trained(corpus, self.data)
+    for name in splits_meant(corpus, split):
         for batch in batches(corpus, name, self.spec.batch_size):
             with torch.inference_mode():
                 inside = model(self.module.scale(batch.to(device)), details=True)[1]
