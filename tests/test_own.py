@@ -47,7 +47,7 @@ CASES = {  # name: what is written
 
 @pytest.mark.parametrize("name", CASES)
 def test_from_files_to_prediction(name, place, capsys):
-    given = dict(samples=30) | CASES[name]
+    given = dict(samples=36) | CASES[name]
     folder = write_generated_own(place / name, declared=False, **given)
     found = three_commands(folder, place / "store")
     assert len(found) == given["samples"]
@@ -67,7 +67,7 @@ def test_from_files_to_prediction(name, place, capsys):
 def test_unequal_steps_and_speakers_are_kept(place):
     from msa_paper.data.own import own
 
-    folder = write_generated_own(place / "kept", samples=30)
+    folder = write_generated_own(place / "kept", samples=36)
     corpus = own(folder)
     sides = [set(corpus.groups[i]) for i in corpus.splits.values()]
     assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
@@ -124,9 +124,9 @@ def test_data_that_do_not_fit_are_refused_in_words(place, capsys):
     level = str(place / "level")
     assert main(["predict", "three-classes-own/full", level, "--results", str(place / "store")]) == 1
     told = capsys.readouterr().err
-    assert "the run predicts calm, bored, tense; the data ask for an intensity" in told.replace("\n", " ")
+    assert "the run predicts bored, calm, tense; the data ask for an intensity" in told.replace("\n", " ")
     gaze = dict(np.load(place / "three-classes" / "gaze.npz"))
-    other = write_generated_own(place / "other-sizes", samples=30)
+    other = write_generated_own(place / "other-sizes", samples=36)
     np.savez(other / "gaze.npz", **{i: np.c_[x, x] for i, x in gaze.items()})
     assert main(["predict", "three-classes-own/full", str(other), "--results", str(place / "store")]) == 1
     assert "'gaze' has 4 numbers a step, and the run was trained with 2" in capsys.readouterr().err

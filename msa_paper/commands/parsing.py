@@ -37,7 +37,7 @@ def usage_told(
     return str(MsaPaperError(what.rstrip("."), remedy=f"{hint}`{path} --help` shows what there is"))
 
 # %% ../../nbs/commands/00_parsing.ipynb #bb2b42c9
-SEVERAL = "--only", "--model"   # options that take several words
+SEVERAL = "--only", "--model", "--set"   # options that take several words
 
 # %% ../../nbs/commands/00_parsing.ipynb #b9295bff
 def spread(

@@ -22,7 +22,7 @@ Seeds = Annotated[int, typer.Option(metavar="N", help="trainings of each model, 
 Trials = Annotated[int, typer.Option(
     metavar="N", help="tries of a search of each model's settings on validation; 0: its small settings")]
 Chosen = Annotated[list[str]|None, typer.Option(
-    "--set", metavar="NAME=VALUE",
+    "--set", metavar="NAME=VALUE...",
     help="a choice of every run: epochs=30, learning_rate=0.003, settings='{\"width\": 64}', …")]
 Options = Annotated[list[str]|None, typer.Option(
     "--option", metavar="NAME=VALUE", help="an option of the reader of a data set of the project")]

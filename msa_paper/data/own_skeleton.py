@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, write_whole
 from ..formats.own_arrays import BESIDE, READERS, arrays_in
-from ..formats.own_declaration import DECLARATION
+from ..formats.own_declaration import DECLARATION, read_declaration
 from ..formats.own_samples import SPLIT_OF, read_samples
 from ..registry import dataset
 
@@ -158,16 +158,24 @@ def skeleton(
         split=line("split", split, "train, validation, test; left out: drawn by group"),
     ) + modality_lines(found)
 
+# %% ../../nbs/data/66_own_skeleton.ipynb #5ke1e70d
+def toml_text(place:Path)->str:
+    "The declaration of another folder, which has to be one."
+    _, path = read_declaration(place)
+    return path.read_text()
+
 # %% ../../nbs/data/66_own_skeleton.ipynb #2d69c3c8
 def new_declaration(
-    folder:Path,      # made where it is not there
-)->Path:              # the declaration
+    folder:Path,            # made where it is not there
+    like:Path|None=None,    # a declared folder, whose declaration is taken
+)->Path:                    # the declaration
     "Write the declaration of a folder, and keep the folder out of repositories. Raises where there is one."
+    taken = toml_text(like) if like else ""
     folder.mkdir(parents=True, exist_ok=True)
     path, ignore = folder/DECLARATION, folder/".gitignore"
     if path.exists():
         raise MsaPaperError("there is a declaration already", path, "mend it, or remove it first")
-    write_whole(path, skeleton(folder))
+    write_whole(path, taken or skeleton(folder))
     if not ignore.exists():
         write_whole(ignore, "# data of people are not committed\n*\n")
     return path

@@ -51,7 +51,8 @@ def uncertainty_from(
     Raises where there is one group only.
     """
     if groups <= 1:
-        raise MsaPaperError("one video or dialogue alone has no spread", remedy="score a test set of several")
+        raise MsaPaperError("a test of one group alone (a video, speaker or dialogue) has no spread",
+                            remedy="score a test set of several groups")
     S, c = len(points), groups / (groups - 1)
     v_G, v_S, v_E = c * np.asarray(between), np.zeros(points.shape[1:]), 0.
     if S > 1:
