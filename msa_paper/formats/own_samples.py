@@ -110,7 +110,9 @@ def labels_in(
             raise MsaPaperError(f"no column '{lacks[0]}'", where, remedy)
         columns = [as_numbers(table[c], f"{where}, column '{c}'") for c in there]
         nothing = np.full((len(table), task.outputs), np.nan)
-        return np.stack(columns, 1) if columns else nothing
+        y = np.stack(columns, 1) if columns else nothing
+        check_labels(y, task, table[said.id] if said.id in table else None, where)
+        return y
     if said.label not in table:
         return np.full(len(table), np.nan)
     column, where = table[said.label], f"{where}, column '{said.label}'"
