@@ -43,7 +43,8 @@ class NamedData:
 # %% ../../nbs/commands/15_named_data.ipynb #4e2a371f
 def looks_like_a_place(name:str)->bool:
     "Whether a name is a path rather than a data set and its protocol."
-    return "/" in name or name == "." or Path(name).suffix == ".toml" or (Path(name)/DECLARATION).is_file()
+    kind = Path(name).suffix in (".toml", ".npz")
+    return kind or "/" in name or name == "." or (Path(name)/DECLARATION).is_file()
 
 def own_data(place:Path, options:dict)->NamedData:
     "The data of a declaration, known by their name from now on. Raises for options, which it has none of."

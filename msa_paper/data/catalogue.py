@@ -52,7 +52,7 @@ def known_here(name:str, options:dict):
     "Data of one's own become known by the folder that declares them; the project's are known anyway."
     if "folder" in options and (name not in dataset or dataset.is_adopted(name)):
         from msa_paper.data.own import adopt_from
-        adopt_from(name, options["folder"])
+        adopt_from(name, options["folder"], options.get("said"))
 
 # %% ../../nbs/data/00_catalogue.ipynb #716b281f
 def load_corpus(

@@ -114,6 +114,10 @@ def in_step(offsets:dict[str, np.ndarray])->bool:
     return all(np.array_equal(cuts, first) for cuts in offsets.values())
 
 # %% ../../nbs/data/65_own.ipynb #d9d89e28
+def read_from(*paths:Path)->tuple[Path, ...]:
+    "The files that a corpus was read from, each once; a declaration that is no file is none."
+    return tuple(p for p in dict.fromkeys(paths) if p.is_file())
+
 def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     "A table and a file of arrays for each modality as a corpus."
     if not d.modalities:
@@ -138,7 +142,7 @@ def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     return Corpus(
         d.name, "own", spec, features, offsets, samples.labels.astype(np.float32), samples.sequences[first],
         splits, samples.groups[first], samples.ids if d.task.per_step else None,
-        (declaration, table, *dict.fromkeys(path for _, path in found.values())), notes=notes,
+        read_from(declaration, table, *(path for _, path in found.values())), notes=notes,
     )
 
 # %% ../../nbs/data/65_own.ipynb #7a71deb0
@@ -221,7 +225,7 @@ def field_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     if spec.per_step != d.task.per_step:
         what = f"its labels are for each {'step' if spec.per_step else 'sequence'}"
         raise MsaPaperError(what, file, f"declare per_step = {str(spec.per_step).lower()}")
-    return replace(corpus, name=d.name, protocol="own", spec=spec, sources=(declaration, file))
+    return replace(corpus, name=d.name, protocol="own", spec=spec, sources=read_from(declaration, file))
 
 # %% ../../nbs/data/65_own.ipynb #30d6f677
 def scale_of(task:Task)->tuple[float, float]|None:
@@ -241,10 +245,11 @@ def adopt(d:Declared, task:Task, where:Path):
 
 # %% ../../nbs/data/65_own.ipynb #37a17a41
 def own(
-    place:Path|str,      # a folder with a data.toml, or such a file
+    place:Path|str,      # a folder with a data.toml, such a file, or one .npz with everything in it
+    **said,              # what is declared besides, or instead: name, task, modalities, …
 )->Corpus:
     "Data of one's own. Raises one sentence for whatever is wrong: what, which file and row, what to do."
-    d, path = read_declaration(Path(place))
+    d, path = read_declaration(Path(place), said)
     task = task_of(d.task, d.name, path)
     adopt(d, task, path)
     read = files_corpus if d.format == "files" else field_corpus
@@ -255,9 +260,9 @@ def placed(folder:Path|str)->Path:
     "Where one's own data lie: as named, or below the data folder."
     return Path(folder) if Path(folder).is_absolute() else data_folder()/folder
 
-def own_reader(protocol:str, task:str, folder:str)->Corpus:
+def own_reader(protocol:str, task:str, folder:str, said:dict={})->Corpus:
     "The reader of a declaration, as the catalogue calls it. Raises where it declares another task."
-    corpus = own(placed(folder))
+    corpus = own(placed(folder), **said)
     if corpus.spec.task.name != task:
         what = f"the task is called '{corpus.spec.task.name}', not '{task}'"
         raise MsaPaperError(what, corpus.sources[0], "use the name of the declaration")
@@ -266,10 +271,11 @@ def own_reader(protocol:str, task:str, folder:str)->Corpus:
 # %% ../../nbs/data/65_own.ipynb #8ea5859f
 def adopt_from(
     name:str,        # of a data set
-    folder:str,      # where its declaration lies: absolute, or below the data folder
-)->str:              # the name
+    folder:str,           # where its declaration lies: absolute, or below the data folder
+    said:dict|None=None,  # what is declared besides
+)->str:                   # the name
     "Make the data of a declaration known by their name. Raises where it declares another one."
-    d, path = read_declaration(placed(folder))
+    d, path = read_declaration(placed(folder), said)
     if d.name != name:
         what = f"it declares data set '{d.name}', not '{name}'"
         raise MsaPaperError(what, path, "use the name that it declares")

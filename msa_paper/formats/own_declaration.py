@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, validated
+from .npz import read_npz
 from ..schema import check_names
 from ..tasks import Task
 
@@ -151,6 +152,8 @@ def declared(
     where:object,     # the file, for messages
 )->Declared:
     "A declaration, checked. Raises one sentence for whatever cannot be meant."
+    if not given:
+        raise MsaPaperError("nothing is declared", where, "write at least a name and a task")
     found = validated(Declared, checked_parts(given, where), where)
     if not re.fullmatch(r"[\w.-]{1,60}", found.name):
         what = f"a data set cannot be called {found.name!r}"
@@ -168,10 +171,30 @@ def declared(
     task_of(found.task, found.name, where)
     return found
 
+# %% ../../nbs/formats/90_own_declaration.ipynb #b53a6431
+ABOUT_TASK = "kind", "classes", "range", "per_step"      # arrays that say what is predicted
+
+def declared_of_arrays(path:Path)->dict:
+    "What the arrays of one file say of themselves."
+    found = read_npz(path) if path.is_file() else {}
+    modalities = {
+        m: dict(file=path.name, array=m) | (dict(lengths=f"{m}_lengths") if f"{m}_lengths" in found else {})
+        for m, x in found.items() if getattr(x, "ndim", 0) > 1
+    }
+    task = {k: found[k].tolist() for k in ABOUT_TASK if k in found}
+    columns = {c: c for c in ("group", "split", "sequence") if c in found}
+    said = dict(name=path.stem, samples=dict(file=path.name) | columns, modalities=modalities)
+    return said | (dict(task=task) if task else {})
+
 # %% ../../nbs/formats/90_own_declaration.ipynb #a3d53ba0
 def read_declaration(
-    place:Path,      # a folder with a data.toml, or such a file
-)->tuple[Declared, Path]:   # and the file that it was read from
+    place:Path,           # a folder with a data.toml, such a file, or one .npz with everything in it
+    said:dict|None=None,  # what is declared besides, or instead
+)->tuple[Declared, Path]: # and the file that it stands in, or is of
     "The declaration of a data set. Raises where there is none, or where it cannot be meant."
     path = place/DECLARATION if place.is_dir() else place
-    return declared(toml_of(path), path), path
+    if path.suffix == ".npz":
+        found = declared_of_arrays(path)
+    else:
+        found = {} if said and not path.exists() else toml_of(path)
+    return declared(found | (said or {}), path), path

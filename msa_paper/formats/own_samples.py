@@ -14,16 +14,25 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
 from .own_declaration import SamplesDeclared
+from .npz import read_npz
 from .signatures import kind_of
 from .versions import NAMES
 from ..tasks import Task, check_labels, named
 
 # %% ../../nbs/formats/92_own_samples.ipynb #70fa068e
-READERS = {".csv": ",", ".tsv": "\t", ".parquet": ""}     # ending → separator
+READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".npz": ""}     # ending → separator
+
+def from_arrays(path:Path)->pd.DataFrame:
+    "The one-dimensional arrays of an .npz that are as long as its first one, as columns."
+    flat = {n: x for n, x in read_npz(path).items() if np.ndim(x) == 1}
+    size = len(next(iter(flat.values()), ()))
+    return pd.DataFrame({n: list(x) for n, x in flat.items() if len(x) == size})
 
 def parsed(path:Path)->pd.DataFrame:
     "A table as pandas reads it, texts as they stand there."
     separator = READERS[known(path.suffix, READERS, "kind of a table", path)]
+    if path.suffix == ".npz":
+        return from_arrays(path)
     if not separator:
         return pd.read_parquet(path)
     with warnings.catch_warnings():
@@ -45,7 +54,8 @@ def read_samples(
     if not path.is_file():
         raise MsaPaperError("missing file", path, "put the table there, or say which: [samples] file = …")
     with open(path, "rb") as file:
-        if kind := kind_of(file.read(100)):
+        kind = kind_of(file.read(100))
+        if kind and path.suffix != ".npz":     # which is a zip archive
             raise MsaPaperError(f"{kind.name}, no table", path, kind.remedy)
     try:
         table = parsed(path)
