@@ -60,6 +60,11 @@ def labels_of(kind, rng, n):
     return {c: [str(v) if k else "" for v, k in zip(rng.integers(0, 2, n), there)] for c in ("sad", "glad")}
 
 
+def given_in(table):
+    "Whether a table gives splits."
+    return "split" in table
+
+
 def break_table(table, fault):
     "The table with one thing wrong."
     first = table.columns[-1]
@@ -71,7 +76,7 @@ def break_table(table, fault):
         "a text for a number": lambda t: t.assign(**{first: ["1,5", *t[first][1:]]}),
         "infinite label": lambda t: t.assign(**{first: ["inf", *t[first][1:]]}),
         "a cut group": lambda t: t.assign(who="one"),
-        "a strange split": lambda t: t.assign(split=["later", *t.split[1:]]) if "split" in t else t,
+        "a strange split": lambda t: t.assign(split=["later", *t.split[1:]]) if given_in(t) else t,
     }
     return changes.get(fault, lambda t: t)(table)
 

@@ -30,7 +30,8 @@ def number_of(text:str)->int|float|str:
     return text
 
 # %% ../../nbs/experiment/00_specification.ipynb #12911503
-TEXTUAL = "file", "folder", "folds", "labels", "more", "said", "sequences", "vectors", "model"   # names, not numbers
+# names, not numbers
+TEXTUAL = "file", "folder", "folds", "labels", "more", "said", "sequences", "vectors", "model"
 
 def numbers_in(
     value:Any,       # dictionaries, lists, texts, numbers, …
