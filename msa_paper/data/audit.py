@@ -5,27 +5,28 @@
 # %% auto #0
 __all__ = ['AUDIT', 'audit', 'kept', 'restored', 'audit_page']
 
-# %% ../../nbs/data/86_audit.ipynb #5039e945
+# %% ../../nbs/data/86_audit.ipynb #e5abbb6a
 from collections.abc import Sequence
 import textwrap
 from ..core import plain
 from ..corpus import Corpus
-from .digest import Audited
+from .digest import Audited, Digest
 from .findings import STATES, Finding, audit_check
 
-# %% ../../nbs/data/86_audit.ipynb #f7c2025f
+# %% ../../nbs/data/86_audit.ipynb #41db0d2c
 AUDIT = 1    # raised when a check or a threshold changes what it finds: audits that were kept are made again
 
 def audit(
     corpus:Corpus,
     *only:str,        # ids of checks; none: all
+    digests:dict[str, Digest]|None=None,   # of these features, where they are known
 )->list[Finding]:     # failed first, then suspicious, then what is only told
     "Ask every check what is wrong with a corpus."
-    audited = Audited(corpus)
+    audited = Audited(corpus, digests)
     found = [f for name in only or audit_check for f in audit_check[name](audited)]
     return sorted(found, key=lambda f: STATES.index(f.state))
 
-# %% ../../nbs/data/86_audit.ipynb #d497241f
+# %% ../../nbs/data/86_audit.ipynb #f5eaef9c
 def kept(
     findings:Sequence[Finding],
     states:Sequence[str]=STATES,   # only these
@@ -43,7 +44,7 @@ def restored(
     return [Finding(**r, remedy="" if r["state"] == "told" else audit_check.facts(r["check"])["remedy"])
             for r in records]
 
-# %% ../../nbs/data/86_audit.ipynb #cd7ce925
+# %% ../../nbs/data/86_audit.ipynb #8083a405
 WIDTH = 100    # characters of a line
 
 def told_lines(f:Finding)->list[str]:
@@ -52,7 +53,7 @@ def told_lines(f:Finding)->list[str]:
     lines = textwrap.wrap(head + f.sentence, WIDTH, subsequent_indent="    ")
     return lines + (textwrap.wrap(f"    do: {f.remedy}", WIDTH, subsequent_indent="    ") if f.remedy else [])
 
-# %% ../../nbs/data/86_audit.ipynb #d10c911e
+# %% ../../nbs/data/86_audit.ipynb #b5ddd371
 def audit_page(
     title:str,                     # what was audited
     findings:Sequence[Finding],    # from `audit`

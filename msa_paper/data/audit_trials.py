@@ -6,16 +6,16 @@
 __all__ = ['EITHER', 'BROKEN', 'KINDS', 'in_videos', 'dealt_anew', 'Broken', 'changed', 'Rate', 'alarms', 'detections',
            'planted_trials']
 
-# %% ../../nbs/data/88_audit_trials.ipynb #63d8c7b5
+# %% ../../nbs/data/88_audit_trials.ipynb #aabea83b
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 import numpy as np
 from ..corpus import Corpus
 from .audit import audit
-from .digest import groups_of
+from .digest import Digest, groups_of
 from .findings import audit_check
 
-# %% ../../nbs/data/88_audit_trials.ipynb #5808a7e8
+# %% ../../nbs/data/88_audit_trials.ipynb #25bab780
 def in_videos(
     corpus:Corpus,
     rng:np.random.Generator,
@@ -41,7 +41,7 @@ def dealt_anew(
     cuts = [0, *(int(whole[np.abs(whole - e).argmin()]) for e in ends)]
     return replace(corpus, splits={s: np.sort(dealt[a:b]) for s, a, b in zip(corpus.splits, cuts, cuts[1:])})
 
-# %% ../../nbs/data/88_audit_trials.ipynb #2cbe46f2
+# %% ../../nbs/data/88_audit_trials.ipynb #10a4618c
 @dataclass(frozen=True)
 class Broken:
     "One way of breaking a corpus."
@@ -60,7 +60,7 @@ def changed(
     change(x)
     return replace(corpus, features=corpus.features | {m: x})
 
-# %% ../../nbs/data/88_audit_trials.ipynb #34f213bf
+# %% ../../nbs/data/88_audit_trials.ipynb #3320d679
 def a_modality(corpus:Corpus, rng:np.random.Generator)->str:
     "Any of its modalities."
     return str(rng.choice(list(corpus.spec.modalities)))
@@ -75,7 +75,7 @@ def label_column(corpus:Corpus, rng:np.random.Generator)->Corpus:
 
     return changed(corpus, m, plant)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #8d007099
+# %% ../../nbs/data/88_audit_trials.ipynb #dc5f383f
 def copied(corpus:Corpus, rng:np.random.Generator, noise:float=0.)->Corpus:
     "A sequence of the test becomes one of the training part of the same length, in all modalities."
     lengths = corpus.lengths(next(iter(corpus.spec.modalities)))
@@ -94,7 +94,7 @@ def nearly_copied(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "The same, encoded again: with noise of a fiftieth of a deviation."
     return copied(corpus, rng, .02)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #4f27a6e1
+# %% ../../nbs/data/88_audit_trials.ipynb #769e4c65
 def one_group_cut(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "One sequence of a test video goes into the training part."
     test = corpus.splits["test"]
@@ -115,7 +115,7 @@ def texts_repeated(corpus:Corpus, rng:np.random.Generator, copies:int=2)->Corpus
     texts[rng.choice(corpus.splits["test"], copies)] = texts[rng.choice(corpus.splits["train"], copies)]
     return replace(corpus, truth=corpus.truth | dict(text=texts))
 
-# %% ../../nbs/data/88_audit_trials.ipynb #fc623b1f
+# %% ../../nbs/data/88_audit_trials.ipynb #baae4ce7
 def extracted_with_labels(strength:float)->Callable:
     "A way of breaking: a modality shows the labels of all but the test in directions of its own."
     def make(corpus:Corpus, rng:np.random.Generator)->Corpus:
@@ -132,7 +132,7 @@ def extracted_with_labels(strength:float)->Callable:
         return changed(corpus, m, show)
     return make
 
-# %% ../../nbs/data/88_audit_trials.ipynb #148e015b
+# %% ../../nbs/data/88_audit_trials.ipynb #920a6530
 def dead_in_test(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "A column is zero in the test."
     m = a_modality(corpus, rng)
@@ -152,7 +152,7 @@ def one_value(value:float)->Callable:
         return changed(corpus, a_modality(corpus, rng), put)
     return make
 
-# %% ../../nbs/data/88_audit_trials.ipynb #1a1b20d9
+# %% ../../nbs/data/88_audit_trials.ipynb #a72f10e2
 def label_off_scale(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "One label is no label of the task."
     labels = corpus.labels.copy()
@@ -170,7 +170,7 @@ def nothing_extracted(corpus:Corpus, rng:np.random.Generator)->Corpus:
 
     return changed(corpus, m, empty)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #1da4f4e3
+# %% ../../nbs/data/88_audit_trials.ipynb #7365dda0
 EITHER = "failed", "suspicious"
 BROKEN = (
     Broken("a column is the label, with 5 % of noise", "label-as-feature", label_column),
@@ -188,7 +188,7 @@ BROKEN = (
     Broken("an eighth of the training part is zero", "empty-sequences", nothing_extracted),
 )
 
-# %% ../../nbs/data/88_audit_trials.ipynb #b513ba4c
+# %% ../../nbs/data/88_audit_trials.ipynb #ba024d9d
 @dataclass(frozen=True)
 class Rate:
     "How often a check spoke up."
@@ -198,16 +198,17 @@ class Rate:
     failed: int
     suspicious: int   # and not failed
 
-# %% ../../nbs/data/88_audit_trials.ipynb #32970570
+# %% ../../nbs/data/88_audit_trials.ipynb #fe20b05a
 def alarms(
     where:str,                  # on what they are tried, for a table
     corpora:Iterable[Corpus],   # in which nothing is wrong
     *only:str,                  # ids of checks; none: all
+    digests:dict[str, Digest]|None=None,   # of their features, where all have the same
 )->list[Rate]:                  # one a check
     "How often each check speaks up without a reason: a corpus counts once, for its worst finding."
     worst = []
     for corpus in corpora:
-        found = audit(corpus, *only)
+        found = audit(corpus, *only, digests=digests)
         worst.append({c: next(f.state for f in found if f.check == c) for c in only or audit_check})
     counts = {c: [w[c] for w in worst] for c in only or audit_check}
     return [Rate(where, c, len(s), s.count("failed"), s.count("suspicious")) for c, s in counts.items()]
@@ -225,7 +226,7 @@ def detections(
             states.append(audit(b.make(corpus, np.random.default_rng([seed, k])), b.check)[0].state)
         yield Rate(b.how, b.check, len(states), states.count("failed"), states.count("suspicious"))
 
-# %% ../../nbs/data/88_audit_trials.ipynb #f2ce21d7
+# %% ../../nbs/data/88_audit_trials.ipynb #9f3daec6
 KINDS = (("mixed", "regression", 400), ("tone", "regression", 200), ("mixed", "iemocap4", 400))
 
 def planted_trials(
