@@ -30,8 +30,8 @@ add(data, datasets.fetch, "msa-paper data fetch mosi", "msa-paper data fetch mos
 add(data, datasets.check, "msa-paper data check", "msa-paper data check mosi --json")
 add(data, datasets.show_card, "msa-paper data card planted mixed -o segments=40",
     "msa-paper data card mosei official -o file=mosei/aligned_50.pkl --task binary", name="card")
-add(data, audit, "msa-paper data audit planted mixed -o segments=200", "msa-paper data audit mosi context --json",
-    "msa-paper data audit", name="audit")
+add(data, audit, "msa-paper data audit planted mixed -o segments=200",
+    "msa-paper data audit mosi context --json", "msa-paper data audit", name="audit")
 add(data, datasets.convert, "msa-paper data convert planted tone planted.safetensors -o segments=60",
     "msa-paper data convert mosei official m.safetensors -o file=mosei/aligned_50.pkl --precision float16")
 add(data, datasets.make_cards, "msa-paper data cards", name="cards")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUDIT', 'audit', 'kept', 'restored', 'audit_page']
 
-# %% ../../nbs/data/86_audit.ipynb #e5abbb6a
+# %% ../../nbs/data/86_audit.ipynb #a88ae555
 from collections.abc import Sequence
 import textwrap
 from ..core import plain
@@ -13,7 +13,7 @@ from ..corpus import Corpus
 from .digest import Audited, Digest
 from .findings import STATES, Finding, audit_check
 
-# %% ../../nbs/data/86_audit.ipynb #41db0d2c
+# %% ../../nbs/data/86_audit.ipynb #bfbe5bb0
 AUDIT = 1    # raised when a check or a threshold changes what it finds: audits that were kept are made again
 
 def audit(
@@ -26,7 +26,7 @@ def audit(
     found = [f for name in only or audit_check for f in audit_check[name](audited)]
     return sorted(found, key=lambda f: STATES.index(f.state))
 
-# %% ../../nbs/data/86_audit.ipynb #f5eaef9c
+# %% ../../nbs/data/86_audit.ipynb #94a41232
 def kept(
     findings:Sequence[Finding],
     states:Sequence[str]=STATES,   # only these
@@ -44,7 +44,7 @@ def restored(
     return [Finding(**r, remedy="" if r["state"] == "told" else audit_check.facts(r["check"])["remedy"])
             for r in records]
 
-# %% ../../nbs/data/86_audit.ipynb #8083a405
+# %% ../../nbs/data/86_audit.ipynb #e5e2f5a9
 WIDTH = 100    # characters of a line
 
 def told_lines(f:Finding)->list[str]:
@@ -53,7 +53,7 @@ def told_lines(f:Finding)->list[str]:
     lines = textwrap.wrap(head + f.sentence, WIDTH, subsequent_indent="    ")
     return lines + (textwrap.wrap(f"    do: {f.remedy}", WIDTH, subsequent_indent="    ") if f.remedy else [])
 
-# %% ../../nbs/data/86_audit.ipynb #b5ddd371
+# %% ../../nbs/data/86_audit.ipynb #e5f3c597
 def audit_page(
     title:str,                     # what was audited
     findings:Sequence[Finding],    # from `audit`

@@ -154,7 +154,7 @@ def outside_line(c:dict)->str:
     head = "**Steps with data outside of the lengths that the file gives**"
     return f"{head}: {told}; {remedy}." if told else ""
 
-# %% ../../nbs/data/90_cards.ipynb #e6682a40
+# %% ../../nbs/data/90_cards.ipynb #2b660346
 def audit_line(c:dict)->str:
     "What an audit found that did not pass."
     told = "; ".join(f"{f['state']}: {f['check']} {f['modality']}".strip() + f" ({f['sentence']})"

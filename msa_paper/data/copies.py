@@ -6,7 +6,7 @@
 __all__ = ['CHANCE', 'PARTS', 'NEAR', 'MOST_PAIRS', 'WORDS', 'SHARED', 'Twins', 'twins', 'repeated', 'same_sequence',
            'standardised_rows', 'near_copy', 'text_key', 'for_labels', 'texts_of', 'repeated_text']
 
-# %% ../../nbs/data/82_copies.ipynb #b3aea1c2
+# %% ../../nbs/data/82_copies.ipynb #87558f4c
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from .digest import Audited, Samples
 from .findings import Finding, audit_check, finding
 from ..formats.transcripts import transcript_table
 
-# %% ../../nbs/data/82_copies.ipynb #d26f68fe
+# %% ../../nbs/data/82_copies.ipynb #0085f84a
 CHANCE = 1e-3     # a count of twins that chance would reach less often is too many
-PARTS = ("test", "train"), ("validation", "train"), ("test", "validation")   # asked, and where it is looked for
+# which split is asked, and where twins are looked for
+PARTS = ("test", "train"), ("validation", "train"), ("test", "validation")
 
 @dataclass(frozen=True)
 class Twins:
@@ -37,14 +38,14 @@ class Twins:
         surprise = poisson.sf(self.count - 1, self.expected) if self.expected else 0.
         return self.count > 2 * self.expected and surprise < CHANCE
 
-# %% ../../nbs/data/82_copies.ipynb #5ba571e1
+# %% ../../nbs/data/82_copies.ipynb #1680a896
 def share_with_twins(key:np.ndarray, group:np.ndarray)->float:
     "The share of samples whose key stands in another group as well."
     codes = pd.factorize(key)[0]
     pairs = np.unique(np.c_[codes, group], axis=0)[:, 0]
     return float((np.bincount(pairs)[codes] > 1).mean()) if len(key) else 0.
 
-# %% ../../nbs/data/82_copies.ipynb #d0f8dc72
+# %% ../../nbs/data/82_copies.ipynb #4668c484
 def twins(
     key:np.ndarray,       # (n,) what is compared; '' is no sample
     group:np.ndarray,     # (n,)
@@ -57,7 +58,7 @@ def twins(
     counts = [(a, b, len(of[a]), int(np.isin(of[a], of[b]).sum())) for a, b in PARTS]
     return [Twins(a, b, n, count, usual * n) for a, b, n, count in counts]
 
-# %% ../../nbs/data/82_copies.ipynb #85c2bb3f
+# %% ../../nbs/data/82_copies.ipynb #1fbd17f2
 def repeated(
     found:list[Twins],
     what:str,          # 'samples with the same features in all modalities'
@@ -69,7 +70,7 @@ def repeated(
     sentence += f"({share:.1%}; {t.expected:.1f} would be usual)"
     return sentence, dict(count=t.count, n=t.n, expected=round(t.expected, 1), asked=t.asked, among=t.among)
 
-# %% ../../nbs/data/82_copies.ipynb #79eee2f7
+# %% ../../nbs/data/82_copies.ipynb #bd5300c4
 def row_keys(x:np.ndarray)->np.ndarray: # (n,) '' for rows of zeros, or without content
     "The content of every row, as text."
     codes = pd.util.hash_array(np.ascontiguousarray(x).view(np.uint32).ravel(), categorize=False)
@@ -87,7 +88,7 @@ def sample_keys(audited:Audited, m:str)->np.ndarray:
     d = audited.digests[m]
     return np.where(d.zero, "", d.key)[s.sequence]
 
-# %% ../../nbs/data/82_copies.ipynb #073204fd
+# %% ../../nbs/data/82_copies.ipynb #65b342b3
 def joined_keys(keys:list[np.ndarray])->np.ndarray:
     "The content of samples in all modalities together; '' where one of them is empty."
     one = pd.Series(keys[0], dtype=object)
@@ -96,7 +97,7 @@ def joined_keys(keys:list[np.ndarray])->np.ndarray:
     empty = np.any([k == "" for k in keys], axis=0)
     return np.where(empty, "", one.to_numpy(str))
 
-# %% ../../nbs/data/82_copies.ipynb #dead0164
+# %% ../../nbs/data/82_copies.ipynb #99a0f8ed
 @audit_check(
     "same-sequence", order=2, asks="does the same sample stand in two splits?",
     rule="failed: more samples of a split have exact copies in another than training samples have in other "
@@ -115,7 +116,7 @@ def same_sequence(audited:Audited)->Iterator[Finding]:
         state = "told" if not any(t.too_many for t in found) else "suspicious" if m else "failed"
         yield finding("same-sequence", m, state, sentence, **numbers)
 
-# %% ../../nbs/data/82_copies.ipynb #a139dba5
+# %% ../../nbs/data/82_copies.ipynb #50737dd6
 NEAR = .999           # cosine of standardised features: a re-encoded or slightly cut copy
 MOST_PAIRS = 2**26    # comparisons: more are not cheap; a part of the samples is drawn then
 
@@ -132,7 +133,7 @@ def standardised_rows(
     x = np.concatenate(parts, 1)
     return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
-# %% ../../nbs/data/82_copies.ipynb #dd9d31e2
+# %% ../../nbs/data/82_copies.ipynb #934e309f
 def nearly_there(x:np.ndarray, pool:np.ndarray, group:np.ndarray, own:np.ndarray)->int:
     "How many rows have a near twin in the pool, in another group than their own."
     count = 0
@@ -146,7 +147,7 @@ def some(rng:np.random.Generator, rows:np.ndarray, most:int)->np.ndarray:
     "At most so many of the rows, in order."
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
-# %% ../../nbs/data/82_copies.ipynb #fab52320
+# %% ../../nbs/data/82_copies.ipynb #8fb496da
 @audit_check(
     "near-copy", order=3, asks="does nearly the same sample stand in training and test?",
     rule="suspicious: more test samples have a cosine of .999 with a training sample (all modalities, "
@@ -158,6 +159,9 @@ def near_copy(audited:Audited)->Iterator[Finding]:
     "Near copies of test samples in the training part."
     s, rng = audited.samples, np.random.default_rng(0)
     train, test = s.of("train"), s.of("test")
+    if not len(train) or not len(test):
+        yield finding("near-copy", "", "told", "there is no training part, or no test")
+        return
     pool = some(rng, train, 2**13)
     asked = some(rng, test, MOST_PAIRS // max(len(pool), 1))
     own = some(rng, train, len(asked))
@@ -169,7 +173,7 @@ def near_copy(audited:Audited)->Iterator[Finding]:
     sentence, numbers = repeated([one], "nearly the same samples")
     yield finding("near-copy", "", "suspicious" if one.too_many else "told", sentence, **numbers)
 
-# %% ../../nbs/data/82_copies.ipynb #2cf59d57
+# %% ../../nbs/data/82_copies.ipynb #af30e093
 WORDS = 5       # shorter texts are formulae: everybody says them
 SHARED = .05    # of the test's texts: more is worth a look, however usual it is
 
@@ -180,7 +184,7 @@ def text_key(
     words = re.findall("[一-鿿]|[^\\W一-鿿]+", str(text).casefold())
     return " ".join(words) if len(words) >= WORDS else ""
 
-# %% ../../nbs/data/82_copies.ipynb #5df5442c
+# %% ../../nbs/data/82_copies.ipynb #9b6c15f4
 def for_labels(
     corpus:Corpus,
     values:np.ndarray,   # one for each sequence, or for everything that can be labelled
@@ -191,12 +195,12 @@ def for_labels(
         return values
     return np.repeat(values, corpus.lengths(next(iter(corpus.spec.modalities))))
 
-# %% ../../nbs/data/82_copies.ipynb #89a605ef
+# %% ../../nbs/data/82_copies.ipynb #1f999742
 def texts_of(
     corpus:Corpus,
 )->np.ndarray|None:     # one text for everything that can be labelled
     "The transcripts of a corpus: its own (`truth['text']`), or those that its data set declares, by id."
-    if "text" in corpus.truth:
+    if np.asarray(corpus.truth.get("text", 0)).dtype.kind in "UO":     # numbers are labels of the text alone
         return for_labels(corpus, corpus.truth["text"])
     if corpus.name not in transcript_table:
         return None
@@ -208,7 +212,7 @@ def texts_of(
     found = table.reindex(np.asarray(label_ids(corpus)).astype(str))
     return found.fillna("").to_numpy(str) if found.notna().mean() > .5 else None
 
-# %% ../../nbs/data/82_copies.ipynb #a79d75e5
+# %% ../../nbs/data/82_copies.ipynb #633e0f84
 @audit_check(
     "repeated-text", order=4, asks="are the texts of the test read in training?",
     rule="failed: more texts of five or more words stand in two splits than training texts stand in other "

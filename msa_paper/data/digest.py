@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Digest', 'digest', 'Samples', 'split_of', 'groups_of', 'Audited', 'label_columns']
 
-# %% ../../nbs/data/81_digest.ipynb #ce1ed4b8
+# %% ../../nbs/data/81_digest.ipynb #5d5cf781
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np, pandas as pd
 from ..corpus import PIECE, Corpus, label_ids
 
-# %% ../../nbs/data/81_digest.ipynb #9e1db996
+# %% ../../nbs/data/81_digest.ipynb #a3029e0b
 def blocks(cuts:np.ndarray, size:int=PIECE)->Iterator[tuple[int, int]]:
     "First sequence and the one after the last, so that each block has about so many steps."
     first = 0
@@ -22,7 +22,7 @@ def blocks(cuts:np.ndarray, size:int=PIECE)->Iterator[tuple[int, int]]:
         yield first, last
         first = last
 
-# %% ../../nbs/data/81_digest.ipynb #0221f066
+# %% ../../nbs/data/81_digest.ipynb #f00041ab
 @dataclass
 class Digest:
     "What is kept of every sequence of a modality; of one without steps, NaN and no hash."
@@ -44,7 +44,7 @@ class Digest:
         "Which sequences have steps that are all zero."
         return self.there & (self.low == 0).all(1) & (self.high == 0).all(1)
 
-# %% ../../nbs/data/81_digest.ipynb #75e0da2f
+# %% ../../nbs/data/81_digest.ipynb #dc0cc368
 def hashed(x:np.ndarray)->str:
     "The content of some numbers, as a short text."
     return blake2b(np.ascontiguousarray(x).tobytes(), digest_size=8).hexdigest()
@@ -69,7 +69,7 @@ def block_digest(x:np.ndarray, cuts:np.ndarray)->Digest:
     unfinite[there] = counted
     return Digest(**found, unfinite=unfinite, key=key)
 
-# %% ../../nbs/data/81_digest.ipynb #89a8b90f
+# %% ../../nbs/data/81_digest.ipynb #8f8e1bfc
 def digest(
     corpus:Corpus,
     m:str,              # modality
@@ -85,7 +85,7 @@ def digest(
     names = Digest.__dataclass_fields__
     return Digest(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in names})
 
-# %% ../../nbs/data/81_digest.ipynb #893ec21f
+# %% ../../nbs/data/81_digest.ipynb #8343dea3
 @dataclass
 class Samples:
     "Everything that is labelled in some split, one row each."
@@ -100,7 +100,7 @@ class Samples:
         "The rows of some splits."
         return np.flatnonzero(np.isin(self.split, splits))
 
-# %% ../../nbs/data/81_digest.ipynb #51a8f588
+# %% ../../nbs/data/81_digest.ipynb #3ecfb41e
 def split_of(corpus:Corpus)->np.ndarray: # (N,) '' where a sequence is in none
     "The split of every sequence."
     found = np.full(len(corpus), "", "<U40")
@@ -112,7 +112,7 @@ def groups_of(corpus:Corpus)->np.ndarray: # (N,) int
     "The group of every sequence, as a number."
     return pd.factorize(np.asarray(corpus.groups).astype(str))[0]
 
-# %% ../../nbs/data/81_digest.ipynb #8674e95d
+# %% ../../nbs/data/81_digest.ipynb #e0b2eaed
 class Audited:
     "A corpus, and what is computed of it once for all checks."
     def __init__(self,
@@ -136,7 +136,7 @@ class Audited:
         "Whatever is labelled, one row each."
         return samples_of(self)
 
-# %% ../../nbs/data/81_digest.ipynb #1534b393
+# %% ../../nbs/data/81_digest.ipynb #9bb40286
 def samples_of(audited:Audited)->Samples:
     "One row for every label of a sequence that is in a split."
     corpus, N = audited.corpus, len(audited.corpus)
@@ -150,10 +150,11 @@ def samples_of(audited:Audited)->Samples:
     y = np.asarray(corpus.labels, np.float64).reshape(len(sequence), -1)
     keep = np.flatnonzero((audited.split[sequence] != "") & ~np.isnan(y).all(1))
     rows = sequence[keep]
-    return Samples({m: v[keep] for m, v in x.items()}, y[keep], np.asarray(label_ids(corpus))[keep].astype(str),
-                   groups_of(corpus)[rows], audited.split[rows], rows)
+    ids = np.asarray(label_ids(corpus))[keep].astype(str)
+    x = {m: v[keep] for m, v in x.items()}
+    return Samples(x, y[keep], ids, groups_of(corpus)[rows], audited.split[rows], rows)
 
-# %% ../../nbs/data/81_digest.ipynb #5bba9837
+# %% ../../nbs/data/81_digest.ipynb #b997f13a
 def label_columns(
     samples:Samples,
     classes:bool,      # whether labels are numbers of classes

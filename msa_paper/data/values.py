@@ -6,7 +6,7 @@
 __all__ = ['CHANCE', 'IDLE', 'FAR', 'EMPTY', 'one_sided', 'dead_columns', 'far_values', 'impossible_values', 'impossible_labels',
            'empty_sequences']
 
-# %% ../../nbs/data/85_values.ipynb #9251f2ac
+# %% ../../nbs/data/85_values.ipynb #981f43ce
 from collections.abc import Iterator
 import warnings
 import numpy as np
@@ -14,7 +14,7 @@ from .digest import Audited, Digest, groups_of
 from .findings import Finding, audit_check, finding
 from ..schema import label_faults
 
-# %% ../../nbs/data/85_values.ipynb #96889805
+# %% ../../nbs/data/85_values.ipynb #99d44ffa
 def extremes(d:Digest, which:np.ndarray)->tuple[np.ndarray, np.ndarray]: # (d,) each
     "Smallest and largest value of each column over some sequences; NaN where there are none."
     with warnings.catch_warnings():
@@ -29,7 +29,7 @@ def active_share(d:Digest, which:np.ndarray, group:np.ndarray, quiet:np.ndarray)
     np.logical_or.at(count, codes, active)
     return count.mean(0)
 
-# %% ../../nbs/data/85_values.ipynb #28c76fa5
+# %% ../../nbs/data/85_values.ipynb #2ce68741
 CHANCE = 1e-6    # below it, a column is not quiet on one side by chance
 IDLE = .05       # of the columns of a modality: more of them say nothing about anything
 
@@ -48,7 +48,7 @@ def one_sided(
     quiet_by_chance = (1 - share) ** len(np.unique(group[here]))
     return (low == high) & (quiet_by_chance < CHANCE)
 
-# %% ../../nbs/data/85_values.ipynb #80ef75aa
+# %% ../../nbs/data/85_values.ipynb #004c8f86
 @audit_check(
     "dead-columns", order=7, asks="do all columns vary, in every split?",
     rule="failed: a column is constant in one split and varies in another, where chance would do that less "
@@ -71,7 +71,7 @@ def dead_columns(audited:Audited)->Iterator[Finding]:
         sentence = f"of {columns} columns {constant} are constant everywhere, {told}"
         yield finding("dead-columns", m, state, sentence, constant=constant, one_sided=sum(sided.values()))
 
-# %% ../../nbs/data/85_values.ipynb #2218ede4
+# %% ../../nbs/data/85_values.ipynb #c581ca39
 FAR = 1e6    # times the usual size of a column: no sensor has that range
 
 def far_values(
@@ -85,11 +85,11 @@ def far_values(
     usual = np.where(usual > 0, usual, np.inf)
     return (np.nan_to_num(size) > FAR * usual).any(1)
 
-# %% ../../nbs/data/85_values.ipynb #0c9421b1
+# %% ../../nbs/data/85_values.ipynb #78f21dfb
 @audit_check(
     "impossible-values", order=8, asks="are all values numbers that can have been measured?",
-    rule=f"failed: a value is NaN, infinite, beyond float32, or more than {FAR:,.0f} times the usual size of its "
-         f"column in training",
+    rule=f"failed: a value is NaN, infinite, beyond float32, or more than {FAR:,.0f} times the usual size of "
+         f"its column in training",
     remedy="replace them as missing values, or leave these sequences out",
 )
 def impossible_values(audited:Audited)->Iterator[Finding]:
@@ -103,7 +103,7 @@ def impossible_values(audited:Audited)->Iterator[Finding]:
         state = "failed" if far or values else "told"
         yield finding("impossible-values", m, state, sentence, unfinite=values, far=far)
 
-# %% ../../nbs/data/85_values.ipynb #526ff37a
+# %% ../../nbs/data/85_values.ipynb #b5fad4bf
 @audit_check(
     "impossible-labels", order=9, asks="are all labels on the scale of the annotation?",
     rule="failed: a label is infinite, off the scale, or no class; told: how many are missing",
@@ -122,7 +122,7 @@ def impossible_labels(audited:Audited)->Iterator[Finding]:
     sentence = f"{told or 'no label is impossible'}; {missing:,} of {n:,} are missing"
     yield finding("impossible-labels", "", "failed" if told else "told", sentence, missing=missing, **faults)
 
-# %% ../../nbs/data/85_values.ipynb #315a1aba
+# %% ../../nbs/data/85_values.ipynb #7bd05749
 EMPTY = .1    # of a split: so many sequences without a modality are no accident
 
 @audit_check(

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['audit_page']
 
-# %% ../../nbs/report/49_audit_page.ipynb #6f0e0470
+# %% ../../nbs/report/49_audit_page.ipynb #eaf6da3e
 from collections import Counter
 from pathlib import Path
 import pandas as pd
 from ..core import MsaPaperError, json_text, read_json, write_whole
-from ..data.findings import audit_check
+from ..data.findings import STATES, audit_check
 from ..registry import page
 from .audited import audit_file
 from .markdown import escaped, markdown
 from .pages import page_folder
 
-# %% ../../nbs/report/49_audit_page.ipynb #44c0d66c
+# %% ../../nbs/report/49_audit_page.ipynb #ae7b30be
 def title_of(record:dict)->str:
     "A corpus, as a table names it."
     return f"{record['dataset']}-{record['protocol']}"
@@ -34,9 +34,10 @@ def ids_of(record:dict, state:str)->str:
 def held_out(record:dict)->str:
     "r in held-out training groups and in the test, by modality."
     found = [f for f in record["findings"] if f["check"] == "knows-labels" and f["numbers"]]
-    return "; ".join(f"{f['modality']} {f['numbers']['held_out']:.3f} / {f['numbers']['test']:.3f}" for f in found)
+    sides = [(f["modality"], f["numbers"]["held_out"], f["numbers"]["test"]) for f in found]
+    return "; ".join(f"{m} {r:.3f} / {test:.3f}" for m, r, test in sides)
 
-# %% ../../nbs/report/49_audit_page.ipynb #a2908f59
+# %% ../../nbs/report/49_audit_page.ipynb #bec9bed6
 HEAD = ("data", "task", "modalities", "verdict", "failed", "suspicious", "passed",
         "r held out / test, by modality")
 
@@ -55,7 +56,7 @@ def what_was_found(records:list[dict])->str:
     ]
     return markdown(("data", "state", "check", "numbers", "what to do"), rows)
 
-# %% ../../nbs/report/49_audit_page.ipynb #8fe44cac
+# %% ../../nbs/report/49_audit_page.ipynb #ed4ed613
 def share(n:int, trials:int)->str:
     "A count of trials, with its share."
     return f"{n} of {trials} ({n / trials:.1%})" if trials else "–"
@@ -65,9 +66,10 @@ def alarm_table(alarms:list[dict])->str:
     rows = []
     for check in audit_check:
         of = [a for a in alarms if a["check"] == check]
-        planted, real = ([a for a in of if a["where"].startswith("planted") == which] for which in (True, False))
-        cells = [share(sum(a[s] for a in some), sum(a["trials"] for a in some))
-                 for some in (planted, real) for s in ("failed", "suspicious")]
+        cells = []
+        for made in (True, False):
+            some = [a for a in of if a["where"].startswith("planted") == made]
+            cells += [share(sum(a[s] for a in some), sum(a["trials"] for a in some)) for s in STATES[:2]]
         rows.append([check, *cells])
     head = "check", "planted: failed", "planted: suspicious", "real, dealt anew: failed", "real: suspicious"
     return markdown(head, rows)
@@ -80,10 +82,10 @@ def detection_table(detections:list[dict])->str:
 
 def rule_table()->str:
     "Every check: its question and its rule, as declared."
-    rows = [[c, escaped(audit_check.facts(c)["asks"]), escaped(audit_check.facts(c)["rule"])] for c in audit_check]
+    rows = [[c, *(escaped(audit_check.facts(c)[k]) for k in ("asks", "rule"))] for c in audit_check]
     return markdown(("check", "asks", "rule"), rows)
 
-# %% ../../nbs/report/49_audit_page.ipynb #e72eee45
+# %% ../../nbs/report/49_audit_page.ipynb #cb268bfa
 def page_text(content:dict)->str:
     "The page as Markdown."
     real, planted = content["real"], content["planted"]
@@ -101,7 +103,7 @@ def one_line_each(content:dict)->pd.DataFrame:
     "One row a corpus."
     return pd.DataFrame([row_of(r) for r in content["real"] + content["planted"]], columns=HEAD)
 
-# %% ../../nbs/report/49_audit_page.ipynb #9f01678f
+# %% ../../nbs/report/49_audit_page.ipynb #09cd1cce
 @page("audit", whole=True, order=2)
 def audit_page(
     results:str="",   # the published results, with audit/ among them

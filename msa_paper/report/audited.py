@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANTED', 'audit_file', 'real_corpora', 'planted_corpora', 'audit_record', 'make_audits']
 
-# %% ../../nbs/report/33_audited.ipynb #349b6d6a
+# %% ../../nbs/report/33_audited.ipynb #31549fbc
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..data.catalogue import load_corpus, usual_task
 from ..data.digest import Audited
 from ..registry import dataset
 
-# %% ../../nbs/report/33_audited.ipynb #bc4e8c12
+# %% ../../nbs/report/33_audited.ipynb #4af3ee94
 def audit_file(
     results:str="",   # the published results; empty: of the project
 )->Path:
@@ -34,7 +34,7 @@ def real_corpora()->Iterator[Corpus]:
                 if error.what != "missing file":
                     raise
 
-# %% ../../nbs/report/33_audited.ipynb #0f8ea287
+# %% ../../nbs/report/33_audited.ipynb #90798456
 PLANTED = ("mixed", "tone", "quality", "poor_modality", "conflict", "lag", "long_range")   # protocols
 
 def planted_corpora(
@@ -51,7 +51,7 @@ def audit_record(corpus:Corpus)->dict:
     which = dict(dataset=corpus.name, protocol=corpus.protocol, task=corpus.spec.task.name, modalities=sizes)
     return which | dict(findings=kept(audit(corpus)))
 
-# %% ../../nbs/report/33_audited.ipynb #b13a794a
+# %% ../../nbs/report/33_audited.ipynb #d06091b4
 def rates(found:list)->list[dict]:
     "Rates as they are published."
     return [asdict(r) for r in found]
@@ -68,9 +68,10 @@ def real_alarms(corpus:Corpus, deals:int)->list[dict]:
     from msa_paper.data.audit_trials import alarms, dealt_anew
     dealt = (dealt_anew(corpus, np.random.default_rng(k)) for k in range(deals))
     sizes = ", ".join(corpus.spec.modalities)
-    return rates(alarms(f"{corpus.title}, {sizes}, groups dealt anew", dealt, digests=Audited(corpus).digests))
+    where, digests = f"{corpus.title}, {sizes}, groups dealt anew", Audited(corpus).digests
+    return rates(alarms(where, dealt, digests=digests))
 
-# %% ../../nbs/report/33_audited.ipynb #10309b87
+# %% ../../nbs/report/33_audited.ipynb #f72ecde7
 def planted_rates(seeds:int)->dict[str, list[dict]]:
     "False alarms and detections on planted corpora."
     from msa_paper.data.audit_trials import KINDS, alarms, detections, planted_trials
@@ -82,13 +83,13 @@ def planted_rates(seeds:int)->dict[str, list[dict]]:
     found = rates(list(detections("planted", planted_trials(protocol, task, segments, seeds))))
     return dict(alarms=alarmed, detections=found)
 
-# %% ../../nbs/report/33_audited.ipynb #1864ade9
+# %% ../../nbs/report/33_audited.ipynb #f839d8d3
 def make_audits(
     results:str="",   # the published results; empty: of the project
     seeds:int=100,    # of planted corpora
     deals:int=20,     # of the groups of real ones
 )->list[str]:         # what was audited
-    "Audit everything that is here and measure the checks; minutes. Audits of data that are not here are lost."
+    "Audit everything that is here and measure the checks: minutes. What is not here is not in the file."
     real, alarmed, told = [], [], []
     for corpus in real_corpora():
         real.append(audit_record(corpus))
@@ -96,7 +97,7 @@ def make_audits(
         alarmed += real_alarms(clean, deals) if clean else []
         told.append(f"audited: {corpus.title}")
     measured = planted_rates(seeds)
-    content = dict(audit=AUDIT, real=real, planted=[audit_record(c) for c in planted_corpora()],
-                   alarms=alarmed + measured["alarms"], detections=measured["detections"])
+    planted, alarmed = [audit_record(c) for c in planted_corpora()], alarmed + measured["alarms"]
+    content = dict(audit=AUDIT, real=real, planted=planted, alarms=alarmed, detections=measured["detections"])
     told.append(f"written: {write_json(audit_file(results), content).name}")
     return told

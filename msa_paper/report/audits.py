@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audits_of', 'fault_of', 'refuse_undeclared', 'published_audits']
 
-# %% ../../nbs/report/31_audits.ipynb #9a2991d8
+# %% ../../nbs/report/31_audits.ipynb #45b16ac1
 import json
 from ..core import MsaPaperError
 from ..data.findings import Finding
@@ -14,9 +14,9 @@ from ..registry import dataset
 from .at_hand import AtHand
 from ..studies.study import has_experiments, studied
 
-# %% ../../nbs/report/31_audits.ipynb #6a5b0f80
+# %% ../../nbs/report/31_audits.ipynb #a3671589
 def data_title(spec:Question)->str:
-    "Which data a question is about: 'mosi-context-regression', and options of the reader where there are any."
+    "Which data a question is about: 'mosi-context-regression', and the options of the reader."
     options = f" {json.dumps(spec.data, sort_keys=True)}" if spec.data else ""
     return f"{spec.dataset}-{spec.protocol}-{spec.task}{options}"
 
@@ -25,7 +25,7 @@ def asked_about(at:AtHand)->dict[str, Question]: # {title: a question}
     left_out = () if has_experiments(at.study) else dataset.names(made=True)
     return {data_title(c.spec): c.spec for c in at.every if c.spec.dataset not in left_out}
 
-# %% ../../nbs/report/31_audits.ipynb #5a566fcb
+# %% ../../nbs/report/31_audits.ipynb #1378e323
 def audits_of(
     at:AtHand,
 )->dict[str, list[Finding]]: # {title: what was found}
@@ -34,7 +34,7 @@ def audits_of(
     found = {title: audited(spec) for title, spec in asked_about(at).items()}
     return {title: findings for title, findings in found.items() if findings is not None}
 
-# %% ../../nbs/report/31_audits.ipynb #570e9059
+# %% ../../nbs/report/31_audits.ipynb #72fb3fe0
 def fault_of(
     spec:Question,
     f:Finding,
@@ -53,16 +53,17 @@ def refuse_undeclared(
     if open_faults:
         title, f = open_faults[0]
         more = f" (and {len(open_faults) - 1} more)" if open_faults[1:] else ""
-        say = f"or declare it: known_faults={{'{fault_of(asked[title], f)}': 'why'}} of the study '{at.study}'"
+        fault = fault_of(asked[title], f)
+        say = f"or declare it: known_faults={{'{fault}': 'why'}} of the study '{at.study}'"
         what = f"its data failed the check {f.id}: {f.sentence}{more}"
         raise MsaPaperError(what, title, f"{f.remedy}; {say}")
 
-# %% ../../nbs/report/31_audits.ipynb #85dad104
+# %% ../../nbs/report/31_audits.ipynb #f4909374
 def published_audits(
     at:AtHand,
     audits:dict[str, list[Finding]],   # from `audits_of`
 )->dict:                               # {title: {checks, findings}}, for study.json
-    "What a published study says of its data: findings that did not pass, and why those that failed are known."
+    "What a study says of its data when published: what did not pass, and why what failed is known."
     from msa_paper.data.audit import kept
     declared, asked = studied(at.study).known_faults, asked_about(at)
     told = dict(at.earlier.about.get("audits", {})) if at.earlier and not at.remade else {}

@@ -82,7 +82,7 @@ def publish(
     before:str="",      # where it was published; empty: where it is to go
 )->Publication:
     """Write what is to be published of a study.
-    Raises `MsaPaperError` where none of its runs is finished, or its data have a fault that it does not declare.
+    Raises `MsaPaperError` where none of its runs is finished, or its data failed a check it does not name.
     """
     at = AtHand(study, configurations(study, results), results, before or to)
     if not at.every:
