@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataSet', 'Protocol', 'audit']
 
-# %% ../../nbs/commands/52_audit.ipynb #e0b7d988
+# %% ../../nbs/commands/52_audit.ipynb #a31b9db6
 from typing import Annotated
 import typer
 from .datasets import MANIFEST, Options, Task
@@ -13,7 +13,7 @@ from .names import in_checkout, offer_readable
 from .parsing import Json, aside, read_options, said, usually
 from ..core import MsaPaperError
 
-# %% ../../nbs/commands/52_audit.ipynb #68902571
+# %% ../../nbs/commands/52_audit.ipynb #50c51c3a
 def audited_data(dataset:str, protocol:str, task:str, options:dict)->dict:
     "Which data were audited, what was found, and the page that says so."
     from msa_paper.data.audit import audit, audit_page, kept
@@ -24,7 +24,7 @@ def audited_data(dataset:str, protocol:str, task:str, options:dict)->dict:
     facts = dict(dataset=dataset, protocol=protocol, task=task, options=options, findings=kept(findings))
     return dict(facts=facts, page=audit_page(f"{dataset}-{protocol}-{task}", findings), failed=failed)
 
-# %% ../../nbs/commands/52_audit.ipynb #d0512051
+# %% ../../nbs/commands/52_audit.ipynb #70cd7a06
 def every_data()->list[tuple[str, str, dict]]:
     "Data set, protocol and options of everything that has a data card, or of one data set's."
     from msa_paper.registry import dataset
@@ -39,13 +39,13 @@ def audited_where_here(name:str, protocol:str, options:dict)->dict|None:
             raise
         return None
 
-# %% ../../nbs/commands/52_audit.ipynb #a041ec99
+# %% ../../nbs/commands/52_audit.ipynb #71857546
 DataSet = Annotated[str, typer.Argument(
     metavar="DATASET", autocompletion=offer_readable, **usually("mosi, planted, …", "all that are here"))]
 Protocol = Annotated[str, typer.Argument(
     metavar="PROTOCOL", **usually("splits and segments: context, official, …", "those with a data card"))]
 
-# %% ../../nbs/commands/52_audit.ipynb #74b59da1
+# %% ../../nbs/commands/52_audit.ipynb #fd955d43
 def audit(
     dataset:DataSet="",
     protocol:Protocol="",
@@ -66,7 +66,7 @@ def audit(
     said(audits[0] if protocol else dict(audits=audits), "\n\n".join(a["page"] for a in found), as_json)
     return [failure for a in found for failure in a["failed"]]
 
-# %% ../../nbs/commands/52_audit.ipynb #d678ce03
+# %% ../../nbs/commands/52_audit.ipynb #b94c33f0
 def audits_asked_for(dataset:str, protocol:str, task:str, given:dict)->list[dict]:
     "One audit where a protocol is named; else those of all data that are here, or of one data set."
     from msa_paper.core import known

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['audit_page']
 
-# %% ../../nbs/report/49_audit_page.ipynb #eaf6da3e
+# %% ../../nbs/report/49_audit_page.ipynb #e552e905
 from collections import Counter
-from pathlib import Path
 import pandas as pd
 from ..core import MsaPaperError, json_text, read_json, write_whole
 from ..data.findings import STATES, audit_check
@@ -16,7 +15,7 @@ from .audited import audit_file
 from .markdown import escaped, markdown
 from .pages import page_folder
 
-# %% ../../nbs/report/49_audit_page.ipynb #ae7b30be
+# %% ../../nbs/report/49_audit_page.ipynb #8436e888
 def title_of(record:dict)->str:
     "A corpus, as a table names it."
     return f"{record['dataset']}-{record['protocol']}"
@@ -37,7 +36,7 @@ def held_out(record:dict)->str:
     sides = [(f["modality"], f["numbers"]["held_out"], f["numbers"]["test"]) for f in found]
     return "; ".join(f"{m} {r:.3f} / {test:.3f}" for m, r, test in sides)
 
-# %% ../../nbs/report/49_audit_page.ipynb #bec9bed6
+# %% ../../nbs/report/49_audit_page.ipynb #81d72d9e
 HEAD = ("data", "task", "modalities", "verdict", "failed", "suspicious", "passed",
         "r held out / test, by modality")
 
@@ -56,7 +55,7 @@ def what_was_found(records:list[dict])->str:
     ]
     return markdown(("data", "state", "check", "numbers", "what to do"), rows)
 
-# %% ../../nbs/report/49_audit_page.ipynb #ed4ed613
+# %% ../../nbs/report/49_audit_page.ipynb #df8fd2d4
 def share(n:int, trials:int)->str:
     "A count of trials, with its share."
     return f"{n} of {trials} ({n / trials:.1%})" if trials else "–"
@@ -85,7 +84,7 @@ def rule_table()->str:
     rows = [[c, *(escaped(audit_check.facts(c)[k]) for k in ("asks", "rule"))] for c in audit_check]
     return markdown(("check", "asks", "rule"), rows)
 
-# %% ../../nbs/report/49_audit_page.ipynb #cb268bfa
+# %% ../../nbs/report/49_audit_page.ipynb #5b693046
 def page_text(content:dict)->str:
     "The page as Markdown."
     real, planted = content["real"], content["planted"]
@@ -103,7 +102,7 @@ def one_line_each(content:dict)->pd.DataFrame:
     "One row a corpus."
     return pd.DataFrame([row_of(r) for r in content["real"] + content["planted"]], columns=HEAD)
 
-# %% ../../nbs/report/49_audit_page.ipynb #09cd1cce
+# %% ../../nbs/report/49_audit_page.ipynb #fb3b3ab3
 @page("audit", whole=True, order=2)
 def audit_page(
     results:str="",   # the published results, with audit/ among them
