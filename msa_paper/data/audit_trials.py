@@ -6,7 +6,7 @@
 __all__ = ['EITHER', 'BROKEN', 'KINDS', 'in_videos', 'dealt_anew', 'Broken', 'changed', 'Rate', 'alarms', 'detections',
            'planted_trials']
 
-# %% ../../nbs/data/88_audit_trials.ipynb #aabea83b
+# %% ../../nbs/data/88_audit_trials.ipynb #10f6abd9
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 import numpy as np
@@ -15,7 +15,7 @@ from .audit import audit
 from .digest import Digest, groups_of
 from .findings import audit_check
 
-# %% ../../nbs/data/88_audit_trials.ipynb #25bab780
+# %% ../../nbs/data/88_audit_trials.ipynb #d1c2b107
 def in_videos(
     corpus:Corpus,
     rng:np.random.Generator,
@@ -41,7 +41,7 @@ def dealt_anew(
     cuts = [0, *(int(whole[np.abs(whole - e).argmin()]) for e in ends)]
     return replace(corpus, splits={s: np.sort(dealt[a:b]) for s, a, b in zip(corpus.splits, cuts, cuts[1:])})
 
-# %% ../../nbs/data/88_audit_trials.ipynb #10a4618c
+# %% ../../nbs/data/88_audit_trials.ipynb #24e62f85
 @dataclass(frozen=True)
 class Broken:
     "One way of breaking a corpus."
@@ -60,7 +60,7 @@ def changed(
     change(x)
     return replace(corpus, features=corpus.features | {m: x})
 
-# %% ../../nbs/data/88_audit_trials.ipynb #3320d679
+# %% ../../nbs/data/88_audit_trials.ipynb #b56af3b3
 def a_modality(corpus:Corpus, rng:np.random.Generator)->str:
     "Any of its modalities."
     return str(rng.choice(list(corpus.spec.modalities)))
@@ -75,7 +75,7 @@ def label_column(corpus:Corpus, rng:np.random.Generator)->Corpus:
 
     return changed(corpus, m, plant)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #dc5f383f
+# %% ../../nbs/data/88_audit_trials.ipynb #e1dd67ab
 def copied(corpus:Corpus, rng:np.random.Generator, noise:float=0.)->Corpus:
     "A sequence of the test becomes one of the training part of the same length, in all modalities."
     lengths = corpus.lengths(next(iter(corpus.spec.modalities)))
@@ -94,7 +94,7 @@ def nearly_copied(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "The same, encoded again: with noise of a fiftieth of a deviation."
     return copied(corpus, rng, .02)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #769e4c65
+# %% ../../nbs/data/88_audit_trials.ipynb #1d9c3149
 def one_group_cut(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "One sequence of a test video goes into the training part."
     test = corpus.splits["test"]
@@ -109,13 +109,17 @@ def speaker_shared(corpus:Corpus, rng:np.random.Generator)->Corpus:
     names[rng.choice(corpus.splits["train"])] = names[rng.choice(corpus.splits["test"])]
     return replace(corpus, truth=corpus.truth | dict(speaker=names))
 
-def texts_repeated(corpus:Corpus, rng:np.random.Generator, copies:int=2)->Corpus:
-    "Every sequence says something of its own, but for some of the test."
-    texts = np.array([f"number {k} says this in words of its own" for k in range(len(corpus))])
-    texts[rng.choice(corpus.splits["test"], copies)] = texts[rng.choice(corpus.splits["train"], copies)]
-    return replace(corpus, truth=corpus.truth | dict(text=texts))
+def texts_repeated(share:float)->Callable:
+    "A way of breaking: every sequence says something of its own, but for a part of the test (one at least)."
+    def make(corpus:Corpus, rng:np.random.Generator)->Corpus:
+        texts = np.array([f"number {k} says this in words of its own" for k in range(len(corpus))])
+        test, train = corpus.splits["test"], corpus.splits["train"]
+        n = max(1, int(share * len(test)))
+        texts[rng.choice(test, n, replace=False)] = texts[rng.choice(train, n, replace=False)]
+        return replace(corpus, truth=corpus.truth | dict(text=texts))
+    return make
 
-# %% ../../nbs/data/88_audit_trials.ipynb #baae4ce7
+# %% ../../nbs/data/88_audit_trials.ipynb #f784f453
 def extracted_with_labels(strength:float)->Callable:
     "A way of breaking: a modality shows the labels of all but the test in directions of its own."
     def make(corpus:Corpus, rng:np.random.Generator)->Corpus:
@@ -132,7 +136,7 @@ def extracted_with_labels(strength:float)->Callable:
         return changed(corpus, m, show)
     return make
 
-# %% ../../nbs/data/88_audit_trials.ipynb #920a6530
+# %% ../../nbs/data/88_audit_trials.ipynb #be002af4
 def dead_in_test(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "A column is zero in the test."
     m = a_modality(corpus, rng)
@@ -152,7 +156,7 @@ def one_value(value:float)->Callable:
         return changed(corpus, a_modality(corpus, rng), put)
     return make
 
-# %% ../../nbs/data/88_audit_trials.ipynb #a72f10e2
+# %% ../../nbs/data/88_audit_trials.ipynb #ccbf2db0
 def label_off_scale(corpus:Corpus, rng:np.random.Generator)->Corpus:
     "One label is no label of the task."
     labels = corpus.labels.copy()
@@ -170,13 +174,14 @@ def nothing_extracted(corpus:Corpus, rng:np.random.Generator)->Corpus:
 
     return changed(corpus, m, empty)
 
-# %% ../../nbs/data/88_audit_trials.ipynb #7365dda0
+# %% ../../nbs/data/88_audit_trials.ipynb #9e9acf15
 EITHER = "failed", "suspicious"
 BROKEN = (
     Broken("a column is the label, with 5 % of noise", "label-as-feature", label_column),
     Broken("one test sequence is a training sequence", "same-sequence", copied),
     Broken("the same, with a little noise", "near-copy", nearly_copied, EITHER),
-    Broken("two texts of the test stand in training", "repeated-text", texts_repeated),
+    Broken("one text of the test stands in training", "repeated-text", texts_repeated(0), EITHER),
+    Broken("a tenth of the test's texts stand in training", "repeated-text", texts_repeated(.1)),
     Broken("one segment of a test video is in training", "cut-group", one_group_cut),
     Broken("one speaker of the test speaks in training", "shared-speaker", speaker_shared),
     *(Broken(f"features know the training labels, {s:g} of their deviation", "knows-labels",
@@ -188,7 +193,7 @@ BROKEN = (
     Broken("an eighth of the training part is zero", "empty-sequences", nothing_extracted),
 )
 
-# %% ../../nbs/data/88_audit_trials.ipynb #ba024d9d
+# %% ../../nbs/data/88_audit_trials.ipynb #cd0e346f
 @dataclass(frozen=True)
 class Rate:
     "How often a check spoke up."
@@ -198,7 +203,7 @@ class Rate:
     failed: int
     suspicious: int   # and not failed
 
-# %% ../../nbs/data/88_audit_trials.ipynb #fe20b05a
+# %% ../../nbs/data/88_audit_trials.ipynb #648b8832
 def alarms(
     where:str,                  # on what they are tried, for a table
     corpora:Iterable[Corpus],   # in which nothing is wrong
@@ -226,7 +231,7 @@ def detections(
             states.append(audit(b.make(corpus, np.random.default_rng([seed, k])), b.check)[0].state)
         yield Rate(b.how, b.check, len(states), states.count("failed"), states.count("suspicious"))
 
-# %% ../../nbs/data/88_audit_trials.ipynb #9f3daec6
+# %% ../../nbs/data/88_audit_trials.ipynb #6cdc0208
 KINDS = (("mixed", "regression", 400), ("tone", "regression", 200), ("mixed", "iemocap4", 400))
 
 def planted_trials(

@@ -6,14 +6,14 @@
 __all__ = ['SAME', 'LIKE', 'MEAN', 'FEWEST', 'FOLDS', 'PENALTIES', 'DRAWS', 'LEVEL', 'MARGIN', 'GROUPS', 'MOST', 'POSITIVE',
            'column_correlations', 'label_as_feature', 'Gap', 'gap', 'knows_labels']
 
-# %% ../../nbs/data/84_predictability.ipynb #d5942f3e
+# %% ../../nbs/data/84_predictability.ipynb #8407d51a
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 import numpy as np
 from .digest import Audited, Samples, label_columns
 from .findings import Finding, audit_check, finding
 
-# %% ../../nbs/data/84_predictability.ipynb #1fb4dbcb
+# %% ../../nbs/data/84_predictability.ipynb #6b45fe73
 SAME = .98    # |r| from which a column is the label: a rating of one annotator reaches about .9
 LIKE = .9     # and from which somebody should know why
 MEAN = .995   # the same for a mean over steps, which averages away what makes a cue differ from a label
@@ -35,7 +35,7 @@ def column_correlations(
     means = (Y.T @ z) / np.maximum(n, 1)[:, None]
     return np.sqrt((n[:, None] / len(Y) * means**2).sum(0))
 
-# %% ../../nbs/data/84_predictability.ipynb #54c5dac4
+# %% ../../nbs/data/84_predictability.ipynb #7446c933
 def forms(audited:Audited, m:str)->dict[str, np.ndarray]: # {how: (n, d)}
     "A modality of every sample: its step; or of its sequence the mean, the first and the last step."
     s = audited.samples
@@ -64,7 +64,7 @@ def closest_column(audited:Audited, m:str, rows:np.ndarray, Y:np.ndarray, label:
             best = max(best, Closest(float(r.max()) - bar, float(r.max()), int(r.argmax()), how, label))
     return best
 
-# %% ../../nbs/data/84_predictability.ipynb #47dc4a70
+# %% ../../nbs/data/84_predictability.ipynb #ff2c64ff
 @audit_check(
     "label-as-feature", order=1, asks="is a column of the features the label?",
     rule=f"failed: |r| ≥ {SAME:.2f} between the label and a column at its step, or at the first or last step "
@@ -86,7 +86,7 @@ def label_as_feature(audited:Audited)->Iterator[Finding]:
         sentence = f"{where} has |r| = {best.r:.3f} with {best.label or 'the label'}, no other is closer"
         yield finding("label-as-feature", m, state, sentence, r=round(best.r, 3), column=best.column)
 
-# %% ../../nbs/data/84_predictability.ipynb #eeaa5e23
+# %% ../../nbs/data/84_predictability.ipynb #3864e602
 FOLDS = 5
 PENALTIES = 10.**np.arange(6)   # of the ridge, on standardised features: generalised cross-validation chooses
 DRAWS = 2000                    # resamples of groups
@@ -106,7 +106,7 @@ class Gap:
     groups: int          # of the training part
     test_groups: int
 
-# %% ../../nbs/data/84_predictability.ipynb #2ed23779
+# %% ../../nbs/data/84_predictability.ipynb #0852d390
 def group_sums(p:np.ndarray, y:np.ndarray, group:np.ndarray, groups:int)->np.ndarray: # (groups, columns, 6)
     "n, Σp, Σy, Σp², Σy², Σpy of every group."
     sums = np.zeros((groups, p.shape[1], 6))
@@ -120,7 +120,7 @@ def correlation(sums:np.ndarray)->np.ndarray: # (…)
         r = (n * py - p * y) / np.sqrt((n * pp - p * p) * (n * yy - y * y))
     return np.nan_to_num(r, posinf=0, neginf=0).mean(-1)
 
-# %% ../../nbs/data/84_predictability.ipynb #8e22a707
+# %% ../../nbs/data/84_predictability.ipynb #7a19de19
 @dataclass
 class Side:
     "Samples of one side: features, targets, groups numbered from 0."
@@ -137,7 +137,7 @@ def side(s:Samples, m:str, rows:np.ndarray, Y:np.ndarray, most:int)->Side:
     keep = np.isin(s.group[rows], order[np.cumsum(sizes) - sizes < most])
     return Side(s.x[m][rows[keep]], Y[keep], np.unique(s.group[rows[keep]], return_inverse=True)[1])
 
-# %% ../../nbs/data/84_predictability.ipynb #e918cbfc
+# %% ../../nbs/data/84_predictability.ipynb #ea4309ef
 def predicted(x:np.ndarray, Y:np.ndarray, *asked:np.ndarray)->list[np.ndarray]:
     "Fit a ridge regression to standardised features, and predict."
     from sklearn.linear_model import RidgeCV
@@ -146,7 +146,7 @@ def predicted(x:np.ndarray, Y:np.ndarray, *asked:np.ndarray)->list[np.ndarray]:
     fitted = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(x, Y)
     return [fitted.predict(a).reshape(len(a), -1) for a in asked]
 
-# %% ../../nbs/data/84_predictability.ipynb #24ed65bd
+# %% ../../nbs/data/84_predictability.ipynb #9912b196
 def gap(
     train:Side,
     test:Side,
@@ -170,7 +170,7 @@ def gap(
     low, high = np.quantile(np.subtract(*drawn.mean(0)), (level / 2, 1 - level / 2))
     return Gap(*(float(v) for v in (*r.mean(0), low, high)), int(G), int(H))
 
-# %% ../../nbs/data/84_predictability.ipynb #97416735
+# %% ../../nbs/data/84_predictability.ipynb #b9112b31
 def enough(Y:np.ndarray, Z:np.ndarray, classes:bool)->np.ndarray: # (columns,) bool
     "Which columns of targets can be asked for on both sides."
     if not classes:
@@ -187,15 +187,15 @@ def gap_of(s:Samples, m:str, classes:bool, rows:np.ndarray, Y:np.ndarray, level:
     few = min(len(np.unique(one.group)), len(np.unique(other.group))) < GROUPS
     return None if few else gap(one, other, level)
 
-# %% ../../nbs/data/84_predictability.ipynb #3e733b51
+# %% ../../nbs/data/84_predictability.ipynb #09fb26eb
 @audit_check(
     "knows-labels", order=0, asks="were the features made with the labels of the training part?",
     rule=f"failed: labels of held-out training groups are predicted better than those of the test by more "
          f"than {MARGIN:.2f} in r, with the whole interval of the difference (ridge, five folds, bootstrap "
          f"over groups, 95 % for all modalities and labels together); suspicious: the interval is above 0. "
          f"Reads test labels; nothing is chosen by it",
-    remedy="use features whose extractor saw none of these labels; where there are none, say beside every score "
-           "that training and validation are too good",
+    remedy="use features whose extractor saw none of these labels; where there are none, say beside every "
+           "score that training and validation are too good",
 )
 def knows_labels(audited:Audited)->Iterator[Finding]:
     "Held-out training groups against test groups, for each modality and label."
@@ -213,7 +213,7 @@ def knows_labels(audited:Audited)->Iterator[Finding]:
         numbers = {k: round(v, 3) for k, v in asdict(g).items()}
         yield finding("knows-labels", m, state, gap_told(g, name), **numbers)
 
-# %% ../../nbs/data/84_predictability.ipynb #a653735f
+# %% ../../nbs/data/84_predictability.ipynb #f16d8dc3
 def gap_told(g:Gap, label:str)->str:
     "A gap in words."
     of = f" of {label}" if label else ""
