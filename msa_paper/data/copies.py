@@ -6,7 +6,7 @@
 __all__ = ['CHANCE', 'PARTS', 'NEAR', 'MOST_PAIRS', 'WORDS', 'SHARED', 'exceeded', 'Twins', 'twins', 'repeated', 'same_sequence',
            'standardised_rows', 'near_copy', 'text_key', 'for_labels', 'texts_of', 'repeated_text']
 
-# %% ../../nbs/data/82_copies.ipynb #9191a9c7
+# %% ../../nbs/data/82_copies.ipynb #10e0a4a7
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .digest import Audited, Samples
 from .findings import Finding, audit_check, finding
 from ..formats.transcripts import transcript_table
 
-# %% ../../nbs/data/82_copies.ipynb #8182f53d
+# %% ../../nbs/data/82_copies.ipynb #4500cfbe
 CHANCE = 1e-3     # a count of twins that chance would reach less often is too many
 # which split is asked, and where twins are looked for
 PARTS = ("test", "train"), ("validation", "train"), ("test", "validation")
@@ -47,7 +47,7 @@ class Twins:
         mean = self.expected + self.spare
         return self.count > 2 * mean and exceeded(self.count, mean, self.clump) < CHANCE
 
-# %% ../../nbs/data/82_copies.ipynb #7a1f7b9a
+# %% ../../nbs/data/82_copies.ipynb #893d904d
 def twins_within(key:np.ndarray, group:np.ndarray)->tuple[float, float]:
     "The share of samples whose key stands in another group as well, and in what clumps they come."
     if not len(key):
@@ -58,7 +58,7 @@ def twins_within(key:np.ndarray, group:np.ndarray)->tuple[float, float]:
     counts = np.bincount(where, repeat)
     return float(repeat.mean()), float((counts**2).sum() / max(counts.sum(), 1))
 
-# %% ../../nbs/data/82_copies.ipynb #1b7c29cb
+# %% ../../nbs/data/82_copies.ipynb #c86a04aa
 def twins(
     key:np.ndarray,       # (n,) what is compared; '' is no sample
     group:np.ndarray,     # (n,)
@@ -73,7 +73,7 @@ def twins(
     counts = [(a, b, len(of[a]), int(np.isin(of[a], of[b]).sum())) for a, b in PARTS]
     return [Twins(a, b, n, count, usual * n, max(clump, 1.), one * n) for a, b, n, count in counts]
 
-# %% ../../nbs/data/82_copies.ipynb #f829b523
+# %% ../../nbs/data/82_copies.ipynb #b99c2d06
 def repeated(
     found:list[Twins],
     what:str,          # 'samples with the same features in all modalities'
@@ -85,7 +85,7 @@ def repeated(
     sentence += f"({share:.1%}; {t.expected:.1f} would be usual)"
     return sentence, dict(count=t.count, n=t.n, expected=round(t.expected, 1), asked=t.asked, among=t.among)
 
-# %% ../../nbs/data/82_copies.ipynb #721a7a97
+# %% ../../nbs/data/82_copies.ipynb #3281e8bb
 def row_keys(x:np.ndarray)->np.ndarray: # (n,) '' for rows of zeros, or without content
     "The content of every row, as text."
     codes = pd.util.hash_array(np.ascontiguousarray(x).view(np.uint32).ravel(), categorize=False)
@@ -103,7 +103,7 @@ def sample_keys(audited:Audited, m:str)->np.ndarray:
     d = audited.digests[m]
     return np.where(d.zero, "", d.key)[s.sequence]
 
-# %% ../../nbs/data/82_copies.ipynb #02183364
+# %% ../../nbs/data/82_copies.ipynb #d2f92f9c
 def joined_keys(keys:list[np.ndarray])->np.ndarray:
     "The content of samples in all modalities together; '' where one of them is empty."
     one = pd.Series(keys[0], dtype=object)
@@ -112,19 +112,19 @@ def joined_keys(keys:list[np.ndarray])->np.ndarray:
     empty = np.any([k == "" for k in keys], axis=0)
     return np.where(empty, "", one.to_numpy(str))
 
-# %% ../../nbs/data/82_copies.ipynb #d6cce416
+# %% ../../nbs/data/82_copies.ipynb #72bc6845
 def state_of(found:list[Twins])->str:
     "Too many twins fail; some where the training part has none at all are worth a look."
     if any(t.too_many for t in found):
         return "failed"
     return "suspicious" if any(t.count and not t.expected for t in found) else "told"
 
-# %% ../../nbs/data/82_copies.ipynb #6e4d550d
+# %% ../../nbs/data/82_copies.ipynb #c1357d1c
 @audit_check(
     "same-sequence", order=2, asks="does the same sample stand in two splits?",
     rule="failed: more samples of a split have exact copies in another than training samples have in other "
-         "training groups (more than twice as many, chance below 1e-3); suspicious: so in one modality alone; "
-         "or, where there is one modality, any copy though training has none",
+         "training groups (more than twice as many, chance below 1e-3); suspicious: so in one modality; or, "
+         "where there is one modality, any copy though training has none",
     remedy="remove the copies from one of the splits, or show that they are repetitions and no copies",
 )
 def same_sequence(audited:Audited)->Iterator[Finding]:
@@ -140,7 +140,7 @@ def same_sequence(audited:Audited)->Iterator[Finding]:
         state = single if m else state_of(found)
         yield finding("same-sequence", m, state, sentence, **numbers)
 
-# %% ../../nbs/data/82_copies.ipynb #32491113
+# %% ../../nbs/data/82_copies.ipynb #2bebae98
 NEAR = .999           # cosine of standardised features: a re-encoded or slightly cut copy
 MOST_PAIRS = 2**26    # comparisons: more are not cheap; a part of the samples is drawn then
 
@@ -157,7 +157,7 @@ def standardised_rows(
     x = np.concatenate(parts, 1)
     return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
-# %% ../../nbs/data/82_copies.ipynb #aa963ac1
+# %% ../../nbs/data/82_copies.ipynb #0d514cd4
 def nearly_there(x:np.ndarray, pool:np.ndarray, group:np.ndarray, own:np.ndarray)->int:
     "How many rows have a near twin in the pool, in another group than their own."
     count = 0
@@ -171,7 +171,7 @@ def some(rng:np.random.Generator, rows:np.ndarray, most:int)->np.ndarray:
     "At most so many of the rows, in order."
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
-# %% ../../nbs/data/82_copies.ipynb #3040c04c
+# %% ../../nbs/data/82_copies.ipynb #5c2a8f48
 @audit_check(
     "near-copy", order=3, asks="does nearly the same sample stand in training and test?",
     rule="suspicious: more test samples have a cosine of .999 with a training sample (all modalities, "
@@ -197,7 +197,7 @@ def near_copy(audited:Audited)->Iterator[Finding]:
     sentence, numbers = repeated([one], "nearly the same samples")
     yield finding("near-copy", "", "suspicious" if one.too_many else "told", sentence, **numbers)
 
-# %% ../../nbs/data/82_copies.ipynb #46724a80
+# %% ../../nbs/data/82_copies.ipynb #c70f6737
 WORDS = 5       # shorter texts are formulae: everybody says them
 SHARED = .05    # of the test's texts: more is worth a look, however usual it is
 
@@ -208,7 +208,7 @@ def text_key(
     words = re.findall("[一-鿿]|[^\\W一-鿿]+", str(text).casefold())
     return " ".join(words) if len(words) >= WORDS else ""
 
-# %% ../../nbs/data/82_copies.ipynb #01763a05
+# %% ../../nbs/data/82_copies.ipynb #73a98bda
 def for_labels(
     corpus:Corpus,
     values:np.ndarray,   # one for each sequence, or for everything that can be labelled
@@ -219,7 +219,7 @@ def for_labels(
         return values
     return np.repeat(values, corpus.lengths(next(iter(corpus.spec.modalities))))
 
-# %% ../../nbs/data/82_copies.ipynb #fa77b53b
+# %% ../../nbs/data/82_copies.ipynb #6bc66c90
 def texts_of(
     corpus:Corpus,
 )->np.ndarray|None:     # one text for everything that can be labelled
@@ -236,7 +236,7 @@ def texts_of(
     found = table.reindex(np.asarray(label_ids(corpus)).astype(str))
     return found.fillna("").to_numpy(str) if found.notna().mean() > .5 else None
 
-# %% ../../nbs/data/82_copies.ipynb #89b3c020
+# %% ../../nbs/data/82_copies.ipynb #d3c11bc0
 @audit_check(
     "repeated-text", order=4, asks="are the texts of the test read in training?",
     rule="failed: more texts of five or more words stand in two splits than training texts stand in other "
