@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 import msa_paper
 from .commands import datasets, own_data
+from .commands.audit import audit
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
 from .commands.predict import export, predict
@@ -33,6 +34,8 @@ add(data, datasets.check, "msa-paper data check", "msa-paper data check mosi --j
     "msa-paper data check my-study")
 add(data, datasets.show_card, "msa-paper data card planted mixed -o segments=40",
     "msa-paper data card mosei official -o file=mosei/aligned_50.pkl --task binary", name="card")
+add(data, audit, "msa-paper data audit planted mixed -o segments=200",
+    "msa-paper data audit mosi context --json", "msa-paper data audit", name="audit")
 add(data, datasets.convert, "msa-paper data convert planted tone planted.safetensors -o segments=60",
     "msa-paper data convert mosei official m.safetensors -o file=mosei/aligned_50.pkl --precision float16")
 add(data, datasets.make_cards, "msa-paper data cards", name="cards")

@@ -123,6 +123,7 @@ class DataFacts(Facts):
     cards: tuple[tuple[str, dict], ...] = ()    # (protocol, options of the reader) of each data card
     made: bool = False                          # generated here: reads no file, its labels may be shown
     probed: tuple[str, ...] = ()                # protocols in which trained models are looked into
+    speaker: str = ""                           # pattern of an id; its groups say who speaks
 
 # %% ../nbs/01_registry.ipynb #757f761e
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,17 @@ def test_unequal_steps_and_speakers_are_kept(place):
     assert (corpus.lengths("eeg") > corpus.lengths("gaze")).all()
 
 
+def test_ones_own_data_are_audited(place, capsys):
+    assert main(["data", "audit", str(place / "three-classes")]) == 0
+    assert "cut-group: " in capsys.readouterr().out
+    leaky = write_generated_own(place / "leaky", "intensity", samples=36)
+    eeg, label = np.load(leaky / "eeg.npy"), pd.read_parquet(leaky / "samples.parquet").label
+    eeg[..., 0] = np.where(eeg.any(-1), label.to_numpy()[:, None], 0)
+    np.save(leaky / "eeg.npy", eeg)
+    assert main(["data", "audit", str(leaky)]) == 1
+    assert "failed  label-as-feature eeg" in capsys.readouterr().out
+
+
 def test_a_run_carries_name_and_scale(place):
     run = next(r for r in Store(str(place / "store")).runs() if r.spec.dataset == "level")
     told = run.read("provenance.json")["data"]

@@ -18,7 +18,7 @@ def one_published(study:str, results:str, to:str)->dict:
     "Publish one study, or what belongs to none; what is to be told of it."
     from msa_paper.report.publish import publish as write
     if study in ALSO_PUBLISHED:
-        return dict(study=study, files=publish_cards() if study == "cards" else publish_overhead(results))
+        return dict(study=study, files=publish_beside(study, results))
     told = write(study, results, to)
     return dict(study=study, runs=told.runs, new=told.new, comparisons=told.comparisons, lost=told.lost,
                 open=told.open)
@@ -29,6 +29,12 @@ def publish_cards()->list[str]:
     from msa_paper.report.table1 import make_cards
     return make_cards()
 
+# %% ../../nbs/commands/30_publish.ipynb #df92dc38
+def publish_audits()->list[str]:
+    "Audit the data sets that are here and try the checks anew, into results/audit; what was audited."
+    from msa_paper.report.audited import make_audits
+    return make_audits()
+
 # %% ../../nbs/commands/30_publish.ipynb #cb7aa413
 def publish_overhead(results:str)->list[str]:
     "Publish what the machinery costs, as it was measured in the store."
@@ -37,6 +43,13 @@ def publish_overhead(results:str)->list[str]:
     if not measured.is_file():
         raise MsaPaperError("it was not measured", measured, "first: msa-paper overhead")
     return [write_json(results_folder()/"overhead.json", read_json(measured)).name]
+
+# %% ../../nbs/commands/30_publish.ipynb #d9069c67
+def publish_beside(what:str, results:str)->list[str]:
+    "Publish what belongs to no study; what was done."
+    if what == "overhead":
+        return publish_overhead(results)
+    return publish_cards() if what == "cards" else publish_audits()
 
 # %% ../../nbs/commands/30_publish.ipynb #6380aadf
 def published_text(told:dict)->str:
@@ -54,7 +67,7 @@ def published_text(told:dict)->str:
 
 # %% ../../nbs/commands/30_publish.ipynb #390f4d37
 Studies = Annotated[list[str], typer.Argument(
-    metavar="STUDY...", autocompletion=offer_published, help="studies; also: cards, overhead")]
+    metavar="STUDY...", autocompletion=offer_published, help="studies; also: cards, audit, overhead")]
 To = chosen_folder("--to", "where it is written", "results/ of the project")
 
 # %% ../../nbs/commands/30_publish.ipynb #5a8319a2

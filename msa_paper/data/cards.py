@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import plain, write_json
 from ..corpus import Corpus, split_labels
+from .audit import kept
 from .catalogue import About, about
+from .findings import Finding
 from ..registry import dataset
 
 # %% ../../nbs/data/90_cards.ipynb #397e4502
@@ -73,27 +75,30 @@ def modality_counts(corpus:Corpus, m:str)->dict:
 # %% ../../nbs/data/90_cards.ipynb #20134539
 def card(
     corpus:Corpus,
+    findings:Sequence[Finding]|None=None,   # of an audit; None: it was not audited
 )->dict:          # JSON-able
     "Everything that a card says of a corpus."
     spec, declared = corpus.spec, declared_of(corpus)
     leak, terms = (declared.leaks.get(corpus.protocol, ""), declared.terms) if declared else ("", "")
+    audited = {} if findings is None else dict(audit=kept(findings, ("failed", "suspicious")))
     return dict(
         dataset=corpus.name, protocol=corpus.protocol, task=spec.task.name,
         per_step=spec.per_step, aligned=spec.aligned,
         modalities={m: modality_counts(corpus, m) for m in spec.modalities},
         splits={s: split_counts(corpus, s) for s in corpus.splits}, notes=plain(corpus.notes),
         leak=leak, terms=terms, files=[p.name for p in corpus.sources],
-    )
+    ) | audited
 
 # %% ../../nbs/data/90_cards.ipynb #d9ad8fea
 def save_card(
     corpus:Corpus,
     folder:Path,     # results/cards
+    findings:Sequence[Finding]|None=None,   # of an audit
 )->Path:
     "Keep a card as JSON, under the name of data set, protocol, task and modalities."
     sizes = [f"{m}{k.dim}" for m, k in corpus.spec.modalities.items()]
     name = "-".join((corpus.name, corpus.protocol, corpus.spec.task.name, *sizes))
-    return write_json(Path(folder)/f"{name}.json", card(corpus))
+    return write_json(Path(folder)/f"{name}.json", card(corpus, findings))
 
 # %% ../../nbs/data/90_cards.ipynb #b74354a4
 REPLACED = "nan", "plus_infinity", "minus_infinity", "too_large", "constant_columns"   # what notes count
@@ -159,6 +164,13 @@ def outside_line(c:dict)->str:
     head = "**Steps with data outside of the lengths that the file gives**"
     return f"{head}: {told}; {remedy}." if told else ""
 
+# %% ../../nbs/data/90_cards.ipynb #2b660346
+def audit_line(c:dict)->str:
+    "What an audit found that did not pass."
+    told = "; ".join(f"{f['state']}: {f['check']} {f['modality']}".strip() + f" ({f['sentence']})"
+                     for f in c.get("audit", ()))
+    return f"**Audit**: {told or 'nothing failed, nothing is suspicious'}." if "audit" in c else ""
+
 # %% ../../nbs/data/90_cards.ipynb #f3d9a7b2
 def card_markdown(
     c:dict,     # from `card`
@@ -169,6 +181,7 @@ def card_markdown(
     clock = "in step" if c["aligned"] else "each on its own clock"
     tail = (
         unlabelled_line(c), rated_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "",
+        audit_line(c),
         repaired_line(c), outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
     )
     parts = (

@@ -36,6 +36,7 @@ IEMOCAP_LEAKS = {
     leaks=IEMOCAP_LEAKS,
     terms=RELEASE,
     cards=(("context", {}), ("B", {}), ("C", {})), probed=("context",),
+    speaker=r"(Ses\d\d)[FM]_.*_([FM])[\dX]+$",
 )
 def iemocap()->dict[str, Callable]:
     "Source → reader(protocol, task, **options)."

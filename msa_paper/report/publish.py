@@ -12,6 +12,7 @@ import pandas as pd
 from ..core import NUMERICS, MsaPaperError, results_folder
 from ..experiment.study_tables import write_study
 from .at_hand import AtHand, experiments_of
+from .audits import audits_of, published_audits, refuse_undeclared
 from .derived import derived_text
 from .resamples import draws_of, keys_of, locked_table, sums_at_hand
 from msa_paper.report.study_tables import (
@@ -80,12 +81,17 @@ def publish(
     to:str="",          # where to; empty: results/ of the project
     before:str="",      # where it was published; empty: where it is to go
 )->Publication:
-    "Write what is to be published of a study. Raises `MsaPaperError` where none of its runs is finished."
+    """Write what is to be published of a study.
+    Raises `MsaPaperError` where none of its runs is finished, or its data failed a check it does not name.
+    """
     at = AtHand(study, configurations(study, results), results, before or to)
     if not at.every:
         remedy = f"msa-paper reproduce --data {study}"
         raise MsaPaperError(f"no run of '{study}' is finished", "the working store", remedy)
+    audits = audits_of(at)
+    refuse_undeclared(at, audits)
     content = content_of(at, settings_text(at, entries(study, results)))
+    content.about["audits"] = published_audits(at, audits)
     folder = (Path(to) if to else results_folder())/study
     write_study(folder, content.about, content.tables, content.texts)
     lost, new = len(content.about["not_comparable"]), sum(len(of) for of in at.runs.values())

@@ -8,6 +8,7 @@ __all__ = ['cards_folder', 'make_cards', 'sorted_cards', 'table1']
 # %% ../../nbs/report/41_table1.ipynb #b1b8f419
 from pathlib import Path
 from ..core import MsaPaperError, json_text, read_json, results_folder, write_whole
+from ..data.audit import audit
 from ..data.cards import card_markdown, cards_table, save_card
 from ..data.catalogue import load_corpus, usual_task
 from ..registry import dataset, page
@@ -24,13 +25,13 @@ def cards_folder(
 def make_cards(
     results:str="",
 )->list[str]:         # what was counted, and what is not here
-    "Count every data set that is in the data folder; cards of others stay as they are."
+    "Count and audit every data set that is in the data folder; cards of others stay as they are."
     told = []
     for name in dataset:
         for protocol, options in dataset.facts(name).get("cards", ()):
             try:
                 corpus = load_corpus(name, protocol, usual_task(name), **options)
-                told.append(f"counted: {save_card(corpus, cards_folder(results)).name}")
+                told.append(f"counted: {save_card(corpus, cards_folder(results), audit(corpus)).name}")
             except MsaPaperError as error:
                 if error.what != "missing file":
                     raise

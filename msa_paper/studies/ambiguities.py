@@ -10,6 +10,7 @@ from ..experiment.search_space import merged
 from ..experiment.specification import RunSpec
 from .comparisons import metrics_alone, other_interpretations
 from .configurations import configuration
+from .mosi import KNOWN_FAULTS
 from .study import Study, experiment
 from ..registry import study
 
@@ -48,4 +49,4 @@ def other_configurations(
 def ambiguities()->Study:
     "The full model with one interpretation of the paper changed."
     return Study(configurations=other_configurations, comparisons=(metrics_alone, other_interpretations),
-                 pages=("ambiguities",))
+                 pages=("ambiguities",), known_faults=KNOWN_FAULTS)

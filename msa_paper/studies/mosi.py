@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'BC_LSTM', 'INTER_MODAL', 'REGRESSION', 'BINARY', 'INTENSITY', 'ZEROS', 'LOST', 'WORDS_TITLE', 'MISSING',
-           'WORDS', 'TABLES', 'OFFICIAL', 'FEATURE_TABLES', 'mosi', 'mosi_features']
+           'WORDS', 'TABLES', 'KNOWN_FAULTS', 'OFFICIAL', 'FEATURE_TABLES', 'mosi', 'mosi_features']
 
 # %% ../../nbs/studies/30_mosi.ipynb #dfa939b2
 from .comparisons import OF_EXPERIMENTS
@@ -46,11 +46,17 @@ TABLES = {
     ),
 }
 
+KNOWN_FAULTS = dict.fromkeys(
+    ("mosi-context knows-labels text", "mosi-context knows-labels vision"),
+    "the published numbers of bc-LSTM stand on these features; validation is too good, the test is clean",
+)
+
 @study("mosi", order=2)
 def mosi()->Study:
     "CMU-MOSI as videos in context."
     pages = *TABLES, "figure6", "figure7", "figure8", "tuning"
-    return Study((REGRESSION, BINARY), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True)
+    return Study((REGRESSION, BINARY), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True,
+                 known_faults=KNOWN_FAULTS)
 
 # %% ../../nbs/studies/30_mosi.ipynb #babc654d
 OFFICIAL = Experiment(
