@@ -82,7 +82,7 @@ def test_ones_own_data_are_audited(place, capsys):
     eeg[..., 0] = np.where(eeg.any(-1), label.to_numpy()[:, None], 0)
     np.save(leaky / "eeg.npy", eeg)
     assert main(["data", "audit", str(leaky)]) == 1
-    assert "failed  label-as-feature eeg" in capsys.readouterr().out
+    assert "FAILED  label-as-feature eeg" in capsys.readouterr().out
 
 
 def test_a_run_carries_name_and_scale(place):

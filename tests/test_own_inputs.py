@@ -21,9 +21,9 @@ TASKS = {
 }
 WAYS = "padded", "left", "keyed", "flat", "offsets", "vectors", "tensors"
 FAULTS = """
-a row less|an id twice|an empty id|a strange word|a text for a number|columns differ|a cut group|a strange split|
-no array|a web page|half a file|text array|lengths too long|all of it missing|no such column|an unknown field|
-infinite label"""
+a row less|an id twice|an empty id|a strange word|a text for a number|columns differ|a cut group|
+a strange split|no array|a web page|half a file|text array|lengths too long|all of it missing|no such column|
+an unknown field|infinite label"""
 FAULTS = ["none"] * 3 + [fault.strip() for fault in FAULTS.split("|")]
 
 
