@@ -204,7 +204,7 @@ def test_false_alarms_are_rare_and_what_is_broken_is_found(published):
     assert set(broken) == {b.how for b in BROKEN}
     for b in STRONG:
         found = sum(broken[b.how][s] for s in b.found)
-        assert broken[b.how]["trials"] >= 100 and found >= 0.99 * broken[b.how]["trials"], b.how
+        assert broken[b.how]["trials"] >= 100 and found >= 0.98 * broken[b.how]["trials"], b.how
 
 
 def test_published_faults_are_declared_by_every_study_on_these_data(published):
