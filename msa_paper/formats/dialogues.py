@@ -15,6 +15,7 @@ from ..corpus import Corpus, check_corpus, held_out
 from .conversations import Conversations, read_conversation_npz
 from .dialogue_tuples import read_conversation_tuple
 from .feature_files import feature_file
+from .layouts import LAYOUTS
 from ..schema import TASKS, DataSpec, Modality
 
 # %% ../../nbs/formats/67_dialogues.ipynb #199abe78
@@ -95,7 +96,7 @@ def dialogue_corpus(
     splits["test"] = np.flatnonzero(test)
     offsets = dict.fromkeys(c.features, np.r_[first, len(c.ids)])
     spec = DataSpec(vector_modalities(c), TASKS[task], per_step=True)
-    notes = dict(context_without_label=int(np.isnan(y).sum()), no_class_of_the_task=others)
+    notes = c.notes | dict(context_without_label=int(np.isnan(y).sum()), no_class_of_the_task=others)
     return check_corpus(Corpus(dataset, protocol, spec, c.features, offsets, y, names, splits, names, c.ids,
                                (c.source,), notes=notes))
 
@@ -112,7 +113,7 @@ def left_out(session:np.ndarray, speaker:np.ndarray, fold:int, where:Path)->dict
         remedy = "protocol B reads the session from the first five letters of the dialogue's id"
         raise MsaPaperError(f"{len(pairs)} speakers, expected ten in five sessions", where, remedy)
     if fold not in range(10):
-        raise MsaPaperError(f"fold {fold} is not one of 0 … 9")
+        raise MsaPaperError(f"fold {fold} is not one of 0 … 9", where, "choose one of them")
     name, who = pairs[fold]
     here, test = session == name, (session == name) & (speaker == who)
     parts = {"train": ~here, "validation": here & ~test, "test": test}
@@ -132,7 +133,7 @@ def utterance_corpus(
     features = {m: x[keep] for m, x in c.features.items()}
     offsets = dict.fromkeys(features, np.arange(len(keep) + 1))
     spec = DataSpec(vector_modalities(c), TASKS[task])
-    notes = dict(without_label=int(len(y) - len(keep)), no_class_of_the_task=others)
+    notes = c.notes | dict(without_label=int(len(y) - len(keep)), no_class_of_the_task=others)
     return check_corpus(Corpus(dataset, "B", spec, features, offsets, y[keep], c.ids[keep], splits,
                                c.dialogues[keep], None, (c.source,), notes=notes))
 
@@ -156,6 +157,18 @@ def check_counts(y:np.ndarray, test:np.ndarray, protocol:str, file:Path):
         alone = "say any_size=True and do not compare with published numbers"
         raise MsaPaperError(what, file, f"look for the official version, or {alone}")
 
+# %% ../../nbs/formats/67_dialogues.ipynb #5917304f
+def read_conversations(file:Path, dataset:str, task:str)->Conversations:
+    "Conversations of either form. Raises where the layout of a tuple is that of the other data set."
+    if Path(file).suffix == ".npz":
+        return read_conversation_npz(file)
+    c = read_conversation_tuple(file, task == "meld_sentiments")
+    if c.whose and dataset in ("iemocap", "meld") and dataset != c.whose:
+        other = LAYOUTS[f"{c.whose}_tuple"]
+        what = f"not the dialogues of {dataset}: it is laid out like {other.name}"
+        raise MsaPaperError(what, file, other.remedy)
+    return c
+
 # %% ../../nbs/formats/67_dialogues.ipynb #205da17f
 def conversation_corpus(
     dataset:str, protocol:str, task:str,
@@ -168,12 +181,12 @@ def conversation_corpus(
     """
     known(protocol, DIALOGUE_PROTOCOLS, f"protocol of {dataset} for conversations")
     known(task, DIALOGUE_TASKS, "task of conversations")
-    npz, merged = Path(file).suffix == ".npz", protocol != "C"
-    c = read_conversation_npz(file) if npz else read_conversation_tuple(file, task == "meld_sentiments")
+    c, merged = read_conversations(file, dataset, task), protocol != "C"
     others = other_words(c.labels, c.ids, task, merged, file)
     y = class_numbers(c.labels, task, merged)
     if np.isnan(y).all():
-        raise MsaPaperError(f"no utterance has a class of task '{task}'", file)
+        remedy = "choose the task of these labels, or look for the file with its labels"
+        raise MsaPaperError(f"no utterance has a class of task '{task}'", file, remedy)
     if dataset == "iemocap" and not any_size:
         check_counts(y, c.test, protocol, file)
     if protocol == "B":

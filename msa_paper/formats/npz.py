@@ -12,6 +12,7 @@ import numpy as np
 from ..core import MsaPaperError
 from .pickle_arrays import Refused, plain_dtype, shaped
 from .pickles import ANOTHER_FORM, plain_value
+from .signatures import ARRAYS, refuse_other_kind
 
 # %% ../../nbs/formats/12_npz.ipynb #fc5f6d7c
 LARGEST = 2**28        # bytes that a member may unpack to when it is packed more than 200-fold
@@ -38,7 +39,7 @@ def read_member(
     "One array of an .npz. Raises where it claims more than it can hold."
     if member.file_size > max(LARGEST, 200 * member.compress_size):
         what = f"a member that claims {member.file_size:,} bytes out of {member.compress_size:,}"
-        raise MsaPaperError(what, where)
+        raise MsaPaperError(what, where, "fetch the file again: no feature file is packed so well")
     return plain_array(archive.read(member), where)
 
 # %% ../../nbs/formats/12_npz.ipynb #9fcdc1be
@@ -54,7 +55,7 @@ def read_npz(
     "The arrays of an .npz, read without running anything. Raises where it is missing or no whole archive."
     path = Path(path)
     if not path.is_file():
-        raise MsaPaperError("missing file", path)
+        raise MsaPaperError("missing file", path, "put it there, or name the place where it lies")
     try:
         with zipfile.ZipFile(path) as archive:
             return {
@@ -64,5 +65,6 @@ def read_npz(
     except Refused as why:
         raise MsaPaperError(f"an archive with {why}", path, ANOTHER_FORM) from None
     except DAMAGED as error:
+        refuse_other_kind(path, ARRAYS.name)
         what = f"not a whole .npz file: {type(error).__name__}: {str(error)[:200]}"
         raise MsaPaperError(what, path, "fetch the file again") from None
