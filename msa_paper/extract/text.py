@@ -200,6 +200,7 @@ def compute(final:Path, ids:list, texts:list, encoder:TextEncoder, s:TextSetting
     steps = [len(r) if s.pooled == "no" else min(len(r), 1) for r in tokens.rows]
     facts = dict(
         texts=len(ids), empty=steps.count(0), truncated=tokens.truncated, tokens_lost=tokens.lost,
+        unknown=tokens.unknown,
         max_tokens=limit, weights=encoder.digest, model=Path(s.model).name, pooled=s.pooled,
     )
     cut = f"{tokens.truncated} cut to {limit} tokens ({tokens.lost} tokens lost)"
