@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ..core import MsaPaperError
 from .conversations import Conversations
-from .layouts import has_sentences, told_apart
+from .layouts import has_sentences, refuse_arrays, told_apart
 from .pickles import read_pickle
 from ..schema import TASKS
 
@@ -177,6 +177,7 @@ def places_of(tree:list, sentiment:bool, path:Path)->Places:
 # %% ../../nbs/formats/66_dialogue_tuples.ipynb #ba76bfa5
 def read_tuple(path:Path)->list:
     "The entries of a tuple. Raises where it is none, or a newer one."
+    refuse_arrays(path)
     tree = read_pickle(path)
     with told_apart(tree, "iemocap_tuple", "meld_tuple"):
         if not isinstance(tree, list) or len(tree) < 8 or not isinstance(tree[0], dict):

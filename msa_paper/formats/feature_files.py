@@ -11,12 +11,10 @@ from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus
 from .feature_store import open_corpus
 from .lmf import lmf_corpus
-from .layouts import LAYOUTS, layout_of
+from .layouts import refuse_arrays
 from .mmsa import mmsa_corpus
 from .mult import mult_corpus
-from .npz import array_names
 from .options import accepted
-from .signatures import ARRAYS, HEAD, kind_of
 
 # %% ../../nbs/formats/60_feature_files.ipynb #92d3c80d
 FORMATS = {"mmsa": mmsa_corpus, "mult": mult_corpus, "lmf": lmf_corpus}
@@ -45,18 +43,6 @@ def stored_corpus(dataset:str, protocol:str, task:str, path:Path, options:dict)-
         what = f"it holds {corpus.name}-{corpus.protocol}, not {dataset}-{protocol}"
         raise MsaPaperError(what, path, "name its data set and protocol")
     return corpus
-
-# %% ../../nbs/formats/60_feature_files.ipynb #da44c736
-def refuse_arrays(path:Path):
-    "Raises where a pickle should be and an .npz is: which one, the names of its arrays tell."
-    with open(path, "rb") as file:
-        if kind_of(file.read(HEAD)) != ARRAYS:
-            return
-    names = array_names(path)
-    found = layout_of(dict.fromkeys(names))
-    said = f": it is laid out like {LAYOUTS[found].name}" if found else f" with {', '.join(names)[:200]}"
-    remedy = LAYOUTS[found].remedy if found else ARRAYS.remedy
-    raise MsaPaperError(f"{ARRAYS.name}, no pickle{said}", path, remedy)
 
 # %% ../../nbs/formats/60_feature_files.ipynb #1ea87231
 def feature_corpus(

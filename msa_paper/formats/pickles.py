@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEPEST', 'ANOTHER_FORM', 'DAMAGED', 'COPIES', 'finished_value', 'budget_of', 'value_of', 'plain_value',
-           'text_with_changed_ends', 'read_pickle']
+           'read_pickle']
 
 # %% ../../nbs/formats/10_pickles.ipynb #16f16177
 import mmap
@@ -78,11 +78,16 @@ def budget_of(content:mmap.mmap|bytes)->int:
 AGAIN = "fetch the file again"
 LINE_ENDS = "a pickle whose line ends were changed to CRLF, as a transfer as text does"
 
+def text_with_changed_ends(content:mmap.mmap|bytes)->bool:
+    "Whether a pickle of protocol 0, which is lines of text, ends its first line with CRLF."
+    line = content[:HEAD].partition(b"\n")[0]
+    return line[:1] in (b"(", b"c", b"V", b"S", b"I", b"F", b"L") and line[-1:] == b"\r" and line.isascii()
+
 def line_ends_error(content:mmap.mmap|bytes, where:object)->MsaPaperError:
     "The error of a pickle that was taken for a text, and what can be done."
     binary = "git, FTP and mail change files that they take for texts: fetch it again as binary"
-    mends = "" if content[:1] == b"\x80" else ", or take the changes back with dos2unix: it is of protocol 0"
-    return MsaPaperError(LINE_ENDS, where, binary + mends)
+    mends = ", or take the changes back with dos2unix: it is of protocol 0"
+    return MsaPaperError(LINE_ENDS, where, binary + mends * text_with_changed_ends(content))
 
 def one_error(content:mmap.mmap|bytes, offset:int, what:str, where:object, remedy:str)->MsaPaperError:
     "The error of a file that was not read: what it is where that can be told, else what is wrong with it."
@@ -125,11 +130,6 @@ def plain_value(
         raise one_error(content, offset, what, where, AGAIN) from None
 
 # %% ../../nbs/formats/10_pickles.ipynb #c0ee7c2b
-def text_with_changed_ends(content:mmap.mmap|bytes)->bool:
-    "Whether a pickle of protocol 0, which is lines of text, ends its first line with CRLF."
-    line = content[:HEAD].partition(b"\n")[0]
-    return line[:1] in (b"(", b"c", b"V", b"S", b"I", b"F", b"L") and line[-1:] == b"\r" and line.isascii()
-
 def read_pickle(
     path:Path|str,     # a .pkl file of any protocol, from Python 2 or 3
 )->object:             # as `plain_value` gives it; arrays are views of the file, read-only
