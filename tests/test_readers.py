@@ -1,7 +1,7 @@
-"""What readers make of generated files: a corpus that holds what was written, or one sentence with file and remedy.
+"""What readers make of generated files: a corpus of what was written, or one sentence with file and remedy.
 
-Every strategy writes files of a kind that readers meet: sound ones, and ones with a fault. What was written is known,
-so that a corpus is checked against it and not against what the reader says of itself.
+Every strategy writes files of a kind that readers meet: sound ones, and ones with a fault. What was written is
+known, so that a corpus is checked against it and not against what the reader says of itself.
 """
 
 import bz2
@@ -365,9 +365,7 @@ def mmsa_files(draw):
 
 def written_mmsa(aligned, side, fault, limit, sizes, seed):
     rng = np.random.default_rng(seed)
-    parts = {
-        s: mmsa_part(rng, name, n, aligned, side, limit) for (s, name), n in zip(NAMES.items(), sizes)
-    }
+    parts = {s: mmsa_part(rng, name, n, aligned, side, limit) for (s, name), n in zip(NAMES.items(), sizes)}
     if not aligned:
         for part, steps in parts.values():  # somebody's file has no sample that fills the array on both
             for m in ("audio", "vision"):
@@ -380,9 +378,7 @@ def written_mmsa(aligned, side, fault, limit, sizes, seed):
     ids = [i for part, _ in parts.values() for i in part["id"]]
     labels = np.concatenate([part["regression_labels"] for part, _ in parts.values()]).tolist()
     tree = {NAMES[s]: part for s, (part, _) in parts.items()}
-    written = Written(
-        tree, joined_samples(parts), labels, ids, [i.split("$_$")[0] for i in ids], sizes
-    )
+    written = Written(tree, joined_samples(parts), labels, ids, [i.split("$_$")[0] for i in ids], sizes)
     if fault is not None:
         fault(written, rng)
     return written
@@ -432,7 +428,10 @@ def mult_part(rng, split, n, iemocap, with_ids):
     groups = ids
     if with_ids:
         part["id"] = np.array([[f"{split}{i // 2}".encode(), str(i), str(i + 1)] for i in range(n)], object)
-        ids, groups = [f"{split}{i // 2}_{i}_{i + 1}" for i in range(n)], [f"{split}{i // 2}" for i in range(n)]
+        ids, groups = (
+            [f"{split}{i // 2}_{i}_{i + 1}" for i in range(n)],
+            [f"{split}{i // 2}" for i in range(n)],
+        )
     return part, {m: samples for m, (_, _, samples) in found.items()}, list(labels), ids, groups
 
 
@@ -473,7 +472,16 @@ def mult_entry_gone(written, rng):
     written.says = ("no entry 'vision'",)
 
 
-MULT_FAULTS = (ids_repeat, ids_too_few, mult_split_again, mult_labels_out, mult_entry_gone, split_gone, None, None)
+MULT_FAULTS = (
+    ids_repeat,
+    ids_too_few,
+    mult_split_again,
+    mult_labels_out,
+    mult_entry_gone,
+    split_gone,
+    None,
+    None,
+)
 
 
 @tried(35)
@@ -554,7 +562,9 @@ def test_lmf_files_are_read_right_or_refused(iemocap, fault, sizes, seed, python
         if not iemocap:
             tree[NAMES[s]] = part | {"label": y[:, None]}
     ids = [f"{s}_{i}" for s, n in zip(SPLITS, sizes) for i in range(n)]
-    written = Written(tree, joined_samples(parts), labels, ids, ids, sizes, notes={"": {"groups_unknown": len(ids)}})
+    written = Written(
+        tree, joined_samples(parts), labels, ids, ids, sizes, notes={"": {"groups_unknown": len(ids)}}
+    )
     if fault is not None:
         fault(written, rng)
     dataset, task = ("iemocap", "iemocap4") if iemocap else ("mosi", "regression")
@@ -587,7 +597,9 @@ def talk(rng, dialogues):
     utterances = {d: [f"{d}_{i}" for i in range(rng.integers(1, 5))] for d in names}
     classes = {d: rng.integers(6, size=len(v)).tolist() for d, v in utterances.items()}
     dims = dict(text=3, audio=2, vision=4)
-    vectors = {m: {d: list(rng.normal(size=(len(v), n))) for d, v in utterances.items()} for m, n in dims.items()}
+    vectors = {
+        m: {d: list(rng.normal(size=(len(v), n))) for d, v in utterances.items()} for m, n in dims.items()
+    }
     use = {d: "test" if k >= dialogues - 2 else "train" for k, d in enumerate(names)}
     return Talk(names, utterances, classes, vectors, use)
 
@@ -867,7 +879,9 @@ def test_tables_of_transcripts_are_read_right_or_refused(dataset, what, sizes, s
 
 
 @tried(15)
-@given(st.sampled_from(["more texts", "fewer texts", "more rows", "fewer rows", "no row"]), st.integers(0, 1000))
+@given(
+    st.sampled_from(["more texts", "fewer texts", "more rows", "fewer rows", "no row"]), st.integers(0, 1000)
+)
 def test_tables_that_do_not_belong_together(what, seed):
     "Ids that only one of two tables has are counted, or an error where the label has no text."
     with folder() as place:
@@ -875,7 +889,9 @@ def test_tables_that_do_not_belong_together(what, seed):
         write_generated_transcripts(place, dataset, (6, 4, 4), seed)
         path = place / dataset / ("sims_transcripts.csv" if dataset == "sims" else "emotions.csv")
         table = pd.read_csv(path)
-        more = table.iloc[:2].assign(**({"name": ["x_0", "x_1"]} if dataset == "sims" else {"id": ["x", "y"]}))
+        more = table.iloc[:2].assign(
+            **({"name": ["x_0", "x_1"]} if dataset == "sims" else {"id": ["x", "y"]})
+        )
         changed = {
             "more texts": pd.concat([table, more]),
             "fewer texts": table.iloc[:-1],
@@ -885,7 +901,10 @@ def test_tables_that_do_not_belong_together(what, seed):
         }[what]
         changed.to_csv(path, index=False)
         end = ended(lambda: transcripts(dataset, place, True), place)
-        says = {"fewer texts": "1 segments without a transcript", "no row": "none of the 14 segments is in the table"}
+        says = {
+            "fewer texts": "1 segments without a transcript",
+            "no row": "none of the 14 segments is in the table",
+        }
         if what in says:
             return refused(end, says[what])
         expected = {"more texts": dict(texts_without_label=2), "fewer rows": dict(emotions_not_joined=3)}
@@ -1136,7 +1155,9 @@ OF_LAYOUT = {
     "MulT's pickle of sentiments": features_reader("mult", "mosi", "regression"),
     "MulT's pickle of IEMOCAP": features_reader("mult", "iemocap", "iemocap4"),
     "LMF's pickle of MOSI": features_reader("lmf", "mosi", "regression"),
-    "IEMOCAP's tuple of dialogues": lambda p: conversation_corpus("iemocap", "context", "iemocap4", p, 0, True),
+    "IEMOCAP's tuple of dialogues": lambda p: conversation_corpus(
+        "iemocap", "context", "iemocap4", p, 0, True
+    ),
     "MELD's tuple of dialogues": lambda p: conversation_corpus("meld", "context", "meld_emotions", p),
 }
 

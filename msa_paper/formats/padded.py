@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
 from ..corpus import Corpus, check_corpus
-from .ragged import Census, Rows, at_other_end, extents, present_steps, sanitised, valid_rows
+from .ragged import Census, Rows, extents, present_steps, sanitised, valid_rows
 from .transcripts import check_once
 from .versions import chosen_columns
 from ..schema import TASKS, DataSpec, Modality, named

@@ -151,9 +151,10 @@ def kernel_manager(
         async def _async_launch_kernel(self, kernel_cmd, **keywords):
             keywords["env"] = with_temporary_folder(keywords.get("env") or dict(os.environ)) | added
             keywords["cwd"] = folder or keywords.get("cwd") or os.getcwd()
-            if not (warm and can_fork()):
-                return await super()._async_launch_kernel(kernel_cmd, **keywords)
-            own, arguments = self.provisioner, kernel_cmd[kernel_cmd.index("-f"):]
+            own, arguments = self.provisioner, ["-f", self.connection_file]
+            if not (warm and can_fork()):       # this Python, whatever a kernel specification names
+                here = [sys.executable, "-m", "ipykernel_launcher", *arguments]
+                return await super()._async_launch_kernel(here, **keywords)
             own.process = ForkedKernel(arguments, keywords["env"], keywords["cwd"])
             own.pid = own.process.pid
             self._reconcile_connection_info(own.connection_info)
