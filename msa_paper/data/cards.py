@@ -188,8 +188,10 @@ SAID_ELSEWHERE = *REPLACED, "outside_lengths", "no_class_of_the_task", "without"
 
 # %% ../../nbs/data/90_cards.ipynb #cf034d52
 def in_words(what:str, n:object)->str:
-    "A count and what it counts; a text as it stands."
-    return f"{n:,} {IN_WORDS.get(what, what)}" if isinstance(n, int) else f"{IN_WORDS.get(what, what)}: {n}"
+    "A count and what it counts, by its own name where it has no words here; a text as it stands."
+    if isinstance(n, int) and what in IN_WORDS:
+        return f"{n:,} {IN_WORDS[what]}"
+    return f"{IN_WORDS.get(what, what)}: {n:,}" if isinstance(n, int) else f"{IN_WORDS.get(what, what)}: {n}"
 
 def counted_notes(notes:dict)->Iterator[str]:
     "What is noted and stands in no other line; counts of nothing are left out."
