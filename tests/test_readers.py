@@ -1,7 +1,7 @@
 """What readers make of generated files: a corpus of what was written, or one sentence with file and remedy.
 
-Every strategy writes files of a kind that readers meet: sound ones, and ones with a fault. What was written is
-known, so that a corpus is checked against it and not against what the reader says of itself.
+Every strategy writes files of a kind that readers meet: sound ones, and ones with a fault. What was written
+is known, so that a corpus is checked against it and not against what the reader says of itself.
 """
 
 import bz2
@@ -32,6 +32,7 @@ from msa_paper.formats.bc_lstm_csv import SEGMENTS, mosi_corpus, write_generated
 from msa_paper.formats.csd import Csd
 from msa_paper.formats.dialogues import conversation_corpus
 from msa_paper.formats.feature_files import feature_corpus
+from msa_paper.formats.feature_store import open_corpus
 from msa_paper.formats.folds import read_folds
 from msa_paper.formats.generated_transcripts import write_generated_transcripts
 from msa_paper.formats.mult import IEMOCAP_ORDER
@@ -1065,10 +1066,6 @@ OTHERS = {  # content → what is said, and advised
 }
 
 
-def folds_of(path):
-    return read_folds(path)
-
-
 READERS = {  # what is read → its reader, and the contents that are right for it
     "pickle": (read_pickle, ("a pickle",)),
     "features": (lambda path: read_mmsa(path, 3), ("a pickle",)),
@@ -1076,7 +1073,9 @@ READERS = {  # what is read → its reader, and the contents that are right for 
     "arrays.npz": (read_npz, ("an archive of NumPy's arrays",)),
     "vectors.npz": (read_vectors, ("an archive of NumPy's arrays",)),
     "sequence.csd": (Csd, ("an HDF5 file",)),
-    "folds.json": (folds_of, ("a JSON text",)),
+    "folds.json": (read_folds, ("a JSON text",)),
+    "store.safetensors": (open_corpus, ("a safetensors file", "a JSON text")),
+    "texts.safetensors": (read_text_features, ("a safetensors file", "a JSON text")),
 }
 
 

@@ -28,7 +28,7 @@ def feature_file(
     if not path.is_file():
         remedy = ("put the feature file there, or give its place as an option: data={'file': …}; "
                   "`msa-paper data list` says where such files are to be had")
-        raise MsaPaperError("missing file", path, remedy)
+        raise MsaPaperError("a folder, no file" if path.is_dir() else "missing file", path, remedy)
     return path
 
 # %% ../../nbs/formats/60_feature_files.ipynb #6af7d56a
