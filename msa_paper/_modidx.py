@@ -2850,6 +2850,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                   'msa_paper/formats/padded.py'),
                                           'msa_paper.formats.padded.padded_corpus': ( 'formats/padded.html#padded_corpus',
                                                                                       'msa_paper/formats/padded.py'),
+                                          'msa_paper.formats.padded.refuse_silent': ( 'formats/padded.html#refuse_silent',
+                                                                                      'msa_paper/formats/padded.py'),
                                           'msa_paper.formats.padded.refuse_unreadable': ( 'formats/padded.html#refuse_unreadable',
                                                                                           'msa_paper/formats/padded.py'),
                                           'msa_paper.formats.padded.spans': ('formats/padded.html#spans', 'msa_paper/formats/padded.py'),

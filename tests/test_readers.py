@@ -339,6 +339,18 @@ def values_gone(written, rng):
     written.says = ("values is a number",)
 
 
+def modality_silent(written, rng):
+    for part in written.tree.values():
+        part["audio"] = np.zeros_like(part["audio"])
+    written.says = ("steps of training are zeros alone", "no sample has a step within its length")
+
+
+def lengths_of_nothing(written, rng):
+    for part in written.tree.values():
+        part["vision_lengths"] = [0] * len(part["vision_lengths"])
+    written.says = ("no sample has a step within its length",)
+
+
 def a_list_instead(written, rng):
     written.tree = [written.tree]
     written.says = ("a list where a dictionary should be",)
@@ -348,9 +360,9 @@ ANY_MMSA = (
     *(labels_out, labels_infinite, labels_missing, labels_gone, labels_as_texts, labels_too_few),
     *(labels_alone_out, ids_twice, ids_in_two_splits, ids_of_bytes, ids_without_video, ids_as_numbers),
     *(video_on_both_sides, entry_gone, split_gone, split_twice, entry_beside, shape_wrong, widths_differ),
-    *(modality_empty, values_gone, a_list_instead, None),
+    *(modality_empty, modality_silent, values_gone, a_list_instead, None),
 )
-OWN_CLOCKS = (turned, beyond, lengths_too_many, lengths_impossible, values_missing, None)
+OWN_CLOCKS = (turned, beyond, lengths_too_many, lengths_impossible, lengths_of_nothing, values_missing, None)
 
 
 @st.composite

@@ -112,6 +112,18 @@ def refuse_unreadable(census:Census, size:int, where:str):
         remedy = "the extraction failed: extract this modality again"
         raise MsaPaperError(f"none of the {lost} values is a number", where, remedy)
 
+# %% ../../nbs/formats/56_padded.ipynb #1d8163d3
+SILENT = "the extraction failed, or the lengths are wrong: extract this modality again, or leave lengths out"
+
+def refuse_silent(features:Rows, census:Census, train:np.ndarray, where:str):
+    "Raises where a modality has no step, or nothing but zeros in training: `train` (steps,) says which are."
+    if not len(features):
+        raise MsaPaperError("no sample has a step within its length", where, SILENT)
+    first = np.flatnonzero(train)[:1]
+    if len(first) and len(census.constant_columns) == features.shape[1]:
+        if not features[slice(int(first[0]), int(first[0]) + 1)].any():
+            raise MsaPaperError(f"the {int(train.sum()):,} steps of training are zeros alone", where, SILENT)
+
 # %% ../../nbs/formats/56_padded.ipynb #4a05fe71
 def joined(
     splits:dict[str, Split],
@@ -126,8 +138,10 @@ def joined(
     cuts = np.concatenate([[0], *(lengths for _, lengths, _ in of.values())]).cumsum()
     rows = Rows([valid_rows(part.features[m], *of[s][:2]) for s, part in splits.items()], chosen)
     train = np.repeat([s == "train" for s in splits], [len(p.ids) for p in splits.values()])
-    features, census = sanitised(rows, np.repeat(train, np.diff(cuts)))
+    train = np.repeat(train, np.diff(cuts))
+    features, census = sanitised(rows, train)
     refuse_unreadable(census, rows.shape[0] * rows.shape[1], where)
+    refuse_silent(features, census, train, where)
     notes = census.found() | dict(padding=of["train"][2], without=int((np.diff(cuts) == 0).sum()))
     counts = sum((Counter(found.counts.get(m, {})) for found in spans_of.values()), Counter())
     return Joined(features, cuts, notes | counts)
