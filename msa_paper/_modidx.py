@@ -3260,6 +3260,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                        'msa_paper.jobs.kernel.is_death': ('jobs/kernel.html#is_death', 'msa_paper/jobs/kernel.py'),
                                        'msa_paper.jobs.kernel.kernel_manager': ( 'jobs/kernel.html#kernel_manager',
                                                                                  'msa_paper/jobs/kernel.py'),
+                                       'msa_paper.jobs.kernel.kernel_of': ('jobs/kernel.html#kernel_of', 'msa_paper/jobs/kernel.py'),
                                        'msa_paper.jobs.kernel.newest_source': ( 'jobs/kernel.html#newest_source',
                                                                                 'msa_paper/jobs/kernel.py'),
                                        'msa_paper.jobs.kernel.prepare_papermill': ( 'jobs/kernel.html#prepare_papermill',
