@@ -239,13 +239,16 @@ def check_counts(corpus:Corpus):
         ids = corpus.step_ids
         need(ids is not None and len(ids) == len(corpus.labels), "there is no id for every step", where)
 
-# %% ../nbs/05_corpus.ipynb #c71a2222
-def check_corpus(
-    corpus:Corpus,       # as a reader built it
-    values:bool=True,    # also look at every value; False where that was done when the file was written
-    labelled:bool=True,  # some sample has to have a label; False of data that are only predicted
-)->Corpus:               # the same, when it keeps the schema
-    "Raises one clear error where a corpus breaks the schema."
+# %% ../nbs/05_corpus.ipynb #615cbf8e
+def of_file(error:MsaPaperError, corpus:Corpus)->MsaPaperError:
+    "The same error with the file that a corpus was read from, and what to do about it."
+    if not corpus.sources or str(corpus.sources[0]) in str(error.where):
+        return error
+    remedy = error.remedy or "the file contradicts itself: look for another copy"
+    return MsaPaperError(error.what, f"{corpus.sources[0]}: {error.where}", remedy)
+
+def check_parts(corpus:Corpus, values:bool, labelled:bool):
+    "Raises where a corpus breaks the schema; `values`: also look at every value."
     for m, modality in corpus.spec.modalities.items():
         check_modality(corpus, m, modality)
         if values:
@@ -257,4 +260,16 @@ def check_corpus(
     unlabelled = len(corpus.ids) and np.isnan(corpus.labels).all()
     told = f"no sample has a label of task '{corpus.spec.task.name}'"
     need(not labelled or not unlabelled, told, corpus.title)
+
+# %% ../nbs/05_corpus.ipynb #c71a2222
+def check_corpus(
+    corpus:Corpus,       # as a reader built it
+    values:bool=True,    # also look at every value; False where that was done when the file was written
+    labelled:bool=True,  # some sample has to have a label; False of data that are only predicted
+)->Corpus:               # the same, when it keeps the schema
+    "Raises one clear error where a corpus breaks the schema."
+    try:
+        check_parts(corpus, values, labelled)
+    except MsaPaperError as error:
+        raise of_file(error, corpus) from error
     return corpus

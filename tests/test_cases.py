@@ -3,6 +3,7 @@
 Each case gives what it should, or ends in one sentence that says what was wrong, where, and what to do.
 """
 
+import json
 import os
 import time
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from msa_paper.formats.feature_files import feature_corpus
 from msa_paper.formats.generated import generated_lmf, generated_mmsa, generated_mult, write_pickle
 from msa_paper.formats.hdf5 import write_hdf5
 from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
+from msa_paper.formats.pickles import read_pickle
 from msa_paper.data.planted import planted_corpus
 from msa_paper.data.sims import SIMS_TASKS
 from msa_paper.tasks import MOSI_TASKS, TASKS
@@ -33,6 +35,7 @@ from msa_paper.formats.csd import write_csd
 from msa_paper.formats.generated_csd import write_generated_csd
 from msa_paper.data.mosei import mosei_videos
 from msa_paper.formats.transcripts import transcripts
+from msa_paper.jobs.kernel import execute_notebook
 from msa_paper.formats.generated_transcripts import write_generated_transcripts
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import SPECIFICATIONS, RunSpec, TuneSpec, read_parameters, spec_hash
@@ -536,24 +539,125 @@ def test_texts_of_which_the_tokenizer_leaves_nothing(tmp_path):
     assert found.facts["empty"] == 5
 
 
-def test_data_outside_of_given_lengths_are_counted_and_shown(tmp_path):
+def test_clips_that_begin_in_silence_are_padded_where_the_others_are(tmp_path):
+    "Most clips fill their arrays and begin silent: zeros in front of them do not make the padding."
+
+    def change(tree):
+        for part in tree.values():
+            n, T = part["audio"].shape[:2]
+            full = np.arange(n) % 3 < 2
+            part["audio"][:] = 1 + np.arange(T)[None, :, None]
+            part["audio"][full, 0] = 0
+            part["audio"][~full, 3:] = 0
+            part["audio_lengths"] = np.where(full, T, 3).tolist()
+
+    corpus = read(mmsa(tmp_path, change))
+    cuts = corpus.offsets["audio"]
+    short = np.asarray(corpus.features["audio"][slice(int(cuts[2]), int(cuts[3]))])
+    assert short[:, 1].tolist() == [1, 2, 3]
+    assert corpus.notes["audio"]["padding"] == "right"
+
+
+def test_clips_padded_at_the_other_end_are_read_from_there(tmp_path):
+    "Half of the clips of a split were turned round: each is read where its length says that it lies."
+
     def change(tree):
         half = tree["train"]["audio"][::2]
         half[:] = half[:, ::-1].copy()
+
+    whole, halved = read(mmsa(tmp_path)), read(mmsa(tmp_path, change))
+    assert len(halved.features["audio"]) == len(whole.features["audio"])
+    assert (halved.features["audio"][:] != 0).any(1).all()
+    cuts = whole.offsets["audio"]
+    for n in range(14):
+        one, other = (
+            np.asarray(c.features["audio"][slice(int(cuts[n]), int(cuts[n + 1]))]) for c in (whole, halved)
+        )
+        assert (
+            np.array_equal(one[::-1] if n % 2 == 0 else one, other) or n == 0
+        )  # its first value was infinite
+    turned = halved.notes["audio"]["other_end"]
+    assert 0 < turned <= 7 and "outside_lengths" not in halved.notes["audio"]
+    text = card_markdown(card(halved))
+    assert f"{turned} sequences padded at the other end than most, read from there" in text
+
+
+def test_data_outside_of_given_lengths_are_counted_and_shown(tmp_path):
+    def change(tree):
+        part = tree["train"]
+        part["audio"][::2] = 1  # from one end to the other, whatever the lengths say
+        part["audio"][:, 0, 0] = 1
 
     whole = read(mmsa(tmp_path))
     assert not [m for m in whole.notes if "outside_lengths" in whole.notes[m]], (
         "BERT may speak in the padding"
     )
     path = mmsa(tmp_path, change)
-    halved = read(path)
-    lost = len(whole.features["audio"]) - int((halved.features["audio"][:] != 0).any(1).sum())
-    assert halved.notes["audio"]["outside_lengths"] == lost > 0
-    text = card_markdown(card(halved))
+    filled = read(path)
+    lost = int((9 - filled.lengths("audio")[:14:2]).sum())
+    assert filled.notes["audio"]["outside_lengths"] == lost > 0
+    text = card_markdown(card(filled))
     assert f"outside of the lengths that the file gives**: {lost:,} of audio; `lengths=zeros`" in text
     everything = read(path, lengths="zeros")
     assert "outside_lengths" not in everything.notes["audio"]
-    assert int((everything.features["audio"][:] != 0).any(1).sum()) == len(whole.features["audio"])
+    assert len(everything.features["audio"]) - len(filled.features["audio"]) == lost
+
+
+TUPLES = {  # what is changed of a tuple of dialogues → what is said; None: it is read
+    "labels as arrays": (lambda t: (*t[:2], {d: np.array(v) for d, v in t[2].items()}, *t[3:]), None),
+    "four layers": (lambda t: (*t[:3], *[t[3]] * 4, *t[4:]), "a tuple of 12 entries, where nine are known"),
+    "no test": (lambda t: (*t[:7], t[7] + t[8], []), "no test dialogue is named"),
+    "in both": (lambda t: (*t[:7], t[7] + t[8], t[8]), "4 dialogues are in train and in test"),
+    "in neither": (lambda t: (*t[:7], t[7][1:], t[8]), None),
+}
+
+
+@pytest.mark.parametrize("what", TUPLES)
+def test_tuples_of_dialogues(what, arrays, tmp_path):
+    change, says = TUPLES[what]
+    path = write_pickle(change(generated_tuple(arrays)), tmp_path / "t.pkl")
+    options = dict(file=str(path), any_size=True)
+    if says:
+        refused(lambda: load_corpus("iemocap", "context", "iemocap4", **options), says, str(path))
+        return
+    corpus = load_corpus("iemocap", "context", "iemocap4", **options)
+    assert len(corpus) == 20 - (what == "in neither")
+    lost = 206 - len(corpus.labels)
+    assert corpus.notes.get("in_no_split", 0) == lost
+    assert (f"{lost} in no split, left out" in card_markdown(card(corpus))) == (what == "in neither")
+
+
+def test_a_tuple_of_the_other_data_set_is_told_which(arrays, tmp_path):
+    for meld, dataset, task, other in (
+        (False, "meld", "meld_emotions", "IEMOCAP"),
+        (True, "iemocap", "iemocap4", "MELD"),
+    ):
+        path = write_pickle(generated_tuple(arrays, meld), tmp_path / "t.pkl")
+        refused(
+            lambda: load_corpus(dataset, "context", task, file=str(path)),
+            f"it is laid out like {other}'s tuple of dialogues",
+            f"source='conversations' of {other.lower()}",
+        )
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_pickle_cut_short_is_to_be_fetched_again(cut, tmp_path):
+    path = write_pickle(dict(train=np.zeros(30)), tmp_path / "short.pkl")
+    path.write_bytes(path.read_bytes()[:-cut])
+    refused(lambda: read_pickle(path), str(path), "fetch the file again")
+
+
+def test_a_kernel_of_another_python_is_not_used(tmp_path, monkeypatch):
+    "A path of Jupyter may name a python3 that is another one: notebooks are run by this Python all the same."
+    place = tmp_path / "kernels" / "python3"
+    place.mkdir(parents=True)
+    other = ["/nowhere/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (place / "kernel.json").write_text(json.dumps(dict(argv=other, display_name="Other", language="python")))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    parameters = dict(results=str(tmp_path / "none"))
+    executed = execute_notebook("figures/ambiguities.ipynb", tmp_path / "out.ipynb", parameters)
+    cells = [c for c in json.loads(executed.read_text())["cells"] if c["cell_type"] == "code"]
+    assert cells and all(c["execution_count"] for c in cells)
 
 
 @pytest.mark.parametrize("options", [dict(segments=2000), dict(segments=1, steps=[12, 200])])

@@ -7,7 +7,8 @@ __all__ = ['declared_of', 'split_counts', 'card', 'save_card', 'card_markdown', 
 
 # %% ../../nbs/data/90_cards.ipynb #27a0f5d5
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import plain, write_json
@@ -72,6 +73,13 @@ def modality_counts(corpus:Corpus, m:str)->dict:
     lengths = dict(zip(("shortest", "median", "longest"), map(int, quantiles)))
     return dict(dim=modality.dim, kind=modality.kind, missing=int((steps == 0).sum()), **lengths)
 
+# %% ../../nbs/data/90_cards.ipynb #800c8706
+def shared_groups(corpus:Corpus)->dict[str, int]:
+    "How many videos or dialogues stand in both of two splits: {'train and test': 3}."
+    groups = {s: set(corpus.groups[numbers].tolist()) for s, numbers in corpus.splits.items()}
+    both = {f"{a} and {b}": len(groups[a] & groups[b]) for a, b in combinations(groups, 2)}
+    return {which: n for which, n in both.items() if n}
+
 # %% ../../nbs/data/90_cards.ipynb #20134539
 def card(
     corpus:Corpus,
@@ -86,7 +94,7 @@ def card(
         per_step=spec.per_step, aligned=spec.aligned,
         modalities={m: modality_counts(corpus, m) for m in spec.modalities},
         splits={s: split_counts(corpus, s) for s in corpus.splits}, notes=plain(corpus.notes),
-        leak=leak, terms=terms, files=[p.name for p in corpus.sources],
+        shared_groups=shared_groups(corpus), leak=leak, terms=terms, files=[p.name for p in corpus.sources],
     ) | audited
 
 # %% ../../nbs/data/90_cards.ipynb #d9ad8fea
@@ -164,6 +172,56 @@ def outside_line(c:dict)->str:
     head = "**Steps with data outside of the lengths that the file gives**"
     return f"{head}: {told}; {remedy}." if told else ""
 
+def shared_line(c:dict)->str:
+    "Videos or dialogues that stand in two splits."
+    told = ", ".join(f"{n:,} in {which}" for which, n in c.get("shared_groups", {}).items())
+    return f"**The same video or dialogue in two splits**: {told}." if told else ""
+
+# %% ../../nbs/data/90_cards.ipynb #3b457b01
+IN_WORDS = {     # what a reader notes → what it means
+    "in_no_split": "in no split, left out",
+    "without_label": "without a label of this task, left out",
+    "context_without_label": "without a label of this task, read as context",
+    "groups_unknown": "whose video or dialogue is not known",
+    "ids_repeated": "whose id stands there more than once, told apart by a number",
+    "dialogues_without_ids": "dialogues without ids, left out",
+    "not_read": "entries of the file that are not read",
+    "texts_without_label": "transcripts without a label, left out",
+    "labels_without_features": "labels without features, left out",
+    "emotions_not_joined": "segments that the table of emotions does not have",
+    "leak": "test segments that the features' extractors were trained on",
+    "empty": "texts without content",
+    "truncated": "texts that were cut",
+    "tokens_lost": "tokens cut off them",
+    "unknown": "tokens that the encoder's vocabulary does not have",
+    "other_end": "sequences padded at the other end than most, read from there",
+    "zeros_at_the_open_end": "sequences with zeros at the end that is not padded: silence, or padding",
+    "padding": "padded end",
+    "replaced_steps": "steps with a value that was replaced",
+}
+SAID_ELSEWHERE = *REPLACED, "outside_lengths", "no_class_of_the_task", "without"   # in lines, or the table
+
+# %% ../../nbs/data/90_cards.ipynb #cf034d52
+def in_words(what:str, n:object)->str:
+    "A count and what it counts, by its own name where it has no words here; a text as it stands."
+    if isinstance(n, int) and what in IN_WORDS:
+        return f"{n:,} {IN_WORDS[what]}"
+    return f"{IN_WORDS.get(what, what)}: {n:,}" if isinstance(n, int) else f"{IN_WORDS.get(what, what)}: {n}"
+
+def counted_notes(notes:dict)->Iterator[str]:
+    "What is noted and stands in no other line; counts of nothing are left out."
+    for what, n in notes.items():
+        if n and what not in SAID_ELSEWHERE and not isinstance(n, (dict, list)):
+            yield in_words(what, n)
+
+def noted_line(c:dict)->str:
+    "What a reader noted of the file, and of each modality."
+    told = list(counted_notes(c["notes"]))
+    for m, notes in c["notes"].items():
+        found = list(counted_notes(notes)) if isinstance(notes, dict) and m not in SAID_ELSEWHERE else []
+        told += [f"{m}: {', '.join(found)}"] if found else []
+    return f"**Noted by the reader**: {'; '.join(told)}." if told else ""
+
 # %% ../../nbs/data/90_cards.ipynb #2b660346
 def audit_line(c:dict)->str:
     "What an audit found that did not pass."
@@ -181,8 +239,8 @@ def card_markdown(
     clock = "in step" if c["aligned"] else "each on its own clock"
     tail = (
         unlabelled_line(c), rated_line(c), words_line(c), f"**Leaks**: {c['leak']}." if c["leak"] else "",
-        audit_line(c),
-        repaired_line(c), outside_line(c), f"**Terms**: {c['terms']}" if c["terms"] else "",
+        audit_line(c), repaired_line(c), outside_line(c), shared_line(c), noted_line(c),
+        f"**Terms**: {c['terms']}" if c["terms"] else "",
     )
     parts = (
         f"### {c['dataset']}-{c['protocol']}: {c['task']}",

@@ -16,16 +16,17 @@ from ..registry import dataset
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
 from ..formats.fields import numbers, texts
+from ..formats.layouts import told_apart
 from ..formats.npz import read_npz
 from msa_paper.formats.transcripts import (
-    EMOTIONS_ANNOTATED, check_once, checked_transcripts, numbered, read_table, transcript_table,
+    EMOTIONS_ANNOTATED, check_once, checked_transcripts, note, numbered, read_table, transcript_table,
 )
 from ..tasks import MOSI_TASKS, TASKS, named, own_task, targets_from_intensity
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/data/30_mosei.ipynb #087cbaf3
 def joined_emotions(table:pd.DataFrame, path:Path)->pd.DataFrame:
-    "The same table with six emotions from 0 to 3."
+    "The same table with six emotions from 0 to 3. Raises where none of them belongs to a segment."
     e = read_table(path, dict(id=str, start=float, **dict.fromkeys(EMOTIONS_ANNOTATED, float)))
     rated = e[[*EMOTIONS_ANNOTATED]].to_numpy()
     wrong = np.flatnonzero(((rated < 0) | (rated > 3)).any(1))
@@ -35,7 +36,12 @@ def joined_emotions(table:pd.DataFrame, path:Path)->pd.DataFrame:
     emotions = e.rename(columns={"id": "video"}).sort_values("start")
     near = dict(on="start", by="video", direction="nearest", tolerance=.002)     # seconds
     joined = pd.merge_asof(table.sort_values("start"), emotions, **near)
-    return joined.sort_values(["video", "start", "id"], ignore_index=True)
+    lost = int(joined[[*EMOTIONS_ANNOTATED]].isna().any(axis=1).sum())
+    if lost == len(joined):
+        what = f"none of the {lost} segments is in the table of emotions"
+        raise MsaPaperError(what, path, "fetch it again")
+    joined = joined.sort_values(["video", "start", "id"], ignore_index=True)
+    return note(joined, emotions_not_joined=lost)
 
 # %% ../../nbs/data/30_mosei.ipynb #0905d3dc
 MOSEI_COLUMNS = dict(vid=str, start=float, stop=float, label=float, cid=float, text=str)
@@ -65,7 +71,8 @@ def read_videos(path:Path)->dict:
     needed = "video_id", "language", "acoustic", "visual", "mean_sentiment", "official_split"
     lost = [k for k in needed if k not in arrays]
     if lost:
-        raise MsaPaperError(f"no array '{lost[0]}'", path)
+        with told_apart(arrays, "videos"):
+            raise MsaPaperError(f"no array '{lost[0]}'", path, "look for the file of the 922 videos")
     return arrays
 
 # %% ../../nbs/data/30_mosei.ipynb #6d22707d
@@ -92,7 +99,7 @@ def mosei_videos(
     folder:Path=None,
     any_size:bool=False,
 )->Corpus:
-    "Whole MOSEI videos: one vector a modality and one label."
+    "Whole MOSEI videos: one vector a modality and one label. Raises where no video is in a split."
     known(protocol, ("videos",), "protocol of whole videos")
     known(task, MOSI_TASKS, "task of mosei")
     path = Path(folder or data_folder())/"mosei"/"video_level"/"video_level_922.npz"
@@ -101,6 +108,9 @@ def mosei_videos(
     check_once(names, f"{path}, 'video_id'")
     n, where = len(names), splits_of(arrays["official_split"], len(names), f"{path}, 'official_split'")
     keep = np.flatnonzero(where != "none")
+    if not len(keep):
+        remedy = "look for the file with its splits"
+        raise MsaPaperError(f"none of the {n} videos is in a split", path, remedy)
     found = {m: numbers(arrays[k], (n, None), f"{path}, '{k}'") for m, k in VIDEO_ARRAYS.items()}
     features = {m: x.astype(np.float32)[keep] for m, x in found.items()}
     splits = {s: np.flatnonzero(where[keep] == s) for s in VIDEO_SIZES}

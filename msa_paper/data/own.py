@@ -148,18 +148,20 @@ def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
 # %% ../../nbs/data/65_own.ipynb #7a71deb0
 def mmsa_splits(file:Path, task:str, text:str="text")->tuple[dict, dict]:
     "The splits of a file of MMSA's layout, and the kinds of its modalities."
-    from msa_paper.formats.fields import member
+    from msa_paper.formats.fields import split_parts
+    from msa_paper.formats.layouts import told_apart
     from msa_paper.formats.mmsa import KINDS_OF, mmsa_split
     from msa_paper.formats.pickles import read_pickle
-    from msa_paper.formats.versions import NAMES
     tree = read_pickle(file)
-    return {s: mmsa_split(member(tree, n, file), f"{file}, {s}", text) for s, n in NAMES.items()}, KINDS_OF
+    with told_apart(tree, "mmsa"):
+        parts, _ = split_parts(tree, file)
+        return {s: mmsa_split(part, f"{file}, {s}", text) for s, part in parts.items()}, KINDS_OF
 
 # %% ../../nbs/data/65_own.ipynb #df913100
 def mult_splits(file:Path, task:str)->tuple[dict, dict]:
     "The splits of a file of MulT's layout, and the kinds of its modalities."
     from msa_paper.formats.mult import made_unique, read_splits
-    splits = read_splits(file, "", task)
+    splits, _ = read_splits(file, "", task)
     for part in splits.values():
         part.ids = made_unique(part.ids)
     return splits, {"text": "tokens", "vision": "frames", "audio": "frames"}
@@ -167,11 +169,12 @@ def mult_splits(file:Path, task:str)->tuple[dict, dict]:
 # %% ../../nbs/data/65_own.ipynb #bccb5149
 def lmf_splits(file:Path, task:str)->tuple[dict, dict]:
     "The splits of a file of LMF's layout, and the kinds of its modalities."
-    from msa_paper.formats.lmf import sentiment_split
+    from msa_paper.formats.layouts import told_apart
+    from msa_paper.formats.lmf import sentiment_splits
     from msa_paper.formats.pickles import read_pickle
-    from msa_paper.formats.versions import NAMES
     tree = read_pickle(file)
-    splits = {s: sentiment_split(tree, n, task, file, f"{file}, {s}") for s, n in NAMES.items()}
+    with told_apart(tree, "lmf"):
+        splits = sentiment_splits(tree, task, file)
     return splits, {"text": "tokens", "vision": "vector", "audio": "vector"}
 
 PADDED: dict[str, Callable] = {"mmsa": mmsa_splits, "mult": mult_splits, "lmf": lmf_splits}

@@ -17,8 +17,9 @@ from ..registry import dataset
 from ..tasks import own_task
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
+from ..formats.layouts import told_apart
 from ..formats.npz import read_npz
-from ..formats.transcripts import check_once, checked_transcripts, read_table, transcript_table
+from ..formats.transcripts import check_once, checked_transcripts, note, read_table, transcript_table
 
 # %% ../../nbs/data/50_sims.ipynb #4df89b41
 PARTS = {"train": "train_corpus", "validation": "val_corpus", "test": "test_corpus"}   # in the label file
@@ -27,7 +28,7 @@ def value_of(segment:Any, entry:Any, where:str)->float:
     "The label of a segment. Raises where there is no number."
     value = entry.get("val") if isinstance(entry, dict) else None
     if not isinstance(segment, str) or not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise MsaPaperError(f"segment {segment!r} has no number 'val'", where)
+        raise MsaPaperError(f"segment {segment!r} has no number 'val'", where, "fetch the file again")
     return float(value)
 
 # %% ../../nbs/data/50_sims.ipynb #6a40f629
@@ -38,7 +39,8 @@ def read_sims_labels(path:Path)->pd.DataFrame:
         found = arrays.get(key)
         found = found.item() if isinstance(found, np.ndarray) and found.shape == () else found
         if not isinstance(found, dict):
-            raise MsaPaperError(f"no dictionary '{key}'", path, "is it another file?")
+            with told_apart(arrays, "sims_labels"):
+                raise MsaPaperError(f"no dictionary '{key}'", path, "look for the file of CH-SIMS' labels")
         rows += [(i, value_of(i, v, f"{path}, '{key}'"), split) for i, v in found.items()]
     return pd.DataFrame(rows, columns=["id", "label", "split"])
 
@@ -54,12 +56,14 @@ def read_sims(
     t = read_sims_labels(folder/"sims"/f"{name}_label.npz")
     lost = [i for i in t.id if i not in spoken.index]
     if lost:
-        raise MsaPaperError(f"{len(lost)} segments without a transcript, the first is {lost[0]}", script)
+        what = f"{len(lost)} segments without a transcript, the first is {lost[0]}"
+        raise MsaPaperError(what, script, "fetch both files again: they do not belong together")
     parts, said = t.id.str.rsplit("_", n=1), spoken.reindex(t.id)
     said = {"text": said.chinese.to_numpy(), "english": said.english.to_numpy()}
     t = t.assign(video=parts.str[0], start=parts.str[1], **said)
     columns = ["id", "video", "start", "text", "label", "split", "english"]
-    return checked_transcripts(t[columns], "sims_regression", script.with_name(f"{name}_label.npz"))
+    table = checked_transcripts(t[columns], "sims_regression", script.with_name(f"{name}_label.npz"))
+    return note(table, texts_without_label=len(spoken) - len(t))
 
 # %% ../../nbs/data/50_sims.ipynb #c8f415f3
 @transcript_table("sims", order=3)

@@ -10,10 +10,10 @@ from pathlib import Path
 from ..core import known, project_folder
 from ..corpus import Corpus
 from ..formats.text_corpus import text_corpus
-from ..formats.transcripts import transcripts
+from ..formats.transcripts import notes_of, transcripts
 
 # %% ../../nbs/data/05_text_features.ipynb #9bd1594b
-NOTED = "model", "pooled", "empty", "truncated", "tokens_lost"   # of an extraction, on a data card
+NOTED = "model", "pooled", "empty", "truncated", "tokens_lost", "unknown"   # of an extraction, on a data card
 
 def transcript_corpus(
     dataset:str, protocol:str, task:str,
@@ -32,5 +32,6 @@ def transcript_corpus(
     path = extract_text(table.id, texts, features or project_folder()/"data"/"features", **settings)
     found = read_text_features(path)
     corpus = text_corpus(dataset, protocol, task, table, found.values, found.offsets, (path,))
+    corpus.notes |= notes_of(table)
     corpus.notes["text"] = dict(column=column) | {k: found.facts[k] for k in NOTED if k in found.facts}
     return corpus

@@ -20,6 +20,7 @@ from ..core import MsaPaperError, sha256, validated, write_whole
 from msa_paper.extract.text_encoder import (
     TextEncoder, Tokens, encode, load_text_encoder, plan_batches, tokenise,
 )
+from ..formats.signatures import refuse_other_kind
 from ..formats.tensor_file import header_bytes, places
 
 # %% ../../nbs/extract/10_text.ipynb #53dfd7b6
@@ -200,6 +201,7 @@ def compute(final:Path, ids:list, texts:list, encoder:TextEncoder, s:TextSetting
     steps = [len(r) if s.pooled == "no" else min(len(r), 1) for r in tokens.rows]
     facts = dict(
         texts=len(ids), empty=steps.count(0), truncated=tokens.truncated, tokens_lost=tokens.lost,
+        unknown=tokens.unknown,
         max_tokens=limit, weights=encoder.digest, model=Path(s.model).name, pooled=s.pooled,
     )
     cut = f"{tokens.truncated} cut to {limit} tokens ({tokens.lost} tokens lost)"
@@ -275,5 +277,7 @@ def read_text_features(
         values = np.memmap(path, place.dtype, "r", place.start, place.shape)
         return TextFeatures(values, offsets, ids, facts)
     except (OSError, ValueError, LookupError, TypeError, MemoryError, SafetensorError) as error:
+        if Path(path).is_file():
+            refuse_other_kind(path, "a safetensors file", "a JSON text")
         what = f"not text features of this project: {error}"
         raise MsaPaperError(what, path, "extract them again") from error

@@ -139,6 +139,18 @@ class Tokens:
     rows: list[np.ndarray]  # N times int32; empty for an empty text
     truncated: int          # texts that were longer than the limit
     lost: int               # tokens cut off them
+    unknown: int = 0        # tokens that the vocabulary does not have
+
+# %% ../../nbs/extract/05_text_encoder.ipynb #cb2202d3
+def unknown_tokens(encoder:TextEncoder, rows:list[np.ndarray])->int:
+    "How many tokens of some texts the vocabulary does not have. Raises where it has none of them."
+    unknown, special = encoder.tokenizer.unk_token_id, encoder.tokenizer.num_special_tokens_to_add(pair=False)
+    count = 0 if unknown is None else sum(int((row == unknown).sum()) for row in rows)
+    there = sum(max(len(row) - special, 0) for row in rows)
+    if count and count == there:
+        what = f"the encoder's vocabulary has none of the {count} tokens of the texts"
+        raise MsaPaperError(what, "the texts", "choose an encoder for their language: text={'model': …}")
+    return count
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #1c69c367
 def number_texts(encoder:TextEncoder, texts:list[str], some:list[int], rows:list, **options:object):
@@ -167,7 +179,8 @@ def tokenise(
     long = [i for i, row in enumerate(rows) if len(row) > limit]
     before = sum(len(rows[i]) for i in long)
     number_texts(encoder, texts, long, rows, truncation=True, max_length=limit)
-    return Tokens(rows, len(long), before - sum(len(rows[i]) for i in long))
+    lost = before - sum(len(rows[i]) for i in long)
+    return Tokens(rows, len(long), lost, unknown_tokens(encoder, rows))
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #92a83c01
 def plan_batches(

@@ -13,7 +13,8 @@ from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus, held_out
 from .csd import Csd, write_csd
 from .csd_corpus import read_labels
-from .transcripts import transcripts
+from .signatures import TABLE, refuse_other_kind
+from .transcripts import check_once, note, notes_of, transcripts
 from .versions import SPLITS
 from ..tasks import TASKS, targets_from_intensity
 from ..schema import DataSpec, Modality
@@ -36,6 +37,7 @@ def parsed_numbers(path:Path)->np.ndarray:
     try:
         return pd.read_csv(path, header=None, dtype=np.float64).to_numpy()
     except (ValueError, UnicodeDecodeError) as error:
+        refuse_other_kind(path, TABLE.name)
         what = f"not a table of numbers: {str(error).splitlines()[0]}"
         raise MsaPaperError(what, path, "fetch the file again") from error
 
@@ -74,8 +76,10 @@ def segment_ids(script:Path)->np.ndarray:
     try:
         table = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")
     except (ValueError, pd.errors.ParserError) as error:
+        refuse_other_kind(script, TABLE.name)
         what = f"not a table: {str(error).splitlines()[0]}"
         raise MsaPaperError(what, script, "fetch the file again") from error
+    check_once(table[0], script)
     return table[0].to_numpy()
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #397db2f9
@@ -95,14 +99,16 @@ def feature_tables(paths:dict[str, Path], part:str)->dict[str, np.ndarray]:
     return tables
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #48c7add5
+AGAIN = "the files do not belong together: fetch them again"
+
 def row_numbers(rows:np.ndarray, n:int, path:Path)->np.ndarray:
     "The rows of `transcripts.csv` that the features belong to. Raises where they are none, or repeat."
     if not (rows == rows.round()).all() or np.abs(rows).max() > n:
         what = f"row numbers that are none of the {n} transcripts"
-        raise MsaPaperError(what, path, "fetch the file again")
+        raise MsaPaperError(what, path, AGAIN)
     rows = rows.astype(int)
     if not ((rows >= 0) & (rows < n)).all() or len(set(rows)) != len(rows):
-        raise MsaPaperError(f"row numbers that repeat or lie outside the {n} transcripts", path)
+        raise MsaPaperError(f"row numbers that repeat or lie outside the {n} transcripts", path, AGAIN)
     return rows
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #f6177c84
@@ -129,7 +135,7 @@ def read_part(
     unknown = [i for i in table.id if i not in labels]
     if unknown:
         what = f"{len(unknown)} segments without an official label, the first is {unknown[0]}"
-        raise MsaPaperError(what, script)
+        raise MsaPaperError(what, script, AGAIN)
     table["intensity"] = [labels[i] for i in table.id]
     for m in ("vision", "audio"):
         check_signs(table, tables[m][:, -1] == 1, paths[m])
@@ -193,8 +199,8 @@ def read_segments(folder:Path, labels:dict[str, float])->pd.DataFrame:
     segments = pd.concat(parts).sort_values(["video", "clip"], ignore_index=True)
     both = segments.groupby("video").part.nunique() > 1
     if both.any():
-        raise MsaPaperError(f"video {both.index[both][0]} is in train and test", folder)
-    return segments
+        raise MsaPaperError(f"video {both.index[both][0]} is in train and test", folder, AGAIN)
+    return note(segments, labels_without_features=len(set(labels) - set(segments.id)))
 
 def segment_features(segments:pd.DataFrame)->dict[str, np.ndarray]:
     "The features of all segments, {modality: (n, d)}."
@@ -224,7 +230,7 @@ def context_corpus(
                folder/"bclstm"/"transcripts.csv")
     offsets = dict.fromkeys(SIZES, np.r_[0, videos.steps.cumsum()])
     return check_corpus(Corpus("mosi", "context", segment_spec(task, True), features, offsets, y, names,
-                               splits, names, ids, sources))
+                               splits, names, ids, sources, notes=dict(notes_of(segments))))
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #3e046615
 def leaking_corpus(
@@ -244,7 +250,7 @@ def leaking_corpus(
     split = official.reindex(ids).to_numpy()
     splits = {s: np.flatnonzero(split == s) for s in SPLITS}
     y = targets_from_intensity(segments.intensity, task, segments.id.to_numpy(), folder)
-    notes = dict(leak=int(((split == "test") & (segments.part == "train")).sum()))
+    notes = notes_of(segments) | dict(leak=int(((split == "test") & (segments.part == "train")).sum()))
     offsets = dict.fromkeys(SIZES, np.arange(len(ids) + 1))
     spec, videos = segment_spec(task, False), segments.video.to_numpy(str)
     return check_corpus(Corpus("mosi", "official-leaking", spec, segment_features(segments), offsets, y, ids,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError
+from .layouts import told_apart
 from .hdf5 import REMEDY, Hdf5, write_hdf5
 
 # %% ../../nbs/formats/40_csd.ipynb #3b1883e9
@@ -102,9 +103,10 @@ def root_of(file:Hdf5)->str:
     roots = file.names()
     if not roots:
         raise MsaPaperError("an empty HDF5 file", file.path, REMEDY)
-    if "data" not in file.names(roots[0]):
-        remedy = "this is no computational sequence: choose another file"
-        raise MsaPaperError(f"no data group below '{roots[0]}'", file.path, remedy)
+    with told_apart(dict.fromkeys(roots)):
+        if roots == ["data"] or "data" not in file.names(roots[0]):
+            remedy = "this is no computational sequence: choose another file"
+            raise MsaPaperError(f"no data group below '{roots[0]}'", file.path, remedy)
     return roots[0]
 
 # %% ../../nbs/formats/40_csd.ipynb #df563c8c
@@ -123,7 +125,7 @@ class Csd:
     def __getitem__(self, name:str)->Steps:
         if name not in self.entries:
             what = f"no entry '{name}' among {len(self.names)}, such as '{next(iter(self.names), '')}'"
-            raise MsaPaperError(what, self.path)
+            raise MsaPaperError(what, self.path, "name one of its entries, or choose another file")
         base = f"{self.root}/data/{name}"
         return steps_of(name, *self.file.read(f"{base}/features", f"{base}/intervals"), self.path)
 

@@ -183,6 +183,7 @@ def read_files(files:Files, fold_set:str|None, column:int, **ways:object)->tuple
         opened = {m: stack.enter_context(Csd(path)) for m, path in files.sequences.items()}
         sources = Sources(opened, vectors=table, **ways)
         videos = list(read_videos(sources, labels, column, splits))
+        sources.notes["labelled videos in no fold"] += len(labels.entries - set(sum(splits.values(), [])))
     check_any(videos, splits, labels)
     return videos, sources.notes
 

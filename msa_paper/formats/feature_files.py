@@ -11,6 +11,7 @@ from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus
 from .feature_store import open_corpus
 from .lmf import lmf_corpus
+from .layouts import refuse_arrays
 from .mmsa import mmsa_corpus
 from .mult import mult_corpus
 from .options import accepted
@@ -27,7 +28,7 @@ def feature_file(
     if not path.is_file():
         remedy = ("put the feature file there, or give its place as an option: data={'file': …}; "
                   "`msa-paper data list` says where such files are to be had")
-        raise MsaPaperError("missing file", path, remedy)
+        raise MsaPaperError("a folder, no file" if path.is_dir() else "missing file", path, remedy)
     return path
 
 # %% ../../nbs/formats/60_feature_files.ipynb #6af7d56a
@@ -39,7 +40,8 @@ def stored_corpus(dataset:str, protocol:str, task:str, path:Path, options:dict)-
         raise MsaPaperError(what, path, "leave it out, or convert the data set again with it")
     corpus = open_corpus(path, task)
     if (corpus.name, corpus.protocol) != (dataset, protocol):
-        raise MsaPaperError(f"it holds {corpus.name}-{corpus.protocol}, not {dataset}-{protocol}", path)
+        what = f"it holds {corpus.name}-{corpus.protocol}, not {dataset}-{protocol}"
+        raise MsaPaperError(what, path, "name its data set and protocol")
     return corpus
 
 # %% ../../nbs/formats/60_feature_files.ipynb #1ea87231
@@ -53,5 +55,6 @@ def feature_corpus(
     path = feature_file(file, folder)
     if path.suffix == ".safetensors":
         return stored_corpus(dataset, protocol, task, path, options)
+    refuse_arrays(path)
     read = FORMATS[known(format, FORMATS, "format of a feature file")]
     return read(dataset, protocol, task, **accepted(read, options | dict(file=path), f"'{dataset}'", given=3))

@@ -18,6 +18,7 @@ from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_js
 from ..tasks import TASKS, targets_from_intensity
 from ..schema import DataSpec, Modality
 from ..corpus import Corpus, check_corpus, pieces, refuse_unfinite
+from .signatures import refuse_other_kind
 from .tensor_file import StoredRows, check_content, seal_of, write_tensors
 
 # %% ../../nbs/formats/25_feature_store.ipynb #eb4f9c68
@@ -180,6 +181,7 @@ def one_error(path:Path):
     try:
         yield
     except NO_STORE as error:
+        refuse_other_kind(path, "a safetensors file", "a JSON text")
         what = f"not a converted data set: {type(error).__name__}: {str(error)[:200]}"
         raise MsaPaperError(what, path, "convert the data set again") from error
     except MsaPaperError as error:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from ..core import MsaPaperError, known
+from .signatures import refuse_other_kind
 
 # %% ../../nbs/formats/44_folds.ipynb #b6b36cfd
 def read_folds_file(path:Path|str)->object:
@@ -19,7 +20,8 @@ def read_folds_file(path:Path|str)->object:
     try:
         return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise MsaPaperError(f"not JSON: {error}", path) from error
+        refuse_other_kind(Path(path), "a JSON text")
+        raise MsaPaperError(f"not JSON: {error}", path, "fetch the file again") from error
 
 # %% ../../nbs/formats/44_folds.ipynb #af39b68e
 FOLD_NAMES = {     # split: what files call it
@@ -33,7 +35,8 @@ def named_splits(folds:object, where:object)->dict:
     "Lists of videos by our names of the splits, or one error."
     lists = isinstance(folds, dict) and all(isinstance(v, list) for v in folds.values())
     if not lists or not all(isinstance(video, str) for v in folds.values() for video in v):
-        raise MsaPaperError("folds must be lists of video names by split", where)
+        remedy = "give {'train': [video, …], 'validation': …, 'test': …}"
+        raise MsaPaperError("folds must be lists of video names by split", where, remedy)
     splits = {split: folds[key] for split, keys in FOLD_NAMES.items() for key in folds if key in keys}
     if set(splits) != set(FOLD_NAMES):
         what = f"folds are named {', '.join(folds)}"
@@ -54,5 +57,5 @@ def read_folds(
     twice = [video for video, n in Counter(sum(splits.values(), [])).items() if n > 1]
     if twice:
         what = f"{len(twice)} videos stand in more than one place, the first is {twice[0]}"
-        raise MsaPaperError(what, where)
+        raise MsaPaperError(what, where, "give each video one place: what is scored was trained on")
     return splits

@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py, numpy as np
 import msa_paper
 from ..core import MsaPaperError
+from .signatures import refuse_other_kind
 
 # %% ../../nbs/formats/30_hdf5.ipynb #d342cad6
 def started()->subprocess.Popen:
@@ -113,6 +114,7 @@ def ask(
         what = "the HDF5 library crashed or did not come to an end on this file"
         raise MsaPaperError(what, where, REMEDY) from error
     if "error" in told:
+        refuse_other_kind(file.path, "an HDF5 file")
         raise MsaPaperError(f"not readable as HDF5: {told['error']}", where, REMEDY)
     return told
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, known
 from ..corpus import Corpus
-from .fields import entry, member
+from .fields import OTHER_FILE, entry, member, split_parts
+from .layouts import told_apart
 from .mult import IEMOCAP_ORDER, emotion_labels, emotion_target
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
@@ -31,24 +32,30 @@ def lmf_split(
     once = {m: entry(part, name, (n, None), where)[:, None] for m, name in ONE_VECTOR.items()}
     y = entry(part, "label", (n, None), where)[:, 0] if labels is None else labels
     ids = np.array([f"{where.rsplit(' ', 1)[-1]}_{i}" for i in range(n)], dtype=str)
-    return Split({"text": text, **once}, y, ids, ids, {m: np.ones(n) for m in once})
+    ones = {m: np.ones(n) for m in once}
+    return Split({"text": text, **once}, y, ids, ids, ones, notes=dict(groups_unknown=n))
 
 # %% ../../nbs/formats/59_lmf.ipynb #1dfeb14c
-def sentiment_split(tree:dict, names:tuple, task:str, file:Path, where:str)->Split:
-    "One split of MOSI."
-    split = lmf_split(member(tree, names, file), where)
-    split.labels = targets_from_intensity(split.labels, task, split.ids, f"{where}, 'label'")
-    return split
+def sentiment_splits(tree:dict, task:str, file:Path)->dict[str, Split]:
+    "The splits of MOSI."
+    splits = {s: lmf_split(part, f"{file}, {s}") for s, part in split_parts(tree, file)[0].items()}
+    for s, split in splits.items():
+        split.labels = targets_from_intensity(split.labels, task, split.ids, f"{file}, {s}, 'label'")
+    return splits
 
 # %% ../../nbs/formats/59_lmf.ipynb #d4656f36
-def emotion_split(tree:dict, names:tuple, task:str, file:Path, where:str)->Split:
+def emotion_split(parts:list[dict], task:str, where:str)->Split:
     "One split of IEMOCAP: the features of the first emotion, the labels of all four."
-    parts = [member(member(tree, (e,), file), names, where) for e in IEMOCAP_ORDER]
     pairs = [entry(p, "label", (None, 2), where) for p in parts]
     if len({len(p) for p in pairs}) > 1:
-        raise MsaPaperError("the four emotions have different numbers of segments", where)
+        raise MsaPaperError("the four emotions have different numbers of segments", where, OTHER_FILE)
     marked = emotion_labels(np.stack(pairs, 1), where)
     return lmf_split(parts[0], where, emotion_target(marked, task))
+
+def emotion_splits(tree:dict, task:str, file:Path)->dict[str, Split]:
+    "The splits of IEMOCAP."
+    found = [split_parts(member(tree, (e,), file), f"{file}, '{e}'")[0] for e in IEMOCAP_ORDER]
+    return {s: emotion_split([parts[s] for parts in found], task, f"{file}, {s}") for s in NAMES}
 
 # %% ../../nbs/formats/59_lmf.ipynb #56d1a511
 def lmf_corpus(
@@ -58,8 +65,9 @@ def lmf_corpus(
 )->Corpus:
     "An LMF feature file (baselines §4.3)."
     known(task, ("iemocap4", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
-    tree, read = read_pickle(file), emotion_split if dataset == "iemocap" else sentiment_split
-    splits = {s: read(tree, names, task, file, f"{file}, {s}") for s, names in NAMES.items()}
+    tree, emotions = read_pickle(file), dataset == "iemocap"
+    with told_apart(tree, "lmf_emotions" if emotions else "lmf"):
+        splits = (emotion_splits if emotions else sentiment_splits)(tree, task, file)
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
     kinds = {"text": "tokens", "vision": "vector", "audio": "vector"}
     return padded_corpus(dataset, protocol, task, splits, kinds, Path(file))

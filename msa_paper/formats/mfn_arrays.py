@@ -34,13 +34,22 @@ def inside(
     return np.where(none, 0, first), np.where(none, 1, last)
 
 # %% ../../nbs/formats/55_mfn_arrays.ipynb #036db8ae
+def only_array(file:Hdf5)->np.ndarray:
+    "The dataset `data`. Raises where there is none."
+    names = file.names()
+    if "data" not in names:
+        what = f"no array 'data'; there are {', '.join(names)[:200]}"
+        sequence = "a computational sequence (.csd) belongs to source='words'; this reader wants X_train.h5 …"
+        raise MsaPaperError(what, file.path, sequence)
+    return file.read("data")[0]
+
 def read_array(
     path:Path,       # an .h5 file with the dataset `data`
     ndim:int,        # 3 for features, 1 for labels
 )->np.ndarray:
     "The dataset `data` of one file, of the rank it must have; labels may have trailing axes of length one."
     with Hdf5(path) as file:
-        x, = file.read("data")
+        x = only_array(file)
     if x.dtype.kind not in "iuf":
         raise MsaPaperError(f"{x.dtype}, where numbers are needed", path, REMEDY)
     if ndim == 1 and x.ndim > 1 and x.size == len(x):

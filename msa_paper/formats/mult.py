@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from ..core import MsaPaperError, known
 from ..corpus import Corpus
-from .fields import entry, member
+from .fields import OTHER_FILE, entry, optional, split_parts
+from .layouts import told_apart
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
-from .versions import NAMES, check_sizes
+from .versions import check_sizes
 from ..tasks import MOSI_TASKS, TASKS, targets_from_intensity
 
 # %% ../../nbs/formats/58_mult.ipynb #54afe5e9
@@ -27,7 +28,7 @@ def emotion_labels(
 )->np.ndarray:         # (N, 4) bool in the order of `IEMOCAP_ORDER`
     "Which emotions are marked, whichever of the two columns says so. Raises where they are no pairs."
     if not np.isin(pairs, (0, 1)).all() or not (pairs.sum(-1) == 1).all():
-        raise MsaPaperError("emotion labels that are no pairs of 0 and 1", where)
+        raise MsaPaperError("emotion labels that are no pairs of 0 and 1", where, OTHER_FILE)
     marked = pairs.argmax(-1).astype(bool)
     return marked if marked.sum() <= (~marked).sum() else ~marked   # one of four: the rarer column means yes
 
@@ -65,7 +66,7 @@ def mult_ids(
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
     rows = [parts_of(r) for r in ids] if isinstance(ids, list) else []
     if len(rows) != n or not all(rows):
-        raise MsaPaperError(f"no {n} ids", where)
+        raise MsaPaperError(f"no {n} ids", where, OTHER_FILE)
     parts = [[v.decode() if isinstance(v, bytes) else str(v) for v in r] for r in rows]
     return np.array(["_".join(r) for r in parts], dtype=str), np.array([r[0] for r in parts], dtype=str)
 
@@ -77,26 +78,29 @@ def mult_split(
     task:str,
 )->Split:
     "One split of a MulT file."
-    text = entry(part, "text", (None, None, None), where)
+    text, found = entry(part, "text", (None, None, None), where), optional(part, "id")
     n = len(text)
     features = {"text": text} | {m: entry(part, m, (n, None, None), where) for m in ("vision", "audio")}
-    ids, groups = mult_ids(part.get("id", part.get(b"id")), n, where)
+    ids, groups = mult_ids(found, n, where)
+    notes = dict(groups_unknown=n) if found is None else {}
     if dataset == "iemocap":
         marked = emotion_labels(entry(part, "labels", (n, 4, 2), where), f"{where}, 'labels'")
-        return Split(features, emotion_target(marked, task), ids, groups)
+        return Split(features, emotion_target(marked, task), ids, groups, notes=notes)
     y = entry(part, "labels", (n, 1, 1), where).reshape(n)
-    return Split(features, targets_from_intensity(y, task, ids, f"{where}, 'labels'"), ids, groups)
+    labels = targets_from_intensity(y, task, ids, f"{where}, 'labels'")
+    return Split(features, labels, ids, groups, notes=notes)
 
 # %% ../../nbs/formats/58_mult.ipynb #03e85252
-def read_splits(file:Path, dataset:str, task:str)->dict[str, Split]:
-    "The three splits of a MulT file."
-    tree, splits = read_pickle(file), {}
+def read_splits(file:Path, dataset:str, task:str)->tuple[dict[str, Split], dict]:
+    "The three splits of a MulT file, and what is noted of it."
+    tree, layout = read_pickle(file), "mult_emotions" if dataset == "iemocap" else "mult"
     try:
-        for s, names in NAMES.items():
-            splits[s] = mult_split(member(tree, names, file), f"{file}, {s}", dataset, task)
-        return splits
+        with told_apart(tree, layout):
+            parts, beside = split_parts(tree, file)
+            splits = {s: mult_split(part, f"{file}, {s}", dataset, task) for s, part in parts.items()}
+        return splits, beside
     except UnicodeDecodeError as error:
-        raise MsaPaperError(f"an id that is not UTF-8: {error}", file) from error
+        raise MsaPaperError(f"an id that is not UTF-8: {error}", file, "write ids as UTF-8") from error
 
 # %% ../../nbs/formats/58_mult.ipynb #0fd5ff45
 def check_emotion(train:Split, task:str, file:Path):
@@ -106,11 +110,12 @@ def check_emotion(train:Split, task:str, file:Path):
         remedy = "the emotions may be in another order; any_size=True takes them as they are"
         raise MsaPaperError(f"{yes} training segments are '{task}', expected {expected}", file, remedy)
 
-def made_unique(ids:np.ndarray)->np.ndarray:
-    "Ids with their number, where one stands there twice."
-    if len(set(ids.tolist())) == len(ids):
-        return ids
-    return np.array([f"{i}#{k}" for k, i in enumerate(ids.tolist())], dtype=str)
+def make_unique(split:Split):
+    "Give the ids of a split their number where one stands there twice, and note how many do."
+    again = len(split.ids) - len(set(split.ids.tolist()))
+    if again:
+        split.ids = np.array([f"{i}#{k}" for k, i in enumerate(split.ids.tolist())], dtype=str)
+        split.notes |= dict(ids_repeated=again)
 
 # %% ../../nbs/formats/58_mult.ipynb #df7f5f20
 def mult_corpus(
@@ -121,11 +126,12 @@ def mult_corpus(
 )->Corpus:
     "A MulT feature file (baselines §4.2)."
     known(task, ("iemocap4", *IEMOCAP_ORDER) if dataset == "iemocap" else MOSI_TASKS, f"task of {dataset}")
-    splits = read_splits(file, dataset, task)
+    splits, beside = read_splits(file, dataset, task)
     check_sizes(dataset, {s: len(p.ids) for s, p in splits.items()}, file, any_size)
     if dataset == "iemocap" and not any_size and task != "iemocap4":
         check_emotion(splits["train"], task, file)
     for p in splits.values():
-        p.ids = made_unique(p.ids)
+        make_unique(p)
     kinds = {"text": "tokens", "vision": "frames", "audio": "frames"}
-    return padded_corpus(dataset, protocol, task, splits, kinds, Path(file), columns=columns)
+    some = dict(columns=columns, notes=beside)
+    return padded_corpus(dataset, protocol, task, splits, kinds, Path(file), **some)

@@ -15,12 +15,14 @@ import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
 from .own_declaration import SamplesDeclared
 from .npz import read_npz
-from .signatures import kind_of
+from .signatures import ARRAYS, TABLE, kind_of
 from .versions import NAMES
 from ..tasks import Task, check_labels, named
 
 # %% ../../nbs/formats/92_own_samples.ipynb #70fa068e
 READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".npz": ""}     # ending → separator
+TEXT = TABLE.name, "a message of a server"     # a column may be called like one
+SEEMS = {".csv": TEXT, ".tsv": TEXT, ".parquet": ("a Parquet file",), ".npz": (ARRAYS.name, "a zip archive")}
 
 def from_arrays(path:Path)->pd.DataFrame:
     "The one-dimensional arrays of an .npz that are as long as its first one, as columns."
@@ -30,7 +32,7 @@ def from_arrays(path:Path)->pd.DataFrame:
 
 def parsed(path:Path)->pd.DataFrame:
     "A table as pandas reads it, texts as they stand there."
-    separator = READERS[known(path.suffix, READERS, "kind of a table", path)]
+    separator = READERS[path.suffix]
     if path.suffix == ".npz":
         return from_arrays(path)
     if not separator:
@@ -53,9 +55,10 @@ def read_samples(
     "A table of samples. Raises where it is missing, damaged, empty, or something else than its name says."
     if not path.is_file():
         raise MsaPaperError("missing file", path, "put the table there, or say which: [samples] file = …")
+    known(path.suffix, READERS, "kind of a table", path)
     with open(path, "rb") as file:
         kind = kind_of(file.read(100))
-        if kind and path.suffix != ".npz":     # which is a zip archive
+        if kind and kind.name not in SEEMS[path.suffix]:
             raise MsaPaperError(f"{kind.name}, no table", path, kind.remedy)
     try:
         table = parsed(path)

@@ -6,15 +6,17 @@
 __all__ = ['Split', 'Spans', 'spans', 'padded_corpus']
 
 # %% ../../nbs/formats/56_padded.ipynb #430c030d
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
 from ..corpus import Corpus, check_corpus
 from .ragged import Census, Rows, extents, present_steps, sanitised, valid_rows
+from .transcripts import check_once
 from .versions import chosen_columns
-from ..tasks import TASKS
+from ..tasks import TASKS, named
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/56_padded.ipynb #574193ba
@@ -27,6 +29,7 @@ class Split:
     groups: np.ndarray                # (N,) the video or dialogue
     lengths: dict[str, np.ndarray] = field(default_factory=dict)  # {modality: (N,)} where the file gives them
     truth: dict[str, np.ndarray] = field(default_factory=dict)    # labels of single modalities
+    notes: dict = field(default_factory=dict)    # {what is noted of samples: how many}
 
 # %% ../../nbs/formats/56_padded.ipynb #acb4cbdb
 @dataclass
@@ -34,7 +37,7 @@ class Spans:
     "Where each sequence of a split lies in its padded arrays."
     of: dict[str, tuple]   # {modality: (first step (N,), lengths (N,), side of the padding)}
     aligned: bool          # one extent for all modalities
-    outside: dict[str, int] = field(default_factory=dict)   # {modality: steps with data beyond its lengths}
+    counts: dict[str, dict] = field(default_factory=dict)   # {modality: {what is noted of it: how often}}
 
 # %% ../../nbs/formats/56_padded.ipynb #053e8bde
 def steps_outside(
@@ -47,6 +50,24 @@ def steps_outside(
     inside = (step >= begin) & (step < begin + lengths[:, None])
     return int((present & ~inside).sum())
 
+# %% ../../nbs/formats/56_padded.ipynb #0244d033
+def contradictions(
+    present:np.ndarray,   # (N, T) bool: of the modality
+    whole:np.ndarray,     # (N, T) bool: of all that share its extents
+    extent:tuple,         # first step (N,), lengths (N,), side of the padding
+    given:bool,           # whether the file gives the lengths
+)->dict[str, int]:        # {what is noted: how often}
+    "What a modality says against the lengths of a file, or, without any, against its padded end."
+    first, lengths, side = extent
+    if given:
+        begin = present.shape[1] - lengths if side == "left" else 0
+        outside = steps_outside(present, first, lengths)
+        found = dict(outside_lengths=outside, other_end=int((first != begin).sum()))
+    else:
+        open_end = whole[:, -1] if side == "left" else whole[:, 0]
+        found = dict(zeros_at_the_open_end=int((whole.any(1) & ~open_end).sum()))
+    return {what: n for what, n in found.items() if n}
+
 # %% ../../nbs/formats/56_padded.ipynb #89f63daf
 def spans(
     split:Split,
@@ -58,14 +79,14 @@ def spans(
     present = {m: present_steps(x) for m, x in split.features.items()}
     clocks = {x.shape[1] for x in split.features.values()}
     aligned = len(clocks) == 1 and not {"audio", "vision"} & set(given)
-    if aligned:
-        union = np.logical_or.reduce(list(present.values()))
-        of = dict.fromkeys(present, extents(union, given.get("text"), where))
-    else:
-        of = {m: extents(k, given.get(m), f"{where}, '{m}'") for m, k in present.items()}
-    frames = {m: k for m, k in present.items() if m != "text"}
-    outside = {m: steps_outside(k, *of[m][:2]) for m, k in frames.items()}
-    return Spans(of, aligned, outside)
+    whole, known_lengths = present, given
+    if aligned:                     # one extent for all: what any of them has, or the text's lengths
+        whole = dict.fromkeys(present, np.logical_or.reduce(list(present.values())))
+        known_lengths = dict.fromkeys(present, given["text"]) if "text" in given else {}
+    of = {m: extents(k, known_lengths.get(m), f"{where}, '{m}'") for m, k in whole.items()}
+    frames = [m for m in present if m != "text"]
+    counts = {m: contradictions(present[m], whole[m], of[m], m in known_lengths) for m in frames}
+    return Spans(of, aligned, counts)
 
 # %% ../../nbs/formats/56_padded.ipynb #f23b5ddb
 @dataclass
@@ -80,7 +101,8 @@ def one_width(splits:dict[str, Split], m:str, where:str)->int:
     "How many columns a modality has. Raises where the splits differ."
     dims = {part.features[m].shape[2] for part in splits.values()}
     if len(dims) > 1:
-        raise MsaPaperError(f"{sorted(dims)} columns in the three splits", where)
+        what = f"{sorted(dims)} columns in the three splits"
+        raise MsaPaperError(what, where, "extract all splits again in one way")
     return dims.pop()
 
 # %% ../../nbs/formats/56_padded.ipynb #0a2f4175
@@ -90,6 +112,18 @@ def refuse_unreadable(census:Census, size:int, where:str):
     if lost and lost == size:
         remedy = "the extraction failed: extract this modality again"
         raise MsaPaperError(f"none of the {lost} values is a number", where, remedy)
+
+# %% ../../nbs/formats/56_padded.ipynb #1d8163d3
+SILENT = "the extraction failed, or the lengths are wrong: extract this modality again, or leave lengths out"
+
+def refuse_silent(features:Rows, census:Census, train:np.ndarray, where:str):
+    "Raises where a modality has no step, or nothing but zeros in training: `train` (steps,) says which are."
+    if not len(features):
+        raise MsaPaperError("no sample has a step within its length", where, SILENT)
+    first = np.flatnonzero(train)[:1]
+    if len(first) and len(census.constant_columns) == features.shape[1]:
+        if not features[slice(int(first[0]), int(first[0]) + 1)].any():
+            raise MsaPaperError(f"the {int(train.sum()):,} steps of training are zeros alone", where, SILENT)
 
 # %% ../../nbs/formats/56_padded.ipynb #4a05fe71
 def joined(
@@ -105,12 +139,13 @@ def joined(
     cuts = np.concatenate([[0], *(lengths for _, lengths, _ in of.values())]).cumsum()
     rows = Rows([valid_rows(part.features[m], *of[s][:2]) for s, part in splits.items()], chosen)
     train = np.repeat([s == "train" for s in splits], [len(p.ids) for p in splits.values()])
-    features, census = sanitised(rows, np.repeat(train, np.diff(cuts)))
+    train = np.repeat(train, np.diff(cuts))
+    features, census = sanitised(rows, train)
     refuse_unreadable(census, rows.shape[0] * rows.shape[1], where)
+    refuse_silent(features, census, train, where)
     notes = census.found() | dict(padding=of["train"][2], without=int((np.diff(cuts) == 0).sum()))
-    if outside := sum(found.outside.get(m, 0) for found in spans_of.values()):
-        notes |= dict(outside_lengths=outside)
-    return Joined(features, cuts, notes)
+    counts = sum((Counter(found.counts.get(m, {})) for found in spans_of.values()), Counter())
+    return Joined(features, cuts, notes | counts)
 
 # %% ../../nbs/formats/56_padded.ipynb #dcaf4032
 def declared_modalities(
@@ -130,6 +165,24 @@ def numbered_splits(splits:dict[str, Split])->dict[str, np.ndarray]:
     ends = np.cumsum([0] + [len(p.ids) for p in splits.values()])
     return {s: np.arange(a, b) for s, a, b in zip(splits, ends, ends[1:])}
 
+# %% ../../nbs/formats/56_padded.ipynb #c09d1dfc
+def check_ids(splits:dict[str, Split], source:Path):
+    "Raises where a sample stands twice in a split, or in two."
+    for s, part in splits.items():
+        check_once(part.ids, f"{source}, {s}")
+    ids = np.concatenate([part.ids for part in splits.values()])
+    twice = np.flatnonzero(pd.Index(ids).duplicated())
+    if len(twice):
+        what = f"{len(twice)} samples stand in two splits, the first: {named(twice, ids)}"
+        raise MsaPaperError(what, source, "what is scored was trained on: look for the file with its splits")
+
+def added_up(splits:dict[str, Split])->dict[str, int]:
+    "What is noted of the samples of all splits; labels of one modality that some splits lack are noted too."
+    found = sum((Counter(part.notes) for part in splits.values()), Counter())
+    truth = [set(part.truth) for part in splits.values()]
+    some = set.union(*truth) - set.intersection(*truth)
+    return dict(found) | {f"{name} in some splits only": 1 for name in sorted(some)}
+
 # %% ../../nbs/formats/56_padded.ipynb #f143dbf3
 def padded_corpus(
     dataset:str, protocol:str, task:str,
@@ -138,11 +191,13 @@ def padded_corpus(
     source:Path,
     lengths:str="file",           # 'file': as the file gives them, where it does; 'zeros': from the padding
     columns:dict[str, str]={},    # {modality: a name of `SELECTIONS`}
+    notes:dict={},                # what is noted of the file
 )->Corpus:
     "A corpus that reads its features from padded arrays as they are needed. Raises where they do not fit."
     known(lengths, ("file", "zeros"), "source of lengths")
     for m in columns:
         known(m, kinds, "modality")
+    check_ids(splits, source)
     found = {s: spans(part, f"{source}, {s}", lengths) for s, part in splits.items()}
     aligned = all(f.aligned for f in found.values())
     parts = {m: joined(splits, m, found, columns.get(m), f"{source}, '{m}'") for m in kinds}
@@ -156,5 +211,5 @@ def padded_corpus(
         {m: p.features for m, p in parts.items()}, {m: p.offsets for m, p in parts.items()},
         join(lambda p: p.labels).astype(np.float32), join(lambda p: p.ids), numbered_splits(splits),
         join(lambda p: p.groups), None, (source,), {k: join(lambda p: p.truth[k]) for k in everywhere},
-        {m: p.notes for m, p in parts.items()},
+        notes | added_up(splits) | {m: p.notes for m, p in parts.items()},
     ), values=False)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['REMEDY', 'EMOTIONS_ANNOTATED', 'transcript_table', 'READ', 'read_table', 'check_once', 'numbered',
-           'checked_transcripts', 'transcripts']
+           'checked_transcripts', 'note', 'notes_of', 'transcripts']
 
 # %% ../../nbs/formats/70_transcripts.ipynb #a169528a
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder
+from .signatures import TABLE, refuse_other_kind
 from .versions import SPLITS, check_sizes
 from ..registry import Registry
 from ..tasks import TASKS, check_labels
@@ -29,8 +30,9 @@ def parsed_table(path:Path, columns:dict[str, type], separator:str)->pd.DataFram
     quoting = 3 if separator == "\t" else 0                # tables with tabs quote nothing
     try:
         return pd.read_csv(path, sep=separator, dtype={c: str for c in columns}, keep_default_na=False,
-                           quoting=quoting, encoding="utf-8")
+                           quoting=quoting, encoding="utf-8-sig")
     except (ValueError, UnicodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        refuse_other_kind(path, TABLE.name)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MsaPaperError(f"not a table: {reason}", path, "fetch the file again") from error
 
@@ -58,8 +60,10 @@ def read_table(
     table = parsed_table(path, columns, separator)
     missing = [c for c in columns if c not in table]
     if missing:
+        refuse_other_kind(path, TABLE.name)
         there = ", ".join(map(str, table.columns))[:200]
-        raise MsaPaperError(f"no column '{missing[0]}'; there are {there}", path, "is it another table?")
+        what = f"no column '{missing[0]}'; there are {there}"
+        raise MsaPaperError(what, path, f"look for the other table, or write columns apart by {separator!r}")
     for c, kind in columns.items():
         if kind is float:
             table[c] = as_floats(table[c], c, path)
@@ -105,6 +109,21 @@ def checked_transcripts(
         raise MsaPaperError(what, where, "fetch the file again")
     return table.sort_values(["video", "start", "id"], ignore_index=True)
 
+# %% ../../nbs/formats/70_transcripts.ipynb #3c8ccb4d
+def note(
+    table:pd.DataFrame,   # of transcripts
+    **counts:int,         # what is noted: how often
+)->pd.DataFrame:          # the same
+    "Note what a table of transcripts lacks, where there is any of it."
+    table.attrs["notes"] = notes_of(table) | {what: int(n) for what, n in counts.items() if n}
+    return table
+
+def notes_of(
+    table:pd.DataFrame,   # of transcripts
+)->dict[str, int]:        # {what is noted: how often}
+    "What was noted of a table of transcripts."
+    return table.attrs.get("notes", {})
+
 # %% ../../nbs/formats/70_transcripts.ipynb #6f85c760
 def transcripts(
     dataset:str,              # one that declares a table: 'mosi', 'mosei', 'sims', 'simsv2', …
@@ -116,7 +135,8 @@ def transcripts(
     table = transcript_table[dataset](folder)
     strange = sorted(set(table.split) - set(SPLITS))
     if strange:
-        raise MsaPaperError(f"unknown split '{strange[0]}'", folder/dataset)
+        what = f"{table.split.isin(strange).sum()} segments in the unknown split '{strange[0]}'"
+        raise MsaPaperError(what, folder/dataset, f"known: {', '.join(SPLITS)}")
     sizes = {s: int((table.split == s).sum()) for s in SPLITS}
     check_sizes(dataset, sizes, folder/dataset, any_size)
     return table

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError
+from .signatures import ARRAYS, refuse_other_kind
 
 # %% ../../nbs/formats/45_word_vectors.ipynb #84ba0c6c
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def read_table(path:Path)->tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as table:
             return table["words"], table["emb"]
     except Exception as error:
+        refuse_other_kind(path, ARRAYS.name)
         what = f"not a table of word vectors: {type(error).__name__}: {error}"
         raise MsaPaperError(what, path, "it must be an .npz with arrays words and emb") from error
 
@@ -54,5 +56,5 @@ def read_vectors(
         raise MsaPaperError(f"{wrong} NaN or infinite values", path, "make the table again")
     rows = {w: r for r, w in enumerate(words.tolist())}
     if len(rows) != len(words):
-        raise MsaPaperError(f"{len(words) - len(rows)} words stand in it twice", path)
+        raise MsaPaperError(f"{len(words) - len(rows)} words stand in it twice", path, "make the table again")
     return WordVectors(rows, vectors.astype(np.float32))

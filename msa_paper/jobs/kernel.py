@@ -131,6 +131,11 @@ class ForkedKernel:
         "Send it a signal."
         os.kill(self.pid, number)
 
+# %% ../../nbs/jobs/10_kernel.ipynb #40b54e64
+def kernel_of(connection:str)->list[str]:
+    "The command of a kernel of this Python, whatever a kernel specification names."
+    return [sys.executable, "-m", "ipykernel_launcher", "-f", connection]
+
 # %% ../../nbs/jobs/10_kernel.ipynb #2a9632f4
 def kernel_manager(
     warm:bool=False,                       # fork the kernel, where that can be done
@@ -152,8 +157,8 @@ def kernel_manager(
             keywords["env"] = with_temporary_folder(keywords.get("env") or dict(os.environ)) | added
             keywords["cwd"] = folder or keywords.get("cwd") or os.getcwd()
             if not (warm and can_fork()):
-                return await super()._async_launch_kernel(kernel_cmd, **keywords)
-            own, arguments = self.provisioner, kernel_cmd[kernel_cmd.index("-f"):]
+                return await super()._async_launch_kernel(kernel_of(self.connection_file), **keywords)
+            own, arguments = self.provisioner, kernel_of(self.connection_file)[3:]
             own.process = ForkedKernel(arguments, keywords["env"], keywords["cwd"])
             own.pid = own.process.pid
             self._reconcile_connection_info(own.connection_info)
