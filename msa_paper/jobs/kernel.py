@@ -156,10 +156,10 @@ def kernel_manager(
         async def _async_launch_kernel(self, kernel_cmd, **keywords):
             keywords["env"] = with_temporary_folder(keywords.get("env") or dict(os.environ)) | added
             keywords["cwd"] = folder or keywords.get("cwd") or os.getcwd()
+            own, command = self.provisioner, kernel_of(self.connection_file)
             if not (warm and can_fork()):
-                return await super()._async_launch_kernel(kernel_of(self.connection_file), **keywords)
-            own, arguments = self.provisioner, kernel_of(self.connection_file)[3:]
-            own.process = ForkedKernel(arguments, keywords["env"], keywords["cwd"])
+                return await super()._async_launch_kernel(command, **keywords)
+            own.process = ForkedKernel(command[3:], keywords["env"], keywords["cwd"])
             own.pid = own.process.pid
             self._reconcile_connection_info(own.connection_info)
 
