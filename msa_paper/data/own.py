@@ -160,10 +160,10 @@ def mmsa_splits(file:Path, task:str, text:str="text")->tuple[dict, dict]:
 # %% ../../nbs/data/65_own.ipynb #df913100
 def mult_splits(file:Path, task:str)->tuple[dict, dict]:
     "The splits of a file of MulT's layout, and the kinds of its modalities."
-    from msa_paper.formats.mult import made_unique, read_splits
+    from msa_paper.formats.mult import make_unique, read_splits
     splits, _ = read_splits(file, "", task)
     for part in splits.values():
-        part.ids = made_unique(part.ids)
+        make_unique(part)
     return splits, {"text": "tokens", "vision": "frames", "audio": "frames"}
 
 # %% ../../nbs/data/65_own.ipynb #bccb5149
