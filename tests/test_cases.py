@@ -28,7 +28,8 @@ from msa_paper.formats.mfn_arrays import mfn_corpus, write_generated_mfn
 from msa_paper.formats.pickles import read_pickle
 from msa_paper.data.planted import planted_corpus
 from msa_paper.data.sims import SIMS_TASKS
-from msa_paper.tasks import MOSI_TASKS, TASKS
+from msa_paper.intensity import MOSI_TASKS
+from msa_paper.tasks import TASKS
 from msa_paper.batch import Batch, check_batch
 from msa_paper.formats.csd_corpus import csd_corpus
 from msa_paper.formats.csd import write_csd

@@ -19,7 +19,8 @@ from msa_paper.report.figure6 import jittered
 from msa_paper.report.resamples import with_truth
 from msa_paper.measures.bootstrap import group_draws, replicates
 from msa_paper.core import MsaPaperError, data_folder
-from msa_paper.tasks import TASKS, targets_from_intensity
+from msa_paper.intensity import targets_from_intensity
+from msa_paper.tasks import TASKS
 from msa_paper.formats.transcripts import READ
 from msa_paper.experiment.published import open_results
 

@@ -21,7 +21,8 @@ from ..formats.npz import read_npz
 from msa_paper.formats.transcripts import (
     EMOTIONS_ANNOTATED, check_once, checked_transcripts, note, numbered, read_table, transcript_table,
 )
-from ..tasks import MOSI_TASKS, TASKS, named, own_task, targets_from_intensity
+from ..intensity import MOSI_TASKS, targets_from_intensity
+from ..tasks import TASKS, named, own_task
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/data/30_mosei.ipynb #087cbaf3

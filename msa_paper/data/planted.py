@@ -16,7 +16,8 @@ from ..registry import dataset
 from msa_paper.data.effects import (
     CAUSES, CHANNELS, TOPIC, WHERE, Effect, Planted, PlantedOptions, directions, plant_causes, plant_quality,
 )
-from ..tasks import TASKS, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS
 from ..schema import DataSpec
 
 # %% ../../nbs/data/10_planted.ipynb #7a67a046

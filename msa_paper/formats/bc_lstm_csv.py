@@ -16,7 +16,8 @@ from .csd_corpus import read_labels
 from .signatures import TABLE, refuse_other_kind
 from .transcripts import check_once, note, notes_of, transcripts
 from .versions import SPLITS
-from ..tasks import TASKS, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #793bde07

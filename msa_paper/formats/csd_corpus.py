@@ -19,7 +19,8 @@ from .folds import FOLD_NAMES, read_folds
 from .versions import SPLITS, check_sizes
 from .video_segments import Segmented, Sources, into_segments, video_steps
 from .word_vectors import read_vectors
-from ..tasks import TASKS, check_labels, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS, check_labels
 from ..schema import DataSpec, Modality, check_names
 from ..corpus import Corpus, check_corpus
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_json
-from ..tasks import TASKS, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS
 from ..schema import DataSpec, Modality
 from ..corpus import Corpus, check_corpus, pieces, refuse_unfinite
 from .signatures import refuse_other_kind

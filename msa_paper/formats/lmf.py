@@ -16,7 +16,7 @@ from .mult import IEMOCAP_ORDER, emotion_labels, emotion_target
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
 from .versions import NAMES, check_sizes
-from ..tasks import MOSI_TASKS, targets_from_intensity
+from ..intensity import MOSI_TASKS, targets_from_intensity
 
 # %% ../../nbs/formats/59_lmf.ipynb #eefa2cd9
 ONE_VECTOR = {"vision": "facet", "audio": "covarep"}   # {modality: what the file calls it}

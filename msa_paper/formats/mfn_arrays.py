@@ -15,7 +15,8 @@ from .hdf5 import REMEDY, Hdf5, write_hdf5
 from .mosi_words import MOSI_SIZES
 from .ragged import finite32
 from .versions import SPLITS, check_sizes
-from ..tasks import TASKS, check_labels, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS, check_labels
 from ..schema import DataSpec, Modality, check_names
 from ..corpus import Corpus, check_corpus
 

@@ -15,7 +15,8 @@ from .layouts import told_apart
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
 from .versions import check_sizes
-from ..tasks import check_labels, intensity_of, targets_from_intensity
+from ..intensity import intensity_of, targets_from_intensity
+from ..tasks import check_labels
 
 # %% ../../nbs/formats/57_mmsa.ipynb #a016c39b
 LABELS_OF = {"text": "T", "audio": "A", "vision": "V"}   # 'regression_labels_T': of the text alone

@@ -16,7 +16,8 @@ from .layouts import told_apart
 from .padded import Split, padded_corpus
 from .pickles import read_pickle
 from .versions import check_sizes
-from ..tasks import MOSI_TASKS, TASKS, targets_from_intensity
+from ..intensity import MOSI_TASKS, targets_from_intensity
+from ..tasks import TASKS
 
 # %% ../../nbs/formats/58_mult.ipynb #54afe5e9
 IEMOCAP_ORDER = "neutral", "happy", "sad", "angry"

@@ -13,7 +13,8 @@ from .fields import intensity_tasks
 from .transcripts import EMOTIONS_ANNOTATED
 from .versions import SPLITS
 from ..registry import dataset as datasets
-from ..tasks import TASKS, Task, targets_from_intensity
+from ..intensity import targets_from_intensity
+from ..tasks import TASKS, Task
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/formats/72_text_corpus.ipynb #dda7480a

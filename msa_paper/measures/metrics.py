@@ -11,7 +11,7 @@ import numpy as np
 from ..core import MsaPaperError
 from .ids import OF_EACH, metrics_of
 from ..tasks import Task
-from ..tasks import binned_intensity, cuts_of
+from ..intensity import binned_intensity, cuts_of
 
 # %% ../../nbs/measures/10_metrics.ipynb #02c21ca0
 def scored(
