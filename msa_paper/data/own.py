@@ -7,13 +7,12 @@ __all__ = ['drawn_splits', 'modality_steps', 'own', 'adopt_from']
 
 # %% ../../nbs/data/65_own.ipynb #190aac0c
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
-from ..core import MsaPaperError, data_folder, known
+from ..core import MsaPaperError, data_folder, known, project_folder
 from ..corpus import Corpus, check_corpus
+from .own_field import field_corpus, read_from
 from ..formats.own_arrays import Steps, arrays_in, file_of, modality_of, stacked, steps_of
 from ..formats.own_declaration import Declared, SplitsDeclared, read_declaration, task_of
 from ..formats.own_samples import Samples, check_groups, read_samples, samples_of
@@ -73,10 +72,26 @@ def check_constant(groups:np.ndarray, sequences:np.ndarray, where:object):
         what = f"sequence '{several[0]}' has {of[several[0]]} groups"
         raise MsaPaperError(what, where, "a group is what a whole sequence belongs to, such as its session")
 
+# %% ../../nbs/data/65_own.ipynb #0wn7e475
+def text_steps(d:Declared, m:str, samples:Samples, table:Path)->tuple[Steps, Path]:
+    "The words of a column as features of a frozen encoder, extracted once; with labels per step one vector."
+    from msa_paper.extract.text import extract_text, read_text_features
+    said = d.modalities[m]
+    known(said.text, samples.table.columns, f"column of texts of modality '{m}'", table)
+    texts, pooled = samples.table[said.text].tolist(), "mean" if d.task.per_step else "no"
+    to = project_folder()/"data"/"features"      # which git ignores
+    path = extract_text(samples.ids.tolist(), texts, to, model=said.encoder, pooled=pooled)
+    found = read_text_features(path)
+    lengths, values = np.diff(found.offsets), np.asarray(found.values)
+    notes = {k: found.facts[k] for k in ("model", "empty", "truncated") if found.facts.get(k)}
+    return Steps(values, np.arange(len(values)), lengths, notes), path
+
 # %% ../../nbs/data/65_own.ipynb #cedbdac2
 def modality_steps(d:Declared, m:str, folder:Path, samples:Samples, table:Path)->tuple[Steps, Path]:
     "The steps of a modality for every row of the table, and the file that they lie in."
     said = d.modalities[m]
+    if said.text:
+        return text_steps(d, m, samples, table)
     path = file_of(folder, m, said)
     where = f"{path}, modality '{m}'"
     if d.task.per_step:
@@ -114,10 +129,6 @@ def in_step(offsets:dict[str, np.ndarray])->bool:
     return all(np.array_equal(cuts, first) for cuts in offsets.values())
 
 # %% ../../nbs/data/65_own.ipynb #d9d89e28
-def read_from(*paths:Path)->tuple[Path, ...]:
-    "The files that a corpus was read from, each once; a declaration that is no file is none."
-    return tuple(p for p in dict.fromkeys(paths) if p.is_file())
-
 def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     "A table and a file of arrays for each modality as a corpus."
     if not d.modalities:
@@ -144,91 +155,6 @@ def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
         splits, samples.groups[first], samples.ids if d.task.per_step else None,
         read_from(declaration, table, *(path for _, path in found.values())), notes=notes,
     )
-
-# %% ../../nbs/data/65_own.ipynb #7a71deb0
-def mmsa_splits(file:Path, task:str, text:str="text")->tuple[dict, dict]:
-    "The splits of a file of MMSA's layout, and the kinds of its modalities."
-    from msa_paper.formats.fields import split_parts
-    from msa_paper.formats.layouts import told_apart
-    from msa_paper.formats.mmsa import KINDS_OF, mmsa_split
-    from msa_paper.formats.pickles import read_pickle
-    tree = read_pickle(file)
-    with told_apart(tree, "mmsa"):
-        parts, _ = split_parts(tree, file)
-        return {s: mmsa_split(part, f"{file}, {s}", text) for s, part in parts.items()}, KINDS_OF
-
-# %% ../../nbs/data/65_own.ipynb #df913100
-def mult_splits(file:Path, task:str)->tuple[dict, dict]:
-    "The splits of a file of MulT's layout, and the kinds of its modalities."
-    from msa_paper.formats.mult import make_unique, read_splits
-    splits, _ = read_splits(file, "", task)
-    for part in splits.values():
-        make_unique(part)
-    return splits, {"text": "tokens", "vision": "frames", "audio": "frames"}
-
-# %% ../../nbs/data/65_own.ipynb #bccb5149
-def lmf_splits(file:Path, task:str)->tuple[dict, dict]:
-    "The splits of a file of LMF's layout, and the kinds of its modalities."
-    from msa_paper.formats.layouts import told_apart
-    from msa_paper.formats.lmf import sentiment_splits
-    from msa_paper.formats.pickles import read_pickle
-    tree = read_pickle(file)
-    with told_apart(tree, "lmf"):
-        splits = sentiment_splits(tree, task, file)
-    return splits, {"text": "tokens", "vision": "vector", "audio": "vector"}
-
-PADDED: dict[str, Callable] = {"mmsa": mmsa_splits, "mult": mult_splits, "lmf": lmf_splits}
-
-# %% ../../nbs/data/65_own.ipynb #03ce534f
-def padded_file(d:Declared, task:Task, file:Path)->Corpus:
-    "A file of three padded splits. Raises where the task is no intensity, which is all that they hold."
-    from msa_paper.formats.options import accepted
-    from msa_paper.formats.padded import padded_corpus
-    if task.kind != "intensity":
-        what = f"format '{d.format}' holds an intensity, and the task is of kind '{task.kind}'"
-        raise MsaPaperError(what, file, "declare kind = \"intensity\", or write a table and arrays")
-    read, options = PADDED[d.format], dict(d.options)
-    lengths = options.pop("lengths", "file")
-    splits, kinds = read(file, task.name, **accepted(read, options, f"'{d.name}'"))
-    return padded_corpus(d.name, "own", task.name, splits, kinds, file, lengths)
-
-# %% ../../nbs/data/65_own.ipynb #b2a06f72
-def conversations_file(d:Declared, task:Task, file:Path)->Corpus:
-    "Conversations with classes of one's own; other words of the annotation are counted. Raises for none."
-    from msa_paper.formats.conversations import read_conversation_npz
-    from msa_paper.formats.dialogue_tuples import read_conversation_tuple
-    from msa_paper.formats.dialogues import dialogue_corpus
-    if task.kind != "classes" or not d.task.per_step:
-        remedy = "declare kind = \"classes\" and per_step = true"
-        raise MsaPaperError("conversations have one class an utterance", file, remedy)
-    c = read_conversation_npz(file) if file.suffix == ".npz" else read_conversation_tuple(file, False)
-    numbers, words = {w: k for k, w in enumerate(task.classes)}, c.labels.tolist()
-    y = np.array([numbers.get(w, np.nan) for w in words], np.float32)
-    others = dict(Counter(w or "no label" for w in words if w not in numbers))
-    if np.isnan(y).all() and set(others) != {"no label"}:
-        raise MsaPaperError(f"no utterance has one of the classes; there are {', '.join(others)[:200]}", file,
-                            f"the classes are {', '.join(task.classes)}")
-    return dialogue_corpus(c, d.name, "own", task.name, y, d.options.get("fold", 0), others)
-
-# %% ../../nbs/data/65_own.ipynb #dbaece35
-def store_file(d:Declared, task:Task, file:Path)->Corpus:
-    "What `msa-paper data convert` wrote."
-    from msa_paper.formats.feature_store import open_corpus
-    return open_corpus(file)
-
-# %% ../../nbs/data/65_own.ipynb #3941cb8d
-def field_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
-    "A file in a format of the field, under one's own name, task and scale."
-    file = folder/d.file
-    if not file.is_file():
-        raise MsaPaperError("missing file", file, f"put it there, or mend `file` in {declaration.name}")
-    readers = dict.fromkeys(PADDED, padded_file) | dict(conversations=conversations_file, store=store_file)
-    corpus = readers[d.format](d, task, file)
-    spec = replace(corpus.spec, task=task)
-    if spec.per_step != d.task.per_step:
-        what = f"its labels are for each {'step' if spec.per_step else 'sequence'}"
-        raise MsaPaperError(what, file, f"declare per_step = {str(spec.per_step).lower()}")
-    return replace(corpus, name=d.name, protocol="own", spec=spec, sources=read_from(declaration, file))
 
 # %% ../../nbs/data/65_own.ipynb #30d6f677
 def scale_of(task:Task)->tuple[float, float]|None:

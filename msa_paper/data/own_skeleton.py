@@ -121,6 +121,14 @@ def line(field:str, column:str, comment:str)->str:
     return f'{field} = "{column}"' if column else f'# {field} = "…"   # {comment}'
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #701e7a8d
+WORDS = "text", "transcript", "utterance", "sentence", "words"
+
+def text_guess(table:pd.DataFrame)->list[Guess]:
+    "A column of texts as a modality: its words become features of a packaged encoder."
+    column = called(list(table), WORDS)
+    said, told = f'text = "{column}"\n', f"column '{column}', by a frozen encoder"
+    return [Guess("text", said, told)] if column else []
+
 def modality_lines(found:list[Guess])->str:
     "The parts of the modalities, or what they would look like."
     if not found:
@@ -147,6 +155,7 @@ def skeleton(
     samples = set(table[ids]) if ids in table else set()
     arrays = sorted(p for p in folder.iterdir() if p.suffix in READERS)
     found = [g for p in arrays for g in modalities_in(p, samples)]
+    found += [] if any(g.name == "text" for g in found) else text_guess(table)
     place = folder.resolve().name
     name = named_like(place)
     return HEAD.format(

@@ -19,8 +19,8 @@ from .folds import FOLD_NAMES, read_folds
 from .versions import SPLITS, check_sizes
 from .video_segments import Segmented, Sources, into_segments, video_steps
 from .word_vectors import read_vectors
-from ..intensity import targets_from_intensity
-from ..tasks import TASKS, check_labels
+from ..intensity import intensity_of, targets_from_intensity
+from ..tasks import TASKS, Task, check_labels
 from ..schema import DataSpec, Modality, check_names
 from ..corpus import Corpus, check_corpus
 
@@ -29,7 +29,8 @@ def read_labels(
     labels:Csd,
     video:str,
     column:int,   # which of its features is the intensity
-)->tuple[np.ndarray, np.ndarray]: # (S,) intensity in [-3, 3], NaN = missing, and (S, 2) seconds
+    scale:Task=TASKS["regression"],   # what the intensity can be
+)->tuple[np.ndarray, np.ndarray]: # (S,) intensity, NaN = missing, and (S, 2) seconds
     "Labelled segments of one video, in the order of the file. Raises where the column is missing."
     steps = labels[video]
     where = f"{labels.path}, entry '{video}'"
@@ -37,7 +38,7 @@ def read_labels(
         remedy = "name the file of the labels, and the column of the intensity"
         raise MsaPaperError(f"no column {column} of numbers", where, remedy)
     y = steps.features[:, column].astype(np.float64)
-    check_labels(y, TASKS["regression"], [f"{video}_{k + 1}" for k in range(len(y))], where)
+    check_labels(y, scale, [f"{video}_{k + 1}" for k in range(len(y))], where)
     return y, steps.intervals
 
 # %% ../../nbs/formats/47_csd_corpus.ipynb #76465837
@@ -50,14 +51,17 @@ class VideoPart:
     features: dict[str, Segmented]  # {modality: …}; a modality that lacks the video is not in it
 
 # %% ../../nbs/formats/47_csd_corpus.ipynb #fcbc4367
-def read_videos(s:Sources, labels:Csd, column:int, splits:dict)->Iterator[VideoPart]:
+def read_videos(
+    s:Sources, labels:Csd, column:int, splits:dict,
+    scale:Task=TASKS["regression"],
+)->Iterator[VideoPart]:
     "The videos of the folds, one after another; those without labels or reference are counted."
     for split, videos in splits.items():
         for video in videos:
             if video not in labels.entries or video not in s.files[s.first].entries:
                 s.notes["videos of the folds without labels or reference"] += 1
                 continue
-            y, segments = read_labels(labels, video, column)
+            y, segments = read_labels(labels, video, column, scale)
             yield VideoPart(split, video, y, into_segments(s, video_steps(s, video), segments))
 
 # %% ../../nbs/formats/47_csd_corpus.ipynb #cfbcb742
@@ -175,7 +179,9 @@ def files_below(folder:Path, labels:str, sequences:dict, vectors:str|None, folds
     return Files(folder/labels, paths, folder/vectors if vectors else None, here)
 
 # %% ../../nbs/formats/47_csd_corpus.ipynb #92cee619
-def read_files(files:Files, fold_set:str|None, column:int, **ways:object)->tuple[list[VideoPart], Counter]:
+def read_files(
+    files:Files, fold_set:str|None, column:int, scale:Task=TASKS["regression"], **ways:object,
+)->tuple[list[VideoPart], Counter]:
     "All videos of the folds, and what was counted; `ways` are fields of `Sources`."
     table = read_vectors(files.vectors) if files.vectors else None
     splits = read_folds(files.folds, fold_set)
@@ -183,7 +189,7 @@ def read_files(files:Files, fold_set:str|None, column:int, **ways:object)->tuple
         labels = stack.enter_context(Csd(files.labels))
         opened = {m: stack.enter_context(Csd(path)) for m, path in files.sequences.items()}
         sources = Sources(opened, vectors=table, **ways)
-        videos = list(read_videos(sources, labels, column, splits))
+        videos = list(read_videos(sources, labels, column, splits, scale))
         sources.notes["labelled videos in no fold"] += len(labels.entries - set(sum(splits.values(), [])))
     check_any(videos, splits, labels)
     return videos, sources.notes
@@ -212,7 +218,7 @@ def csd_corpus(
     check_modalities(sequences, columns, kinds, name)
     files = files_below(Path(folder or data_folder()), labels, sequences, vectors, folds)
     aligned, ways = protocol == "official", dict(columns=columns, collapse=collapse, cut=cut, pauses=pauses)
-    videos, notes = read_files(files, fold_set, column, aligned=aligned, **ways)
+    videos, notes = read_files(files, fold_set, column, intensity_of(task), aligned=aligned, **ways)
     own, first = "tokens" if aligned else "frames", next(iter(sequences))
     kinds = {m: kinds.get(m, "tokens" if m == first else own) for m in sequences}
     return assembled(videos, kinds, aligned, notes, name, protocol, task, sizes, files.paths())

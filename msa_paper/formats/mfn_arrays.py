@@ -15,8 +15,8 @@ from .hdf5 import REMEDY, Hdf5, write_hdf5
 from .mosi_words import MOSI_SIZES
 from .ragged import finite32
 from .versions import SPLITS, check_sizes
-from ..intensity import targets_from_intensity
-from ..tasks import TASKS, check_labels
+from ..intensity import intensity_of, targets_from_intensity
+from ..tasks import TASKS, Task, check_labels
 from ..schema import DataSpec, Modality, check_names
 from ..corpus import Corpus, check_corpus
 
@@ -87,6 +87,7 @@ def read_mfn_part(
     split:str,        # of `FILES`
     cuts:dict,        # {modality: numbers a step}
     notes:Counter,    # what is counted
+    scale:Task=TASKS["regression"],   # what the labels can be
 )->Part:
     "One split without its padding."
     features, labels = (Path(folder)/f"{xy}_{FILES[split]}.h5" for xy in "Xy")
@@ -96,7 +97,7 @@ def read_mfn_part(
         raise MsaPaperError(what, features, "give the cuts of this file: {modality: numbers}")
     if len(x) != len(y):
         raise MsaPaperError(f"{len(y)} labels for {len(x)} segments", labels, REMEDY)
-    check_labels(y, TASKS["regression"], None, labels)
+    check_labels(y, scale, None, labels)
     return Part(*without_padding(x, notes, features), y)
 
 # %% ../../nbs/formats/55_mfn_arrays.ipynb #30a4deb5
@@ -150,7 +151,7 @@ def mfn_corpus(
     check_counts("sizes", sizes or {}, 0)
     check_all_splits(sizes)
     folder, notes = Path(folder or data_folder()/"mosi"/"mfn"), Counter()
-    parts = {split: read_mfn_part(folder, split, cuts, notes) for split in FILES}
+    parts = {s: read_mfn_part(folder, s, cuts, notes, intensity_of(task)) for s in FILES}
     if sizes is not None:
         found, expected = {s: len(p.lengths) for s, p in parts.items()}, tuple(sizes[s] for s in SPLITS)
         check_sizes("mosi", found, folder, expected=expected)

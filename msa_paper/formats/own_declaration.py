@@ -99,10 +99,13 @@ class ModalityDeclared(Part):
     file: str = ""        # empty: <name>.npy, <name>.npz or <name>.safetensors
     array: str = ""       # of several in one file; empty: one array a sample, or the only one
     lengths: str = ""     # a column of the table, or an array of the file: steps of each sample
+    text: str = ""        # a column of the table, instead of a file: its words become features
+    encoder: str = "minilm"   # of the words: 'minilm', a hub id, or a folder
     kind: Literal["", "tokens", "frames", "spectrum", "vector"] = ""   # empty: vector or frames, by its steps
 
 # %% ../../nbs/formats/90_own_declaration.ipynb #8bd8b912
-FIELD_FORMATS = "mmsa", "mult", "lmf", "conversations", "store"   # files of the field: read as one's own
+# files of the field: read as one's own
+FIELD_FORMATS = "mmsa", "mult", "lmf", "mfn", "csd", "conversations", "store"
 
 class Declared(Part):
     "All that is declared of a data set."
@@ -144,6 +147,9 @@ def checked_parts(given:dict, where:object)->dict:
     places = {m: f"{where}, [modalities.{m}]" for m in said}
     if wrong := [m for m, facts in said.items() if not isinstance(facts, dict)]:
         raise MsaPaperError(f"modality '{wrong[0]}' is no table", where, f"write [modalities.{wrong[0]}]")
+    both = [m for m, facts in said.items() if {"text", "file"} <= facts.keys()]
+    if both:
+        raise MsaPaperError("both a file and a column of texts", places[both[0]], "leave one of them out")
     return found | dict(modalities={m: validated(ModalityDeclared, said[m], places[m]) for m in said})
 
 # %% ../../nbs/formats/90_own_declaration.ipynb #2eadf122
