@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from msa_paper.core import MsaPaperError
@@ -137,7 +138,7 @@ def test_a_model_trains_and_is_scored_on_several_labels_and_the_same_twice(name,
     assert list(found.replicates) == list(resampled_metrics(MOOD))
     assert found.predictions.equals(evaluate(again, corpus, "test").predictions)
     other = Training(spec_of(name), corpus.spec, 2)
-    other.load_state_dict(load(save(module.cpu().state_dict())))
+    other.load_state_dict(load_bytes(save(module.cpu().state_dict())))
     assert predict(other, corpus, "test")[0].equals(found.predictions)
 
 
