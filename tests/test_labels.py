@@ -97,6 +97,7 @@ def built(name, corpus):
 
 def touched(model, names):
     "The same model; parameters that rightly get no gradient get one of zero and one."
+
     def add_nothing(m, _, y):
         return y + sum((m.get_parameter(n) - m.get_parameter(n).detach()).sum() for n in names)
 
