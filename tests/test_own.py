@@ -204,3 +204,16 @@ def test_sdk_and_mfn_files_under_ones_own_name(place):
     narrow = task.replace("[-3, 3]", "[-1, 1]")
     (folder / "data.toml").write_text(f'name = "arrays"\nformat = "mfn"\nfile = "X_train.h5"\n{narrow}')
     assert main(["data", "check", str(folder)]) == 1
+    from msa_paper.formats.generated_csd import write_generated_csd
+
+    sdk = write_generated_csd(place / "sdk")
+    options = (
+        'folds = "../standard_folds.json"\nvectors = "../vectors.npz"\ncolumn = 0\nfold_set = "generated"\n'
+        '[options.sequences]\ntext = "CMU_MOSI_ModifiedTimestampedWords.csd"\n'
+    )
+    labels = "csd/CMU_MOSI_Opinion_Labels.csd"
+    said = f'name = "talks"\nformat = "csd"\nfile = "{labels}"\n{task}[options]\n{options}'
+    (sdk / "data.toml").write_text(said)
+    talks = own(sdk)
+    assert talks.title == "talks-own" and list(talks.spec.modalities) == ["text"]
+    assert all(len(i) for i in talks.splits.values())

@@ -137,7 +137,7 @@ own_task(
     splits="the official ones; they never cut a video",
     leaks={"videos": "the features' extractors are not documented by who posted them"},
     terms="academic research only; no redistribution of the videos",
-    cards=(("official", {}), ("context", {}), ("videos", {})),
+    cards=(("official", {}), ("context", {}), ("videos", {}), ("context", dict(task="mosei_emotions"))),
 )
 def mosei()->dict[str, Callable]:
     "Source → reader(protocol, task, **options)."

@@ -23,7 +23,8 @@ from ..tasks import named
 from ..loaders import batches
 from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told
-from .loss import LOSSES, labelled, loss_of, validation_scores
+from .loss import LOSSES, balance_of, labelled, loss_of, pair_weights
+from .loss import validation_scores
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
 from ..model.contract import build_model, parameter_groups, trained_outputs
@@ -97,7 +98,8 @@ def step_loss(
     n = len(pairs[0][1])
     if not n:
         return None, 0
-    loss = sum(loss_of(output, y, module.loss) for output, y in pairs)
+    weight = pair_weights(module.balance, batch.labels)
+    loss = sum(loss_of(output, y, module.loss, weight) for output, y in pairs)
     need_number(module, loss, batch)
     return loss, n
 
@@ -111,7 +113,7 @@ def step_scores(
     output, y = labelled(output, batch.labels)
     if not len(y):
         return {}, 0
-    loss = loss_of(output, y, module.loss)
+    loss = loss_of(output, y, module.loss, pair_weights(module.balance, batch.labels))
     need_number(module, loss, batch)
     scores = dict(validation_loss=loss) | validation_scores(output, y, module.task.kind)
     return scores, len(y)
@@ -133,7 +135,7 @@ class Training(L.LightningModule):
         super().__init__()
         self.spec, self.seed, self.task = spec, seed, data.task
         self.run = run_id(spec, seed, "").rstrip("-")     # whose checkpoints
-        self.loss = loss_for(spec, data)
+        self.loss, self.balance = loss_for(spec, data), None    # of `balance_of`, when it is fitted
         torch.manual_seed(seed)
         self.scale, self.model = Standardiser(data), built(spec, data)
 
@@ -284,6 +286,7 @@ def fit(
     need_finite(corpus, "validation")
     torch.set_num_threads(spec.threads)
     module.scale.fit(corpus)
+    module.balance = balance_of(corpus) if module.loss == "balanced_cross_entropy" else None
     if hasattr(module.model, "fit_closed_form"):
         return Fitted(fit_in_closed_form(module, corpus), None)
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")

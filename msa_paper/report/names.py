@@ -50,7 +50,7 @@ def class_metrics()->dict[str, Metric]:
     classes = dict.fromkeys(c for task in TASKS.values() for c in task.classes)
     labels = dict.fromkeys(c for task in TASKS.values() if task.kind == "labels" for c in task.classes)
     found = {f"f1_{c}": Metric(f"F1 of {c}, %") for c in classes}
-    return found | {f"wa_{c}": Metric(f"weighted accuracy of {c}, %") for c in labels}
+    return found | {f"wa_{c}": Metric(f"WA of {c}, %") for c in labels}
 
 # %% ../../nbs/report/08_names.ipynb #db80fa29
 class Metrics(dict):
@@ -71,7 +71,7 @@ METRICS = Metrics(
     acc=Metric("accuracy, %"),
     f1_weighted=Metric("weighted F1, %"),
     acc_labels=Metric("accuracy over all labels, %"),
-    wa_mean=Metric("weighted accuracy, mean over labels, %"),
-    f1_mean=Metric("weighted F1, mean over labels, %"),
+    wa_mean=Metric("WA, mean of all labels, %"),
+    f1_mean=Metric("weighted F1, mean of all labels, %"),
     **class_metrics(),
 )

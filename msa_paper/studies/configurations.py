@@ -16,11 +16,12 @@ from .study import Experiment, experiment, experiments, is_closed_form, studied
 
 # %% ../../nbs/studies/05_configurations.ipynb #056db8e0
 def tuned_by(e:Experiment)->Experiment:
-    "The experiment whose search decides: its own, or that of another task on the same data."
+    "The experiment whose search decides: its own, or that of another task on the same data, of any study."
     if not e.tuned_on:
         return e
     read = e.dataset, e.protocol, e.data
-    same = [o for o in experiments(e.study) if (o.dataset, o.protocol, o.data) == read]
+    every = *experiments(e.study), *experiments()
+    same = [o for o in every if (o.dataset, o.protocol, o.data) == read]
     return next(o for o in same if o.task == e.tuned_on)
 
 def search(
