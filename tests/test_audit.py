@@ -255,9 +255,10 @@ def test_an_undeclared_fault_stops_publishing(tmp_path, monkeypatch):
     from msa_paper.report import audits
 
     asked = Question(dataset="mosi", protocol="context")
-    at = SimpleNamespace(study="mosei", every=[SimpleNamespace(spec=asked)], earlier=None, remade=False)
+    every = [SimpleNamespace(spec=asked)]
+    at = SimpleNamespace(study="mosei", every=every, earlier=None, remade=False, results=str(tmp_path))
     bad = [finding("knows-labels", "vision", "failed", "r = 0.691 and 0.069")]
-    monkeypatch.setattr("msa_paper.experiment.audits.audited", lambda spec: bad)
+    monkeypatch.setattr("msa_paper.experiment.audits.audited", lambda *_: bad)
     with pytest.raises(MsaPaperError, match="failed the check knows-labels vision: r = 0.691") as told:
         audits.refuse_undeclared(at, audits.audits_of(at))
     assert "features whose extractor saw none" in told.value.remedy and "known_faults=" in told.value.remedy

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audited']
 
-# %% ../../nbs/experiment/15_audits.ipynb #6e7cfb36
+# %% ../../nbs/experiment/15_audits.ipynb #9e6d8fbf
 import hashlib
 import json
 from pathlib import Path
@@ -14,28 +14,30 @@ from ..data.findings import Finding
 from .identity import data_digest, read_corpus
 from .specification import Question
 
-# %% ../../nbs/experiment/15_audits.ipynb #c8821e41
+# %% ../../nbs/experiment/15_audits.ipynb #11809885
 def asked_of(spec:Question, digest:str)->str:
     "What was audited: how it was read, the content of its files, and by which checks."
     from msa_paper.data.audit import AUDIT
     return json.dumps([spec.dataset, spec.protocol, spec.task, spec.data, digest, AUDIT], sort_keys=True)
 
-def kept_at(asked:str)->Path:
+def kept_at(asked:str, results:str)->Path:
     "Where an audit is kept."
-    return runs_folder()/"audits"/f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+    name = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return (Path(results) if results else runs_folder())/"audits"/f"{name}.json"
 
-def kept_audit(asked:str)->list[Finding]|None:
+def kept_audit(path:Path, asked:str)->list[Finding]|None:
     "An audit that was kept; a damaged one is none."
     from msa_paper.data.audit import restored
     try:
-        found = read_json(kept_at(asked))
+        found = read_json(path)
         return restored(found["findings"]) if found["asked"] == asked else None
     except (MsaPaperError, KeyError, TypeError):
         return None
 
-# %% ../../nbs/experiment/15_audits.ipynb #087bc69c
+# %% ../../nbs/experiment/15_audits.ipynb #1907527e
 def audited(
     spec:Question,         # data set, protocol, task and options of the reader
+    results:str="",        # the working store; empty: runs/ of the project
 )->list[Finding]|None:     # None where the data are not here
     "What an audit finds in the data of a run; of data that were audited before, what it found."
     from msa_paper.data.audit import audit, kept
@@ -43,11 +45,12 @@ def audited(
     if digest is None:
         return None
     asked = asked_of(spec, digest)
-    if (found := kept_audit(asked)) is not None:
+    path = kept_at(asked, results)
+    if (found := kept_audit(path, asked)) is not None:
         return found
     findings = audit(read_corpus(spec))
     try:
-        write_json(kept_at(asked), dict(asked=asked, findings=kept(findings)))
+        write_json(path, dict(asked=asked, findings=kept(findings)))
     except (OSError, MsaPaperError):
         pass                                    # a disk that cannot be written to costs a second audit
     return findings

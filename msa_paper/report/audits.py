@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['audits_of', 'fault_of', 'refuse_undeclared', 'published_audits']
 
-# %% ../../nbs/report/31_audits.ipynb #45b16ac1
+# %% ../../nbs/report/31_audits.ipynb #96933552
 import json
 from ..core import MsaPaperError
 from ..data.findings import Finding
@@ -14,7 +14,7 @@ from ..registry import dataset
 from .at_hand import AtHand
 from ..studies.study import has_experiments, studied
 
-# %% ../../nbs/report/31_audits.ipynb #a3671589
+# %% ../../nbs/report/31_audits.ipynb #19c180dc
 def data_title(spec:Question)->str:
     "Which data a question is about: 'mosi-context-regression', and the options of the reader."
     options = f" {json.dumps(spec.data, sort_keys=True)}" if spec.data else ""
@@ -25,16 +25,16 @@ def asked_about(at:AtHand)->dict[str, Question]: # {title: a question}
     left_out = () if has_experiments(at.study) else dataset.names(made=True)
     return {data_title(c.spec): c.spec for c in at.every if c.spec.dataset not in left_out}
 
-# %% ../../nbs/report/31_audits.ipynb #1378e323
+# %% ../../nbs/report/31_audits.ipynb #7a0ae272
 def audits_of(
     at:AtHand,
 )->dict[str, list[Finding]]: # {title: what was found}
     "What audits find in the data of a study, as far as they are at hand."
     from msa_paper.experiment.audits import audited
-    found = {title: audited(spec) for title, spec in asked_about(at).items()}
+    found = {title: audited(spec, at.results) for title, spec in asked_about(at).items()}
     return {title: findings for title, findings in found.items() if findings is not None}
 
-# %% ../../nbs/report/31_audits.ipynb #72fb3fe0
+# %% ../../nbs/report/31_audits.ipynb #3c9b6391
 def fault_of(
     spec:Question,
     f:Finding,
@@ -58,7 +58,7 @@ def refuse_undeclared(
         what = f"its data failed the check {f.id}: {f.sentence}{more}"
         raise MsaPaperError(what, title, f"{f.remedy}; {say}")
 
-# %% ../../nbs/report/31_audits.ipynb #f4909374
+# %% ../../nbs/report/31_audits.ipynb #6b65e1bb
 def published_audits(
     at:AtHand,
     audits:dict[str, list[Finding]],   # from `audits_of`
