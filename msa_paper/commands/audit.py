@@ -19,7 +19,8 @@ def audited_data(dataset:str, protocol:str, task:str, options:dict)->dict:
     "Which data were audited, what was found, and the page that says so."
     from msa_paper.data.audit import audit, audit_page, kept
     from msa_paper.data.catalogue import load_corpus, usual_task
-    task = task or usual_task(dataset)
+    options = dict(options)           # a card may name its task
+    task = task or options.pop("task", usual_task(dataset))
     findings = audit(load_corpus(dataset, protocol, task, **options))
     failed = [f"{dataset}-{protocol}: failed {f.id}" for f in findings if f.state == "failed"]
     facts = dict(dataset=dataset, protocol=protocol, task=task, options=options, findings=kept(findings))

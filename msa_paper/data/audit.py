@@ -11,7 +11,7 @@ import textwrap
 from ..core import plain
 from ..corpus import Corpus
 from .digest import Audited, Digest
-from .findings import STATES, Finding, audit_check
+from .findings import QUIET, STATES, Finding, audit_check
 
 # %% ../../nbs/data/86_audit.ipynb #bfbe5bb0
 AUDIT = 1    # raised when a check or a threshold changes what it finds: audits that were kept are made again
@@ -41,15 +41,16 @@ def restored(
     records:Sequence[dict],        # from `kept`
 )->list[Finding]:
     "Findings that were kept."
-    return [Finding(**r, remedy="" if r["state"] == "told" else audit_check.facts(r["check"])["remedy"])
+    return [Finding(**r, remedy="" if r["state"] in QUIET else audit_check.facts(r["check"])["remedy"])
             for r in records]
 
 # %% ../../nbs/data/86_audit.ipynb #e5e2f5a9
 WIDTH = 100    # characters of a line
+SHOWN = {"told": "passed", "not asked": "not asked"}     # the others in capitals
 
 def told_lines(f:Finding)->list[str]:
     "A finding as lines of text."
-    head = f"{f.state.upper() if f.state != 'told' else 'passed'}  {f.id}: "
+    head = f"{SHOWN.get(f.state, f.state.upper())}  {f.id}: "
     lines = textwrap.wrap(head + f.sentence, WIDTH, subsequent_indent="    ")
     return lines + (textwrap.wrap(f"    do: {f.remedy}", WIDTH, subsequent_indent="    ") if f.remedy else [])
 
@@ -61,6 +62,7 @@ def audit_page(
     "An audit as a person reads it."
     count = {s: sum(f.state == s for f in findings) for s in STATES}
     head = f"{title}: {count['failed']} failed, {count['suspicious']} suspicious, {count['told']} passed"
+    head += f", {count['not asked']} not asked" if count["not asked"] else ""
     lines = [line for f in findings for line in told_lines(f)]
     note = "knows-labels reads the labels of the test: it is about the data, and nothing is chosen by it."
     return "\n".join([head, "", *lines, "", note])

@@ -254,7 +254,7 @@ def repeated_text(audited:Audited)->Iterator[Finding]:
     elif "text" in corpus.spec.modalities:
         key, what = sample_keys(audited, "text"), "features of texts"
     else:
-        yield finding("repeated-text", "", "told", "there is no text")
+        yield finding("repeated-text", "", "not asked", "there is no text")
         return
     found = twins(key, s.group, s.split, natural=True)
     sentence, numbers = repeated(found, what)

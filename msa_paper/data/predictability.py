@@ -206,7 +206,7 @@ def knows_labels(audited:Audited)->Iterator[Finding]:
         found = [(g.low, name, g) for name, g in asked if g]
         if not found:
             few = f"fewer than {GROUPS} groups, or {POSITIVE} samples of a class, on one side"
-            yield finding("knows-labels", m, "told", f"{few}: it cannot be told")
+            yield finding("knows-labels", m, "not asked", f"{few}: it cannot be told")
             continue
         _, name, g = max(found, key=lambda f: f[0])
         state = "failed" if g.low > MARGIN else "suspicious" if g.low > 0 else "told"

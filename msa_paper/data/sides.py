@@ -64,7 +64,7 @@ def shared_speaker(audited:Audited)->Iterator[Finding]:
     corpus, s, names = audited.corpus, audited.samples, speakers_of(audited.corpus)
     if names is None:
         none = "who speaks is not known: a reader can say it in `truth['speaker']`"
-        yield finding("shared-speaker", "", "told", none)
+        yield finding("shared-speaker", "", "not asked", none)
         return
     where = pd.Index(np.asarray(label_ids(corpus)).astype(str)).get_indexer(s.ids)
     yield both_sides("shared-speaker", names[where], s.split, "speakers")

@@ -9,7 +9,7 @@ __all__ = ['audit_page']
 from collections import Counter
 import pandas as pd
 from ..core import MsaPaperError, json_text, read_json, write_whole
-from ..data.findings import STATES, audit_check
+from ..data.findings import QUIET, STATES, audit_check
 from ..registry import page
 from .audited import audit_file
 from .markdown import escaped, markdown
@@ -37,21 +37,21 @@ def held_out(record:dict)->str:
     return "; ".join(f"{m} {r:.3f} / {test:.3f}" for m, r, test in sides)
 
 # %% ../../nbs/report/49_audit_page.ipynb #81d72d9e
-HEAD = ("data", "task", "modalities", "verdict", "failed", "suspicious", "passed",
+HEAD = ("data", "task", "modalities", "verdict", "failed", "suspicious", "passed", "not asked",
         "r held out / test, by modality")
 
 def row_of(record:dict)->list[str]:
     "One corpus."
     passed = sum(f["state"] == "told" for f in record["findings"])
     return [title_of(record), record["task"], record["modalities"], verdict(record), ids_of(record, "failed"),
-            ids_of(record, "suspicious"), str(passed), held_out(record)]
+            ids_of(record, "suspicious"), str(passed), ids_of(record, "not asked"), held_out(record)]
 
 def what_was_found(records:list[dict])->str:
     "Every finding that did not pass, with its numbers and what to do."
     rows = [
         [title_of(r), f["state"], f"{f['check']} {f['modality']}".strip(), escaped(f["sentence"]),
          escaped(audit_check.facts(f["check"])["remedy"])]
-        for r in records for f in r["findings"] if f["state"] != "told"
+        for r in records for f in r["findings"] if f["state"] not in QUIET
     ]
     return markdown(("data", "state", "check", "numbers", "what to do"), rows)
 

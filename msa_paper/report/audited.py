@@ -15,7 +15,7 @@ from ..corpus import Corpus
 from ..data.audit import AUDIT, audit, kept
 from ..data.catalogue import load_corpus, usual_task
 from ..data.digest import Audited
-from ..data.findings import audit_check
+from ..data.findings import QUIET, STATES, audit_check
 from ..registry import dataset
 
 # %% ../../nbs/report/33_audited.ipynb #56745bc3
@@ -30,7 +30,7 @@ def real_corpora()->Iterator[Corpus]:
     for name in (n for n in dataset if n not in dataset.names(made=True)):
         for protocol, options in dataset.facts(name).get("cards", ()):
             try:
-                yield load_corpus(name, protocol, usual_task(name), **options)
+                yield load_corpus(name, protocol, **dict(task=usual_task(name)) | options)
             except MsaPaperError as error:
                 if error.what != "missing file":
                     raise
@@ -66,7 +66,7 @@ def without_failed(corpus:Corpus, findings:list[dict])->Corpus|None:
 
 def asked_again(findings:list[dict])->list[str]:
     "The checks that say something of how groups are dealt: not what they found before, nor who speaks."
-    spoke = {f["check"] for f in findings if f["state"] != "told"}
+    spoke = {f["check"] for f in findings if f["state"] not in QUIET}
     return [c for c in audit_check if c not in spoke | {"shared-speaker"}]
 
 def real_alarms(corpus:Corpus, deals:int, *only:str)->list[dict]:
