@@ -15,7 +15,7 @@ from ..corpus import Corpus
 from ..data.audit import AUDIT, audit, kept
 from ..data.catalogue import load_corpus, usual_task
 from ..data.digest import Audited
-from ..data.findings import QUIET, STATES, audit_check
+from ..data.findings import QUIET, audit_check
 from ..registry import dataset
 
 # %% ../../nbs/report/33_audited.ipynb #56745bc3
