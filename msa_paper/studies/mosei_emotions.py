@@ -14,7 +14,7 @@ from .study import PAPER_BASELINES, Asked, Experiment, Part, Study
 from ..tasks import TASKS
 
 TRAINED = *PAPER_BASELINES, "full", "bc_lstm"
-WHICH = dict(settings=dict(full=PER_STEP["full"]), tuned_on="regression", main="wa_mean", **BUDGET)
+WHICH = dict(settings=dict(full=PER_STEP["full"]), tuned_on="regression", **BUDGET)
 EMOTIONS = Experiment(
     "mosei", "context", "mosei_emotions", FIXED, (*TRAINED, "ridge", "dummy"),
     place="MOSEI text, six emotions", **WHICH,
