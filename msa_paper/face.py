@@ -11,6 +11,7 @@ from importlib import import_module
 FACE = {   # name → the module that has it
     "MsaPaperError": "core",                 # every error: what, where, remedy
     "load_corpus": "data.catalogue",         # a data set by name
+    "own": "data.own",                       # data of one's own, by their folder
     "Batch": "batch",                       # features, masks and labels of some samples
     "build_model": "model.contract",         # a model by name, for the data it will see
     "check_model": "model.contract",         # whether a model keeps the contract

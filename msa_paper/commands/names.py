@@ -18,7 +18,7 @@ ALSO_PUBLISHED = "cards", "audit", "overhead"   # what can be published beside s
 # %% ../../nbs/commands/10_names.ipynb #8dae4892
 def studies()->list[str]:
     "What `reproduce --data` takes."
-    return list(study)
+    return [name for name in study if not study.is_adopted(name)]
 
 # %% ../../nbs/commands/10_names.ipynb #1d000530
 def listed_data_sets()->list[str]:

@@ -45,4 +45,4 @@ def check_places(
     told = [dict(place=str(f.place), found=f.parts, wrong=f.faults, remarks=f.remarks,
                  card=card(f.corpus) if f.corpus else None) for f in found]
     said(dict(data=told), "\n".join(map(page_of, found)), as_json)
-    return [f"{f.place}: {len(f.faults)} faults" for f in found if f.faults]
+    return [f"{f.place}: wrong in {len(f.faults)} places" for f in found if f.faults]

@@ -65,8 +65,10 @@ def read_data(
     options:dict,     # of the reader
 )->"Corpus":
     "The data of a name. Raises where there is no such folder, data set or protocol."
+    from msa_paper.data.catalogue import about
     meant = named_data(name, options)
-    return meant.load("" if "folder" in meant.data else task)
+    asked = task in (*about(meant.dataset).tasks, meant.task)     # else the differences are told
+    return meant.load(task if asked else meant.task)
 
 # %% ../../nbs/commands/70_predict.ipynb #0dfcecbf
 def write_table(

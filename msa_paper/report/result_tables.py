@@ -121,6 +121,7 @@ def caption(
         text = f"**Not run:** {part.why}."
     else:
         text = test_set(e, runs) + best_elsewhere(e.dataset, part.asked)
+        text += f" **{e.remark}**" if e.remark else ""
     if name != "table6":
         return text + aimed(e, table)
     theirs = other_data(name, e)

@@ -62,6 +62,7 @@ class Experiment:
     place: str = ""                   # how pages call it
     same_as_full: tuple[str, ...] = ()     # ablations that take nothing away here
     aims: tuple[Aim, ...] = ()
+    remark: str = ""                  # what a reader of its results has to know
     study: str = ""                   # filled in: the study that it belongs to
 
     @property
