@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HARMLESS', 'LAST', 'GROUPS', 'model', 'dataset', 'study', 'page', 'claim', 'measure', 'rule', 'evaluated',
            'constants_of', 'Declaration', 'told_by', 'declarations', 'declared_in', 'Facts', 'ModelFacts', 'DataFacts',
-           'PageFacts', 'ClaimFacts', 'MeasureFacts', 'RuleFacts', 'by_order', 'Declared', 'Registry']
+           'PageFacts', 'ClaimFacts', 'MeasureFacts', 'RuleFacts', 'by_order', 'Declared', 'Registry', 'forget_adopted']
 
 # %% ../nbs/01_registry.ipynb #d10f5d5d
 import ast, importlib, types, typing
@@ -279,3 +279,10 @@ claim = Registry("claim", "evidence/claims", facts=ClaimFacts)
 # what a number of the evidence is, by id; and from effects to a verdict
 measure = Registry("measure", "evidence", "evidence/claims", facts=MeasureFacts)
 rule = Registry("rule", "evidence", "evidence/claims", facts=RuleFacts)
+
+# %% ../nbs/01_registry.ipynb #3b68f5e4
+def forget_adopted(*registries:Registry):
+    "Forget what was adopted: what a process knows is again what the sources declare."
+    for registry in registries:
+        for name in [n for n in registry if registry.is_adopted(n)]:
+            del registry.declared[name], registry.things[name]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 import numpy as np
 from .core import MsaPaperError, known
-from .registry import Registry
+from .registry import Registry, forget_adopted
 
 # %% ../nbs/03_tasks.ipynb #f1104aa8
 SCORINGS = {   # how a task is scored → in words; `measures.ids` has the metrics
@@ -118,7 +118,7 @@ class Tasks(Mapping):
         return len(self.usual) + len(self.declared)
 
     def adopt(self, task:Task, where:str):
-        "Know the task of somebody's own data, in this process. Raises where the project has one of its name."
+        "Know the task of one's own data, in this process. Raises where the project has its name."
         if task == self.get(task.name):
             return
         if task.name in self.usual:
@@ -126,6 +126,11 @@ class Tasks(Mapping):
         facts = {f.name: getattr(task, f.name) for f in fields(Task) if f.name != "name"}
         self.own.adopt(task.name, task, where, **facts)
         self.declared[task.name] = task
+
+    def forget(self):
+        "Forget the tasks that were adopted."
+        forget_adopted(self.own)
+        self.__dict__.pop("declared", None)
 
 # %% ../nbs/03_tasks.ipynb #180b4fe6
 EMOTIONS = "happy", "sad", "angry", "neutral"

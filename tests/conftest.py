@@ -1,5 +1,7 @@
 """What the tests share: where things are."""
 
+import sys
+
 import pytest
 
 from msa_paper.core import data_folder, project_folder
@@ -14,3 +16,13 @@ def mosi_folder():
     if not (data_folder() / "mosi" / "bclstm").is_dir():
         pytest.skip(f"no real MOSI files in {data_folder().name}/ (MSA_PAPER_DATA)")
     return data_folder()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_adopted():
+    "What the tests of a module make known of made-up data is forgotten when they end."
+    yield
+    if "msa_paper.studies.gathered" in sys.modules:
+        sys.modules["msa_paper.studies.gathered"].forget()
+    elif "msa_paper.data.own" in sys.modules:
+        sys.modules["msa_paper.data.own"].forget_own()

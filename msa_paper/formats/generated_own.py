@@ -24,7 +24,7 @@ class Drawn:
 
 def drawn(samples:int, steps:int, seed:int)->Drawn:
     "Sequences whose means tell five hidden causes, two of them in gaze alone."
-    rng, made = np.random.default_rng(seed), np.random.default_rng(5)      # what tells what is always the same
+    rng, made = np.random.default_rng(seed), np.random.default_rng(5)   # the causes are always the same
     truth = rng.uniform(0, 1, (samples, 5))
     lengths = rng.integers(max(steps // 2, 1), steps + 1, samples)
     mix, look = made.normal(0, 1.5, (5, 6)) * (np.arange(5) < 3)[:, None], made.normal(0, 2, (5, 2))
