@@ -143,7 +143,7 @@ def test_data_that_do_not_fit_are_refused_in_words(place, capsys):
     assert "'gaze' has 4 numbers a step, and the run was trained with 2" in capsys.readouterr().err
 
 
-def test_a_rewritten_file_is_another_run(place):
+def test_a_rewritten_file_is_another_run(place, capsys):
     folder, store = place / "eight-samples", place / "store"
     name = "eight-samples-own/full"
     before = {r.id for r in Store(str(store)).runs() if name in r.id}
@@ -153,6 +153,8 @@ def test_a_rewritten_file_is_another_run(place):
     assert main(["train", str(folder), *QUICK, "--results", str(store)]) == 0
     after = {r.id for r in Store(str(store)).runs() if name in r.id}
     assert len(before) == 1 and len(after) == 2 and before < after
+    assert main(["table", name, "-o", str(place / "both"), "--results", str(store)]) == 1
+    assert "two versions of the same data" in capsys.readouterr().err
 
 
 def test_tables_and_figures_of_ones_own_runs(place, capsys):
@@ -160,8 +162,27 @@ def test_tables_and_figures_of_ones_own_runs(place, capsys):
     store = ["--results", str(place / "store")]
     assert main(["table", "level-own", "five-labels-own", "-o", str(to), "--name", "mine", *store]) == 0
     page = capsys.readouterr().out
-    assert "### level" in page and "weighted accuracy, mean over labels, %" in page
+    assert "### level" in page and "WA, mean of all labels, %" in page
     assert {"runs.md", "runs.csv", "figure6.png"} <= {p.name for p in (to / "figures" / "mine").iterdir()}
+
+
+def test_a_table_is_of_the_runs_that_are_named(place):
+    "Whatever has become of their files."
+    run = next(r for r in Store(str(place / "store")).runs() if r.spec.dataset == "level")
+    folder, to = place / "level", place / "named"
+    eeg = np.load(folder / "eeg.npy")
+    np.save(folder / "eeg.npy", eeg + 1)
+    try:
+        assert main(["table", run.id, "-o", str(to), "--results", str(place / "store")]) == 0
+    finally:
+        np.save(folder / "eeg.npy", eeg)
+    assert pd.read_parquet(to / "results" / "runs" / "runs.parquet").data.tolist() == [run.name.data]
+
+
+def test_a_store_that_is_named_counts_from_here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert main(["train", "level", "--model", "dummy", "--seeds", "1", "--results", "else/here"]) == 0
+    assert [r.spec.model for r in Store(str(place / "else" / "here")).runs()] == ["dummy"]
 
 
 def test_nothing_of_ones_own_data_can_be_committed(place):

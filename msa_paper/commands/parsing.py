@@ -75,7 +75,9 @@ class Command(TyperCommand):
         return super().parse_args(ctx, spread(args))
 
     def invoke(self, ctx:typer.Context)->object:
-        "Run it."
+        "Run it; a store that is named counts from here, in every process that is told of it."
+        if ctx.params.get("results"):
+            ctx.params["results"] = os.path.abspath(ctx.params["results"])
         place = ctx.params.get("results") or ctx.params.get("output") or project_folder()
         with room_on_disk(place):
             return super().invoke(ctx)

@@ -19,9 +19,10 @@ def runs_called(
     results:str="",    # the working store
 )->list:               # `Run`s: one, or the seeds of one configuration
     "The runs that a name stands for. Raises where it fits none, or several configurations."
+    from msa_paper.experiment.specification import is_called
     from msa_paper.experiment.store import Store
     every = Store(existing(results)).runs()
-    found = [r for r in every if name and name in r.id]
+    found = [r for r in every if is_called(r.id, name)]
     configurations = dict.fromkeys(r.name.without_seed for r in found)
     if len(configurations) == 1:
         return found

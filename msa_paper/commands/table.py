@@ -19,14 +19,15 @@ def runs_among(
     results:str="",     # the working store
 )->list:                # `Run`s, in the order of the store
     "The finished runs that any of some names stands for. Raises where one stands for none."
+    from msa_paper.experiment.specification import is_called
     from msa_paper.experiment.store import Store
     every = Store(existing(results)).runs()
     for name in names:
-        if not any(name in r.id for r in every):
+        if not any(is_called(r.id, name) for r in every):
             there = ", ".join(dict.fromkeys(r.name.without_seed for r in every[:20]))
             remedy = f"there are {there[:300]}" if there else "train one first: msa-paper train"
             raise MsaPaperError(f"no finished run is called '{name}'", results or "runs/", remedy)
-    return [r for r in every if any(name in r.id for name in names)]
+    return [r for r in every if any(is_called(r.id, name) for name in names)]
 
 # %% ../../nbs/commands/75_table.ipynb #a5f15f7a
 Runs = Annotated[list[str], typer.Argument(
@@ -45,6 +46,8 @@ def table(
 
     Of a model there can be one configuration a data set; name runs of one by their hash where there are
     more."""
+    if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+        raise MsaPaperError(f"runs cannot be called '{name}'", "--name", "use letters, digits, . _ -")
     found = runs_among(runs, results)
     from msa_paper.report.pages import redraw
     from msa_paper.report.publish import publish
@@ -53,7 +56,7 @@ def table(
     gathered = gather(found, name)
     write_gathered(gathered, to/"results")
     adopt(gathered, str(to))
-    publish(name, results, str(to/"results"))
+    publish(name, results, str(to/"results"), given=found)
     failed = redraw(str(to/"results"), str(to/"figures"), only=name)
     page = to/"figures"/name/"runs.md"
     if page.is_file():        # on the terminal without what is folded away

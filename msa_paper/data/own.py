@@ -13,8 +13,9 @@ from sklearn.model_selection import GroupShuffleSplit
 from ..core import MsaPaperError, data_folder, known, project_folder
 from ..corpus import Corpus, check_corpus
 from .own_field import field_corpus, read_from
-from ..formats.own_arrays import Steps, arrays_in, file_of, modality_of, stacked, steps_of
-from ..formats.own_declaration import Declared, SplitsDeclared, read_declaration, task_of
+from ..formats.own_arrays import Steps, arrays_in, by_id, chosen_array, file_of, modality_of
+from ..formats.own_arrays import need_numbers, same_lengths, stacked, steps_of
+from ..formats.own_declaration import Declared, ModalityDeclared, SplitsDeclared, read_declaration, task_of
 from ..formats.own_samples import Samples, check_groups, read_samples, samples_of
 from ..formats.padded import refuse_unreadable
 from ..formats.ragged import sanitised
@@ -27,13 +28,8 @@ from ..tasks import TASKS, Task
 def drawn_splits(
     groups:np.ndarray,      # (n,) of each sequence
     said:SplitsDeclared,    # the shares
-    where:object,           # for messages
 )->dict[str, np.ndarray]:   # {split: numbers of its sequences, ascending}
-    "Splits that cut no group, drawn once. Raises where there are fewer than three groups."
-    kinds = len(set(groups.tolist()))
-    if kinds < 3:
-        what = f"{kinds} groups cannot be cut into training, validation and test"
-        raise MsaPaperError(what, where, "give the splits in a column: [samples] split = \"split\"")
+    "Splits that cut no group, drawn once."
     numbers = np.arange(len(groups))
     def cut(some:np.ndarray, share:float)->tuple[np.ndarray, np.ndarray]:
         "Some sequences without a share of their groups, and these."
@@ -45,14 +41,18 @@ def drawn_splits(
     return {"train": train, "validation": validation, "test": test}
 
 # %% ../../nbs/data/65_own.ipynb #45d1db25
-def splits_of(samples:Samples, first:np.ndarray, said:SplitsDeclared, where:object)->dict[str, np.ndarray]:
-    "The splits of the sequences that begin at these rows: given, drawn, or the test alone without labels."
+LEAST = 3    # groups, of which training, validation and test have one each
+
+def splits_of(samples:Samples, first:np.ndarray, said:SplitsDeclared)->dict[str, np.ndarray]:
+    """The splits of the sequences that begin at these rows: given, or drawn.
+
+    Without labels, or with fewer than three groups, all are there to be predicted: the test."""
     if samples.splits is not None:
         return {s: np.flatnonzero(samples.splits[first] == s) for s in SPLITS}
-    if np.isnan(samples.labels).all():
+    if np.isnan(samples.labels).all() or len(set(samples.groups[first].tolist())) < LEAST:
         none = np.zeros(0, np.int64)
         return {"train": none, "validation": none, "test": np.arange(len(first))}
-    return drawn_splits(samples.groups[first], said, where)
+    return drawn_splits(samples.groups[first], said)
 
 # %% ../../nbs/data/65_own.ipynb #d3f2bfaf
 def first_rows(sequences:np.ndarray, where:object)->np.ndarray:
@@ -86,6 +86,23 @@ def text_steps(d:Declared, m:str, samples:Samples, table:Path)->tuple[Steps, Pat
     notes = {k: found.facts[k] for k in ("model", "empty", "truncated") if found.facts.get(k)}
     return Steps(values, np.arange(len(values)), lengths, notes), path
 
+# %% ../../nbs/data/65_own.ipynb #e99e6e14
+def row_steps(found:dict, said:ModalityDeclared, samples:Samples, where:object)->Steps:
+    "One vector for each row of the table, in one array, or in an array for each sequence."
+    rows, sequences = len(samples.ids), list(dict.fromkeys(samples.sequences.tolist()))
+    if not said.array and set(sequences) & found.keys():
+        steps = by_id(found, sequences, where)
+        same_lengths(steps, np.array([(samples.sequences == s).sum() for s in sequences]), sequences, where)
+        x = steps.matrix
+    else:
+        x = chosen_array(found, said, where)
+        x = x[:, 0] if np.ndim(x) == 3 and x.shape[1] == 1 else x
+    need_numbers(x, where)
+    if len(x) != rows or x.ndim > 2:
+        what = f"an array of shape {x.shape} for {rows} rows with a label each"
+        raise MsaPaperError(what, where, "give one vector a row of the table, in its order")
+    return stacked(x, None, rows, where)
+
 # %% ../../nbs/data/65_own.ipynb #cedbdac2
 def modality_steps(d:Declared, m:str, folder:Path, samples:Samples, table:Path)->tuple[Steps, Path]:
     "The steps of a modality for every row of the table, and the file that they lie in."
@@ -95,9 +112,7 @@ def modality_steps(d:Declared, m:str, folder:Path, samples:Samples, table:Path)-
     path = file_of(folder, m, said)
     where = f"{path}, modality '{m}'"
     if d.task.per_step:
-        found = arrays_in(path)
-        x = found[known(said.array, found, "array", path)] if said.array else next(iter(found.values()))
-        return stacked(x, None, len(samples.ids), where), path
+        return row_steps(arrays_in(path), said, samples, where), path
     lengths = samples.column(said.lengths, f"{table}, column '{said.lengths}'") if said.lengths else None
     return steps_of(arrays_in(path), samples.ids.tolist(), said, lengths, where), path
 
@@ -107,11 +122,12 @@ def whole_numbers(steps:dict[str, Steps], lengths:np.ndarray, splits:dict)->tupl
     features, offsets, notes = {}, {}, {}
     for m, found in steps.items():
         each = found.lengths if lengths is None else lengths
-        in_train = np.isin(np.arange(len(each)), splits["train"])
+        alone = not len(splits["train"])      # only to be predicted: what is no number has the mean of all
+        in_train = np.isin(np.arange(len(each)), splits["train"]) | alone
         view = found.view
         features[m], census = sanitised(view, np.repeat(in_train, each))
         refuse_unreadable(census, view.shape[0] * view.shape[1], f"modality '{m}'")
-        if not in_train.any():
+        if alone:
             census.constant_columns = ()     # nothing to be constant over
         offsets[m], notes[m] = np.r_[0, each.cumsum()], census.found() | found.notes
     return features, offsets, notes
@@ -140,7 +156,7 @@ def files_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     if samples.splits is not None:
         check_groups(samples.sequences, samples.splits, table)
     check_constant(samples.groups, samples.sequences, table)
-    splits = splits_of(samples, first, d.splits, table)
+    splits = splits_of(samples, first, d.splits)
     found = {m: modality_steps(d, m, folder, samples, table) for m in d.modalities}
     lengths = np.diff(np.r_[first, len(samples.ids)]) if d.task.per_step else None
     steps = {m: s for m, (s, _) in found.items()}

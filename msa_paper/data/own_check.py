@@ -64,6 +64,7 @@ def look_at_files(found:Checked, d:Declared, path:Path):
     if samples is None:
         return
     found.parts.append(table_line(d, samples))
+    found.remarks += lost_columns(d, samples)
     for m in d.modalities:
         if told := found.tried(modality_line, d, m, path, samples):
             found.parts.append(told)
@@ -87,6 +88,9 @@ def about_values(corpus:Corpus)->list[str]:
             found.append(f"{m}: {len(constant)} columns never change over training: {list(constant)[:8]}")
         if wrong := sum(note.get(k, 0) for k in ("nan", "plus_infinity", "minus_infinity", "too_large")):
             found.append(f"{m}: {wrong:,} values are no numbers; the column's mean stands for them")
+        if padding := note.get("taken_for_padding"):
+            found.append(f"{m}: {padding:,} steps without a value at the end of samples are taken for padding; "
+                         "where zeros can be data, say how long samples are: lengths = …")
         if outside := note.get("outside_lengths"):
             found.append(f"{m}: {outside:,} steps hold data outside of the lengths")
         if without := np.flatnonzero(corpus.lengths(m) == 0).tolist():
@@ -105,6 +109,10 @@ def about_splits(corpus:Corpus)->list[str]:
         found.append(f"{lost:,} samples are in no split and are left out")
     if np.isnan(corpus.labels).all():
         return [*found, "there is no label: these data can be predicted, nothing can be trained on them"]
+    if not len(corpus.splits["train"]):
+        few = len(set(corpus.groups.tolist()))
+        told = "to be cut into training, validation and test: these data can be predicted"
+        return [*found, f"{few} groups are too few {told}"]
     groups = len(set(corpus.groups[corpus.splits["test"]].tolist()))
     if groups < FEW:
         found.append(f"the test has {groups} groups: intervals over them will say little")
@@ -113,6 +121,13 @@ def about_splits(corpus:Corpus)->list[str]:
 def remarks_on(corpus:Corpus)->list[str]:
     "Everything that is worth knowing."
     return about_splits(corpus) + never_seen(corpus) + about_values(corpus)
+
+def lost_columns(d:Declared, samples:Samples)->list[str]:
+    "Columns that are declared and not there, of data that can be read without them."
+    asked = d.task.classes if d.task.kind == "labels" else (d.samples.label,)
+    lost = [c for c in (*asked, d.samples.group, d.samples.split) if c and c not in samples.table]
+    there = ", ".join(samples.table)[:200]
+    return [f"no column '{c}'; there are {there}" for c in lost]
 
 # %% ../../nbs/data/92_own_check.ipynb #651372d2
 def check_own(
@@ -130,8 +145,8 @@ def check_own(
     if not found.faults:
         found.corpus = found.tried(own, path)
     if found.corpus is not None:
-        found.remarks = remarks_on(found.corpus)
-        if not np.isnan(found.corpus.labels).all():
+        found.remarks += remarks_on(found.corpus)
+        if len(found.corpus.splits["train"]):
             found.tried(need_labels, found.corpus, "train", "validation", "test")
     return found
 

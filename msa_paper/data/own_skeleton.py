@@ -7,7 +7,7 @@ __all__ = ['skeleton', 'new_declaration']
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #9bf65ba3
 import json, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, write_whole
@@ -36,8 +36,8 @@ def id_column(table:pd.DataFrame)->str:
 # %% ../../nbs/data/66_own_skeleton.ipynb #3511b56b
 def is_yes_or_no(column:pd.Series)->bool:
     "Whether a column has nothing but 0, 1 and empty cells, and both of them."
-    words = set(column) - {""}
-    return words == {"0", "1"}
+    words = set(column.str.lower()) - {""}
+    return words in ({"0", "1"}, {"true", "false"})
 
 def guessed_task(table:pd.DataFrame, label:str)->tuple[str, str]:
     "The lines of [task], and what they were made of."
@@ -56,6 +56,8 @@ def guessed_task(table:pd.DataFrame, label:str)->tuple[str, str]:
     return f'kind = "classes"\nclasses = {json.dumps(classes, ensure_ascii=False)}', f"column '{label}'"
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #078aaaea
+NO_MODALITY = "label", "labels", "id", "ids", "lengths", "offsets"    # what files are called that hold no steps
+
 @dataclass(frozen=True)
 class Guess:
     "A modality that was found."
@@ -65,7 +67,11 @@ class Guess:
 
 def named_like(text:str)->str:
     "A text as a name: letters, digits, _ and -."
-    return re.sub(r"[^\w-]+", "_", text).strip("_") or "features"
+    return re.sub(r"[^\w-]+", "_", text).strip("_")[:50] or "features"
+
+def quoted(text:str)->str:
+    "A text as TOML has it."
+    return json.dumps(text, ensure_ascii=False)
 
 def modalities_in(path:Path, ids:set[str])->list[Guess]:
     "The modalities of one file: itself, or each of its arrays where they are not called like samples."
@@ -75,12 +81,12 @@ def modalities_in(path:Path, ids:set[str])->list[Guess]:
         return [Guess(named_like(path.stem), "", f"{path.name}: {error.what}")]
     names = [n for n in found if n not in BESIDE]
     if len(names) > 1 and not ids & set(names):
-        large = {n: f'file = "{path.name}"\narray = "{n}"\n' for n in names if np.ndim(found[n]) > 1}
+        features = [n for n in names if np.ndim(found[n]) > 1 and n not in NO_MODALITY]
+        large = {n: f"file = {quoted(path.name)}\narray = {quoted(n)}\n" for n in features}
         return [Guess(named_like(n), said, f"{found[n].shape}") for n, said in large.items()]
     shapes = [str(found[n].shape) for n in names[:1] if hasattr(found[n], "shape")]
     told = f"{len(names)} arrays, one a sample" if len(names) > 1 else "".join(shapes)
-    said = "" if named_like(path.stem) == path.stem else f'file = "{path.name}"\n'
-    return [Guess(named_like(path.stem), said, told)]
+    return [Guess(named_like(path.stem), f"file = {quoted(path.name)}\n", told)]
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #c37fe0ec
 def table_in(folder:Path)->tuple[Path|None, pd.DataFrame]:
@@ -104,8 +110,8 @@ terms = ""                 # whose data they are, and what may be done with them
 # per_step = true          # one label a step, not a sample: then [samples] needs `sequence`
 
 [samples]                  # {rows}
-file = "{file}"
-id = "{id}"
+file = {file}
+id = {id}
 {label}
 {group}
 {split}
@@ -118,7 +124,7 @@ seed = 0
 
 def line(field:str, column:str, comment:str)->str:
     "A line of a column that was found, or what it would look like."
-    return f'{field} = "{column}"' if column else f'# {field} = "…"   # {comment}'
+    return f"{field} = {quoted(column)}" if column else f'# {field} = "…"   # {comment}'
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #701e7a8d
 WORDS = "text", "transcript", "utterance", "sentence", "words"
@@ -126,7 +132,7 @@ WORDS = "text", "transcript", "utterance", "sentence", "words"
 def text_guess(table:pd.DataFrame)->list[Guess]:
     "A column of texts as a modality: its words become features of a packaged encoder."
     column = called(list(table), WORDS)
-    said, told = f'text = "{column}"\n', f"column '{column}', by a frozen encoder"
+    said, told = f"text = {quoted(column)}\n", f"column '{column}', by a frozen encoder"
     return [Guess("text", said, told)] if column else []
 
 def modality_lines(found:list[Guess])->str:
@@ -134,7 +140,16 @@ def modality_lines(found:list[Guess])->str:
     if not found:
         told = "# one part a modality; its features lie in eeg.npy, eeg.npz or eeg.safetensors"
         return f"\n{told}\n[modalities.eeg]\n"
-    return "".join(f"\n[modalities.{g.name}]          # {g.told}\n{g.lines}" for g in found)
+    return "".join(f"\n[modalities.{key(g.name)}]          # {g.told}\n{g.lines}" for g in found)
+
+def key(name:str)->str:
+    "A name as a key of TOML: quoted where it has other letters than the English ones."
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
+
+def named_once(found:list[Guess])->list[Guess]:
+    "The modalities, with a number behind a name that another has."
+    return [replace(g, name=f"{g.name}_{k}") if g.name in [o.name for o in found[:k]] else g
+            for k, g in enumerate(found)]
 
 def split_column(table:pd.DataFrame)->str:
     "A column that is called like splits and holds nothing else; empty where there is none."
@@ -153,19 +168,19 @@ def skeleton(
     task, made_of = guessed_task(table, label)
     ids = id_column(table) or "id"
     samples = set(table[ids]) if ids in table else set()
-    arrays = sorted(p for p in folder.iterdir() if p.suffix in READERS)
+    arrays = sorted(p for p in folder.iterdir() if p.suffix in READERS and p.stem not in NO_MODALITY)
     found = [g for p in arrays for g in modalities_in(p, samples)]
     found += [] if any(g.name == "text" for g in found) else text_guess(table)
     place = folder.resolve().name
     name = named_like(place)
     return HEAD.format(
-        place=place, name=f"my-{name}" if name in dataset else name, task=task, made_of=made_of, id=ids,
+        place=place, name=f"my-{name}" if name in dataset else name, task=task, made_of=made_of, id=quoted(ids),
         rows=f"{len(table)} rows of {', '.join(columns)}" if path else "one row a sample",
-        file=path.name if path else "samples.csv",
+        file=quoted(path.name if path else "samples.csv"),
         label=line("label", label, "of several labels: leave it out, each has a column called like it"),
         group=line("group", group, "what no split may cut: speaker, video, dialogue"),
         split=line("split", split, "train, validation, test; left out: drawn by group"),
-    ) + modality_lines(found)
+    ) + modality_lines(named_once(found))
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #5ke1e70d
 def toml_text(place:Path)->str:

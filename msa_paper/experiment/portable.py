@@ -54,7 +54,17 @@ def modality_differences(ours:DataSpec, theirs:DataSpec)->list[str]:
     pairs = [(m, k, theirs.modalities[m]) for m, k in ours.modalities.items()]
     sizes = [f"'{m}' has {b.dim} numbers a step, and the run was trained with {a.dim}"
              for m, a, b in pairs if a.dim != b.dim]
-    return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in pairs if a.kind != b.kind]
+    other = [(m, a, b) for m, a, b in pairs if a.kind != b.kind and b.kind != "vector"]   # one step is few steps
+    return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in other]
+
+# %% ../../nbs/experiment/85_portable.ipynb #71a5b898
+def scale_differences(ours:Task, theirs:Task)->list[str]:
+    "How the ends of two intensities differ, where both have some."
+    ends = (ours.lowest, ours.limit), (theirs.lowest, theirs.limit)
+    if {ours.kind, theirs.kind} != {"intensity"} or None in (ours.limit, theirs.limit) or ends[0] == ends[1]:
+        return []
+    told = [f"[{low:g}, {high:g}]".replace("-", "−") for low, high in ends]
+    return [f"the run predicts an intensity of {told[0]}; that of the data is of {told[1]}"]
 
 # %% ../../nbs/experiment/85_portable.ipynb #b725ceac
 def differences(
@@ -69,6 +79,7 @@ def differences(
             several = "any of " if task.kind == "labels" else ""
             return several + ", ".join(task.classes) if task.classes else "an intensity"
         found.append(f"the run predicts {told(ours.task)}; the data ask for {told(theirs.task)}")
+    found += scale_differences(ours.task, theirs.task)
     if ours.per_step != theirs.per_step:
         found.append(f"the run predicts {'each step' if ours.per_step else 'whole sequences'}")
     return found
@@ -157,6 +168,8 @@ def load(
     if not (folder/ABOUT).is_file():
         raise MsaPaperError("this is no exported run", folder, "write one: msa-paper export RUN DIR")
     about = strict_json((folder/ABOUT).read_bytes(), folder/ABOUT)
+    if not isinstance(about, dict) or not {"run", "spec", "data"} <= about.keys():
+        raise MsaPaperError("this says nothing of a run", folder/ABOUT, "export the run again")
     verify_folder(folder, about["run"])
     spec = validated(RunSpec, about["spec"] | dict(device=device), folder/ABOUT)
     return restored(about["run"], spec, data_of(about["data"]), (folder/WEIGHTS).read_bytes())

@@ -16,7 +16,7 @@ from .identity import data_digest
 from .locks import hold, holder, signature
 from .manifest import MANIFEST, Damaged, manifest_of, parquet, set_aside, verify_folder
 from .runs import FILES, Run, check_files, name_of, run_folders
-from .specification import RunSpec, run_id
+from .specification import is_called, RunSpec, run_id
 
 # %% ../../nbs/experiment/20_store.ipynb #24dc7544
 class Store:
@@ -93,7 +93,7 @@ def find(self:Store,
 )->Run:
     "A finished run by its name. Raises `MsaPaperError` where none or several are called so."
     every = self.runs()
-    found = [r for r in every if name and name in r.id]
+    found = [r for r in every if is_called(r.id, name)]
     if len(found) == 1:
         return found[0]
     raise MsaPaperError(f"{len(found) or 'no'} finished runs are called '{name}'", self.folder.name,

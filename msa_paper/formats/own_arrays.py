@@ -46,6 +46,7 @@ def arrays_in(
     except Exception as error:      # safetensors and NumPy have no common one
         with open(path, "rb") as file:
             kind = kind_of(file.read(100))
+        kind = None if kind and path.suffix in kind.name else kind      # it is one, and damaged
         told = f"{kind.name}, no {path.suffix}" if kind else f"no whole {path.suffix}: {str(error)[:200]}"
         raise MsaPaperError(told, path, kind.remedy if kind else "write the file again") from error
 
@@ -104,6 +105,13 @@ def whole_lengths(lengths:np.ndarray, N:int, where:object)->np.ndarray:
         raise MsaPaperError(what, where, "give the number of steps of each sample")
     return given.astype(np.int64)
 
+# %% ../../nbs/formats/91_own_arrays.ipynb #67939930
+def all_nan(x:np.ndarray, block:int=256)->np.ndarray: # (N, T) bool
+    "Steps that are NaN throughout: padding, where no length says otherwise."
+    if x.dtype.kind != "f":
+        return np.zeros(x.shape[:2], bool)
+    return np.concatenate([np.isnan(x[n:n + block]).all(-1) for n in range(0, len(x), block)])
+
 # %% ../../nbs/formats/91_own_arrays.ipynb #1f8a5135
 def stacked(
     x:np.ndarray,                   # (N,), (N, d), (all steps, d) or (N, T, d)
@@ -116,10 +124,15 @@ def stacked(
     x = x[:, None] if x.ndim == 1 else x
     given = None if lengths is None else whole_lengths(lengths, N, where)
     if x.ndim == 3 and len(x) == N:
-        present = present_steps(x)
+        if given is not None and given.max(initial=0) > x.shape[1]:
+            what = f"a length of {given.max()}, where the array has {x.shape[1]} steps"
+            raise MsaPaperError(what, where, "give the number of steps of each sample")
+        present = present_steps(x) if given is not None else present_steps(x) & ~all_nan(x)
         first, length, side = extents(present, given, where)
         outside = steps_outside(present, first, length)
-        notes = dict(padding=side) | (dict(outside_lengths=outside) if outside else {})
+        left_out = 0 if given is not None else int(x.shape[0] * x.shape[1] - length.sum())
+        found = dict(outside_lengths=outside, taken_for_padding=left_out)
+        notes = dict(padding=side) | {k: n for k, n in found.items() if n}
         return Steps(*valid_rows(x, first, length), length, notes)
     if x.ndim == 2 and given is not None and given.sum() == len(x):
         return Steps(x, np.arange(len(x)), given)
@@ -149,6 +162,9 @@ def by_id(
     arrays = [found[i] for i in ids if i in found]
     for i in (i for i in ids if i in found):
         need_numbers(found[i], f"{where}, '{i}'")
+        if found[i].ndim > 2:
+            what = f"an array of shape {found[i].shape} for one sample"
+            raise MsaPaperError(what, f"{where}, '{i}'", "give (steps, columns), or (columns,)")
     arrays = [a if a.ndim == 2 else np.atleast_2d(a) for a in arrays]
     one_width(arrays, [i for i in ids if i in found], where)
     lengths = iter([len(a) for a in arrays])
@@ -180,6 +196,18 @@ def lengths_beside(found:dict, said:ModalityDeclared)->np.ndarray|None:
         return found["lengths"]
     return np.diff(found["offsets"]) if "offsets" in found else None
 
+# %% ../../nbs/formats/91_own_arrays.ipynb #09640460
+def same_lengths(steps:Steps, lengths:np.ndarray|None, ids:list[str], where:object):
+    "Raises where a table says another length than an array of that sample has."
+    if lengths is None:
+        return
+    other = np.flatnonzero((steps.lengths != lengths) & (steps.lengths > 0))
+    if len(other):
+        k = other[0]
+        what = f"{len(other)} arrays are not as long as the table says, the first: '{ids[k]}' "
+        what += f"({steps.lengths[k]} steps, said to be {lengths[k]:g})"
+        raise MsaPaperError(what, where, "mend the lengths, or leave them out")
+
 # %% ../../nbs/formats/91_own_arrays.ipynb #f3e8c5e4
 def steps_of(
     found:dict[str, np.ndarray],    # of `arrays_in`
@@ -190,8 +218,12 @@ def steps_of(
 )->Steps:
     "The steps of every sample. Raises where file, table and lengths contradict each other."
     there = [i for i in ids if i in found]
+    if said.lengths and lengths is None and said.lengths not in found:
+        what = f"lengths are neither a column nor an array: '{said.lengths}'"
+        raise MsaPaperError(what, where, f"arrays of the file: {', '.join(found)[:200]}")
     if there and not said.array:
-        steps = by_id({n: x for n, x in found.items() if n not in BESIDE}, ids, where)
+        steps = by_id({n: x for n, x in found.items() if n not in BESIDE or n in there}, ids, where)
+        same_lengths(steps, lengths, ids, where)
     else:
         given = lengths if lengths is not None else lengths_beside(found, said)
         steps = stacked(chosen_array(found, said, where), given, len(ids), where)

@@ -7,7 +7,7 @@ __all__ = ['FIELD_FORMATS', 'DECLARATION', 'Part', 'TaskDeclared', 'scoring_of',
            'ModalityDeclared', 'Declared', 'toml_of', 'declared', 'read_declaration']
 
 # %% ../../nbs/formats/90_own_declaration.ipynb #77a54a93
-import re, tomllib
+import re, shlex, tomllib
 from pathlib import Path
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
@@ -126,9 +126,9 @@ DECLARATION = "data.toml"
 def toml_of(path:Path)->dict:
     "What stands in a TOML file. Raises where it is missing or damaged."
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        remedy = f"write one: msa-paper data new {path.parent}"
+        remedy = f"write one: msa-paper data new {shlex.quote(str(path.parent))}"
         raise MsaPaperError("there is no declaration", path, remedy) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MsaPaperError(f"no TOML: {error}", path, "mend the line that is named") from error
@@ -161,7 +161,7 @@ def declared(
     if not given:
         raise MsaPaperError("nothing is declared", where, "write at least a name and a task")
     found = validated(Declared, checked_parts(given, where), where)
-    if not re.fullmatch(r"[\w.-]{1,60}", found.name):
+    if not re.fullmatch(r"\w[\w.-]{0,59}", found.name):
         what = f"a data set cannot be called {found.name!r}"
         raise MsaPaperError(what, where, "use letters, digits, . _ -")
     check_names(found.modalities)
@@ -182,10 +182,10 @@ ABOUT_TASK = "kind", "classes", "range", "per_step"      # arrays that say what 
 
 def declared_of_arrays(path:Path)->dict:
     "What the arrays of one file say of themselves."
-    found = read_npz(path) if path.is_file() else {}
+    found = read_npz(path)
     modalities = {
         m: dict(file=path.name, array=m) | (dict(lengths=f"{m}_lengths") if f"{m}_lengths" in found else {})
-        for m, x in found.items() if getattr(x, "ndim", 0) > 1
+        for m, x in found.items() if getattr(x, "ndim", 0) > 1 and m not in ("label", "labels")
     }
     task = {k: found[k].tolist() for k in ABOUT_TASK if k in found}
     columns = {c: c for c in ("group", "split", "sequence") if c in found}
@@ -198,6 +198,8 @@ def read_declaration(
     said:dict|None=None,  # what is declared besides, or instead
 )->tuple[Declared, Path]: # and the file that it stands in, or is of
     "The declaration of a data set. Raises where there is none, or where it cannot be meant."
+    if not place.suffix and not place.exists():
+        raise MsaPaperError("there is no such folder", place, "name a folder with a data.toml")
     path = place/DECLARATION if place.is_dir() else place
     if path.suffix == ".npz":
         found = declared_of_arrays(path)

@@ -24,27 +24,41 @@ READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".npz": ""}     # ending â
 TEXT = TABLE.name, "a message of a server"     # a column may be called like one
 SEEMS = {".csv": TEXT, ".tsv": TEXT, ".parquet": ("a Parquet file",), ".npz": (ARRAYS.name, "a zip archive")}
 
+def label_arrays(found:dict)->dict:
+    "The columns of an array `label` with several labels a sample, called like the array `classes` says."
+    y, classes = found.get("label"), found.get("classes")
+    several = np.ndim(y) == 2 and classes is not None and y.shape[1] == len(classes)
+    return {str(c): y[:, k] for k, c in enumerate(classes)} if several else {}
+
+def separator_of(path:Path)->str:
+    "What stands between the columns of a text: as its ending says, or a semicolon where the header has more."
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:
+        header = lines.readline()
+    usual = READERS[path.suffix.lower()]
+    return ";" if usual == "," and header.count(";") > header.count(",") else usual
+
 def from_arrays(path:Path)->pd.DataFrame:
     "The one-dimensional arrays of an .npz that are as long as its first one, as columns."
-    flat = {n: x for n, x in read_npz(path).items() if np.ndim(x) == 1}
-    size = len(next(iter(flat.values()), ()))
-    return pd.DataFrame({n: list(x) for n, x in flat.items() if len(x) == size})
+    found = read_npz(path)
+    flat = {n: x for n, x in found.items() if np.ndim(x) == 1}
+    size = len(flat["id"] if "id" in flat else next(iter(flat.values()), ()))
+    return pd.DataFrame({n: list(x) for n, x in (flat | label_arrays(found)).items() if len(x) == size})
 
 def parsed(path:Path)->pd.DataFrame:
     "A table as pandas reads it, texts as they stand there."
-    separator = READERS[path.suffix]
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return from_arrays(path)
-    if not separator:
-        return pd.read_parquet(path)
+    if path.suffix.lower() == ".parquet":
+        table = pd.read_parquet(path)
+        return table if table.index.name is None else table.reset_index()
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)      # rows longer than the header
         as_text = dict(dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-        return pd.read_csv(path, sep=separator, **as_text)
+        return pd.read_csv(path, sep=separator_of(path), **as_text)
 
 def as_texts(column:pd.Series)->pd.Series:
     "A column as texts; what is missing is empty, whole numbers have no point."
-    whole = column.dtype.kind == "f" and (column.dropna() % 1 == 0).all()
+    whole = column.dtype.kind == "f" and (column.dropna() % 1 == 0).all() and (column.abs() < 2**53).all()
     found = column.astype("Int64") if whole else column
     return found.astype(object).where(column.notna(), "").map(str).str.strip()
 
@@ -55,10 +69,10 @@ def read_samples(
     "A table of samples. Raises where it is missing, damaged, empty, or something else than its name says."
     if not path.is_file():
         raise MsaPaperError("missing file", path, "put the table there, or say which: [samples] file = â€¦")
-    known(path.suffix, READERS, "kind of a table", path)
+    known(path.suffix.lower(), READERS, "kind of a table", path)
     with open(path, "rb") as file:
         kind = kind_of(file.read(100))
-        if kind and kind.name not in SEEMS[path.suffix]:
+        if kind and kind.name not in SEEMS[path.suffix.lower()]:
             raise MsaPaperError(f"{kind.name}, no table", path, kind.remedy)
     try:
         table = parsed(path)
@@ -93,10 +107,10 @@ def as_numbers(column:pd.Series, where:object)->np.ndarray:
 # %% ../../nbs/formats/92_own_samples.ipynb #1bac9579
 def as_classes(column:pd.Series, classes:tuple[str, ...], where:object)->np.ndarray:
     "The number of each cell's class, NaN where it is empty. Raises and names a word that is no class."
-    missing, numbers = missing_in(column), {c: k for k, c in enumerate(classes)}
+    missing, numbers = missing_in(column) & ~column.isin(classes), {c: k for k, c in enumerate(classes)}
     words = column[~missing]
-    counted = words.str.fullmatch(r"\d+") & ~words.isin(classes)
-    if len(words) and counted.all():
+    counted = words.str.fullmatch(r"\d+").all() and not any(c.isdigit() for c in classes)
+    if len(words) and counted:
         return as_numbers(column, where)
     strange = Counter(w for w in words if w not in numbers)
     if strange:
@@ -106,6 +120,11 @@ def as_classes(column:pd.Series, classes:tuple[str, ...], where:object)->np.ndar
         told = f"{n} cells that are none of the classes, most often '{word}' ({times})"
         raise MsaPaperError(told, f"{where}, row {row}", f"the classes are {', '.join(classes)}")
     return column.map(numbers).where(~missing).to_numpy(np.float64)
+
+# %% ../../nbs/formats/92_own_samples.ipynb #4e1fa473
+def as_digits(column:pd.Series)->pd.Series:
+    "Yes and no of a label as 1 and 0."
+    return column.str.lower().replace({"true": "1", "false": "0", "yes": "1", "no": "0"})
 
 # %% ../../nbs/formats/92_own_samples.ipynb #6c2a4c4a
 def labels_in(
@@ -121,7 +140,7 @@ def labels_in(
         if there and lacks:
             remedy = "give each label a column of 0, 1 or nothing"
             raise MsaPaperError(f"no column '{lacks[0]}'", where, remedy)
-        columns = [as_numbers(table[c], f"{where}, column '{c}'") for c in there]
+        columns = [as_numbers(as_digits(table[c]), f"{where}, column '{c}'") for c in there]
         nothing = np.full((len(table), task.outputs), np.nan)
         y = np.stack(columns, 1) if columns else nothing
         check_labels(y, task, table[said.id] if said.id in table else None, where)
@@ -137,6 +156,14 @@ def labels_in(
 def column_of(table:pd.DataFrame, name:str, what:str, where:object)->np.ndarray:
     "A column by its name. Raises where it is not there, with the nearest."
     return table[known(name, table.columns, f"column of the {what}", where)].to_numpy(str)
+
+def without_gaps(names:np.ndarray, where:object)->np.ndarray:
+    "What samples belong to. Raises where it is empty: all of these would be one group."
+    empty = np.flatnonzero(names == "")
+    if len(empty):
+        what = f"{len(empty)} rows belong to nothing, the first: {named(empty)}"
+        raise MsaPaperError(what, where, "name their group, or sequence")
+    return names
 
 def unique_ids(ids:np.ndarray, where:object)->np.ndarray:
     "The ids. Raises where one is empty, or stands there twice."
@@ -202,9 +229,12 @@ def samples_of(
     "What a table says. Raises where ids repeat, a column lacks, or a group is cut."
     ids = unique_ids(column_of(table, said.id, "ids", where), f"{where}, column '{said.id}'")
     sequences = column_of(table, said.sequence, "sequences", where) if said.sequence else ids
-    groups = column_of(table, said.group, "groups", where) if said.group else sequences
+    labels = labels_in(table, task, said, where)
+    new = np.isnan(labels).all()          # recordings that are only predicted may lack what training needs
+    grouped = said.group and (said.group in table or not new)
+    groups = without_gaps(column_of(table, said.group, "groups", where), where) if grouped else sequences
     splits = None
-    if said.split:
+    if said.split and (said.split in table or not new):
         splits = splits_in(column_of(table, said.split, "splits", where), f"{where}, column '{said.split}'")
         check_groups(groups, splits, where)
-    return Samples(ids, labels_in(table, task, said, where), groups, sequences, splits, table)
+    return Samples(ids, labels, groups, without_gaps(sequences, where), splits, table)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..core import NUMERICS, MsaPaperError, results_folder
 from ..experiment.study_tables import write_study
+from ..experiment.runs import Run
 from .at_hand import AtHand, experiments_of
 from .audits import audits_of, published_audits, refuse_undeclared
 from .derived import derived_text
@@ -80,11 +81,12 @@ def publish(
     results:str="",     # the working store; empty: runs/ of the project
     to:str="",          # where to; empty: results/ of the project
     before:str="",      # where it was published; empty: where it is to go
+    given:list[Run]|None=None,   # the runs themselves; None: those of the store, on the data of now
 )->Publication:
     """Write what is to be published of a study.
     Raises `MsaPaperError` where none of its runs is finished, or its data failed a check it does not name.
     """
-    at = AtHand(study, configurations(study, results), results, before or to)
+    at = AtHand(study, configurations(study, results), results, before or to, given)
     if not at.every:
         remedy = f"msa-paper reproduce --data {study}"
         raise MsaPaperError(f"no run of '{study}' is finished", "the working store", remedy)

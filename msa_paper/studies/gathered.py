@@ -45,6 +45,15 @@ def with_all_seeds(runs:Iterable[Run])->list[RunSpec]:
     return [of[0].spec.model_copy(update=dict(seeds=tuple(sorted({r.seed for r in of})), results=""))
             for of in found.values()]
 
+def refuse_two_versions(runs:list[Run]):
+    "Raises where runs of one configuration were made of different versions of its data."
+    first = {}
+    for run in runs:
+        other = first.setdefault(spec_hash(run.spec), run)
+        if other.name.data != run.name.data:
+            names = f"{other.name.without_seed}, {run.name.without_seed}"
+            raise MsaPaperError("runs on two versions of the same data in one table", names, "name one of them")
+
 def key_of(spec:RunSpec)->str:
     "What an experiment on these data is known by."
     return f"{spec.dataset}-{spec.protocol}-{spec.task}"
@@ -58,7 +67,7 @@ def refuse_twins(specs:list[RunSpec]):
         if other is s and same_data:
             continue
         what = f"two configurations of '{s.model}'" if other is not s else "two sets of options of the reader"
-        names = ", ".join(f"{key_of(x)}/{x.model}/…-{spec_hash(x)}" for x in (other, s))
+        names = ", ".join(f"{x.dataset}-{x.protocol}/{x.model}/{spec_hash(x)}" for x in (other, s))
         raise MsaPaperError(f"{what} in one table", names, "name the runs of one of them, by their hash")
 
 # %% ../../nbs/studies/96_gathered.ipynb #afca8399
@@ -68,6 +77,7 @@ def gather(
 )->Gathered:
     "Runs as one study. Raises where two rows of a table would be of one model."
     specs, declared, tasks = with_all_seeds(runs), {}, []
+    refuse_two_versions(runs)
     refuse_twins(specs)
     for run in runs:
         told = run.read("provenance.json")["data"]

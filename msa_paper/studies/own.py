@@ -33,8 +33,8 @@ def own_settings(
     task, found = corpus.spec.task, {}
     if corpus.spec.per_step:
         found = merged(found, PER_STEP)
-    if task.kind == "intensity" and task.limit and task.lowest == -task.limit:
-        found = merged(found, bound(task.limit))
+    if task.kind == "intensity" and task.limit is not None:
+        found = merged(found, bound(max(abs(task.limit), abs(task.lowest))))
     return merged(found, {m: given for m in some}) if given else found
 
 # %% ../../nbs/studies/95_own.ipynb #2de48b95
