@@ -3208,6 +3208,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                         'msa_paper/formats/own_arrays.py'),
                                               'msa_paper.formats.own_arrays.steps_of': ( 'formats/own_arrays.html#steps_of',
                                                                                          'msa_paper/formats/own_arrays.py'),
+                                              'msa_paper.formats.own_arrays.unpadded': ( 'formats/own_arrays.html#unpadded',
+                                                                                         'msa_paper/formats/own_arrays.py'),
                                               'msa_paper.formats.own_arrays.whole_lengths': ( 'formats/own_arrays.html#whole_lengths',
                                                                                               'msa_paper/formats/own_arrays.py')},
             'msa_paper.formats.own_declaration': { 'msa_paper.formats.own_declaration.Declared': ( 'formats/own_declaration.html#declared',

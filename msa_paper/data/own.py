@@ -15,7 +15,8 @@ from ..corpus import Corpus, check_corpus
 from .own_field import field_corpus, read_from
 from ..formats.own_arrays import Steps, arrays_in, by_id, chosen_array, file_of, modality_of
 from ..formats.own_arrays import need_numbers, same_lengths, stacked, steps_of
-from ..formats.own_declaration import Declared, ModalityDeclared, SplitsDeclared, read_declaration, task_of
+from ..formats.own_declaration import Declared, ModalityDeclared, SplitsDeclared
+from ..formats.own_declaration import read_declaration, task_of
 from ..formats.own_samples import Samples, check_groups, read_samples, samples_of
 from ..formats.padded import refuse_unreadable
 from ..formats.ragged import sanitised

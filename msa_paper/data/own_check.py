@@ -89,8 +89,8 @@ def about_values(corpus:Corpus)->list[str]:
         if wrong := sum(note.get(k, 0) for k in ("nan", "plus_infinity", "minus_infinity", "too_large")):
             found.append(f"{m}: {wrong:,} values are no numbers; the column's mean stands for them")
         if padding := note.get("taken_for_padding"):
-            found.append(f"{m}: {padding:,} steps without a value at the end of samples are taken for padding; "
-                         "where zeros can be data, say how long samples are: lengths = …")
+            told = "where zeros can be data, say how long samples are: lengths = …"
+            found.append(f"{m}: {padding:,} steps of nothing at an end are taken for padding; {told}")
         if outside := note.get("outside_lengths"):
             found.append(f"{m}: {outside:,} steps hold data outside of the lengths")
         if without := np.flatnonzero(corpus.lengths(m) == 0).tolist():

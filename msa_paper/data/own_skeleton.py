@@ -56,7 +56,7 @@ def guessed_task(table:pd.DataFrame, label:str)->tuple[str, str]:
     return f'kind = "classes"\nclasses = {json.dumps(classes, ensure_ascii=False)}', f"column '{label}'"
 
 # %% ../../nbs/data/66_own_skeleton.ipynb #078aaaea
-NO_MODALITY = "label", "labels", "id", "ids", "lengths", "offsets"    # what files are called that hold no steps
+NO_MODALITY = "label", "labels", "id", "ids", "lengths", "offsets"    # names of what holds no steps
 
 @dataclass(frozen=True)
 class Guess:
@@ -126,7 +126,7 @@ def line(field:str, column:str, comment:str)->str:
     "A line of a column that was found, or what it would look like."
     return f"{field} = {quoted(column)}" if column else f'# {field} = "…"   # {comment}'
 
-# %% ../../nbs/data/66_own_skeleton.ipynb #701e7a8d
+# %% ../../nbs/data/66_own_skeleton.ipynb #7809da95
 WORDS = "text", "transcript", "utterance", "sentence", "words"
 
 def text_guess(table:pd.DataFrame)->list[Guess]:
@@ -142,6 +142,8 @@ def modality_lines(found:list[Guess])->str:
         return f"\n{told}\n[modalities.eeg]\n"
     return "".join(f"\n[modalities.{key(g.name)}]          # {g.told}\n{g.lines}" for g in found)
 
+
+# %% ../../nbs/data/66_own_skeleton.ipynb #701e7a8d
 def key(name:str)->str:
     "A name as a key of TOML: quoted where it has other letters than the English ones."
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else quoted(name)
@@ -173,8 +175,9 @@ def skeleton(
     found += [] if any(g.name == "text" for g in found) else text_guess(table)
     place = folder.resolve().name
     name = named_like(place)
+    name = f"my-{name}" if name in dataset else name
     return HEAD.format(
-        place=place, name=f"my-{name}" if name in dataset else name, task=task, made_of=made_of, id=quoted(ids),
+        place=place, name=name, task=task, made_of=made_of, id=quoted(ids),
         rows=f"{len(table)} rows of {', '.join(columns)}" if path else "one row a sample",
         file=quoted(path.name if path else "samples.csv"),
         label=line("label", label, "of several labels: leave it out, each has a column called like it"),

@@ -54,7 +54,8 @@ def modality_differences(ours:DataSpec, theirs:DataSpec)->list[str]:
     pairs = [(m, k, theirs.modalities[m]) for m, k in ours.modalities.items()]
     sizes = [f"'{m}' has {b.dim} numbers a step, and the run was trained with {a.dim}"
              for m, a, b in pairs if a.dim != b.dim]
-    other = [(m, a, b) for m, a, b in pairs if a.kind != b.kind and b.kind != "vector"]   # one step is few steps
+    # samples of one step each are vectors, and fit a model of several
+    other = [(m, a, b) for m, a, b in pairs if a.kind != b.kind and b.kind != "vector"]
     return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in other]
 
 # %% ../../nbs/experiment/85_portable.ipynb #71a5b898

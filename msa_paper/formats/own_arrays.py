@@ -112,6 +112,19 @@ def all_nan(x:np.ndarray, block:int=256)->np.ndarray: # (N, T) bool
         return np.zeros(x.shape[:2], bool)
     return np.concatenate([np.isnan(x[n:n + block]).all(-1) for n in range(0, len(x), block)])
 
+# %% ../../nbs/formats/91_own_arrays.ipynb #947d5c81
+def unpadded(x:np.ndarray, given:np.ndarray|None, where:object)->Steps:
+    "Steps of a padded array (N, T, d), by lengths that are given, or by what is not padding."
+    if given is not None and given.max(initial=0) > x.shape[1]:
+        what = f"a length of {given.max()}, where the array has {x.shape[1]} steps"
+        raise MsaPaperError(what, where, "give the number of steps of each sample")
+    present = present_steps(x) if given is not None else present_steps(x) & ~all_nan(x)
+    first, length, side = extents(present, given, where)
+    left_out = 0 if given is not None else int(x.shape[0] * x.shape[1] - length.sum())
+    found = dict(outside_lengths=steps_outside(present, first, length), taken_for_padding=left_out)
+    notes = dict(padding=side) | {k: n for k, n in found.items() if n}
+    return Steps(*valid_rows(x, first, length), length, notes)
+
 # %% ../../nbs/formats/91_own_arrays.ipynb #1f8a5135
 def stacked(
     x:np.ndarray,                   # (N,), (N, d), (all steps, d) or (N, T, d)
@@ -124,16 +137,7 @@ def stacked(
     x = x[:, None] if x.ndim == 1 else x
     given = None if lengths is None else whole_lengths(lengths, N, where)
     if x.ndim == 3 and len(x) == N:
-        if given is not None and given.max(initial=0) > x.shape[1]:
-            what = f"a length of {given.max()}, where the array has {x.shape[1]} steps"
-            raise MsaPaperError(what, where, "give the number of steps of each sample")
-        present = present_steps(x) if given is not None else present_steps(x) & ~all_nan(x)
-        first, length, side = extents(present, given, where)
-        outside = steps_outside(present, first, length)
-        left_out = 0 if given is not None else int(x.shape[0] * x.shape[1] - length.sum())
-        found = dict(outside_lengths=outside, taken_for_padding=left_out)
-        notes = dict(padding=side) | {k: n for k, n in found.items() if n}
-        return Steps(*valid_rows(x, first, length), length, notes)
+        return unpadded(x, given, where)
     if x.ndim == 2 and given is not None and given.sum() == len(x):
         return Steps(x, np.arange(len(x)), given)
     if x.ndim == 2 and given is None and len(x) == N:

@@ -19,11 +19,13 @@ from .signatures import ARRAYS, TABLE, kind_of
 from .versions import NAMES
 from ..tasks import Task, check_labels, named
 
-# %% ../../nbs/formats/92_own_samples.ipynb #70fa068e
+# %% ../../nbs/formats/92_own_samples.ipynb #8f26407f
 READERS = {".csv": ",", ".tsv": "\t", ".parquet": "", ".npz": ""}     # ending → separator
 TEXT = TABLE.name, "a message of a server"     # a column may be called like one
 SEEMS = {".csv": TEXT, ".tsv": TEXT, ".parquet": ("a Parquet file",), ".npz": (ARRAYS.name, "a zip archive")}
 
+
+# %% ../../nbs/formats/92_own_samples.ipynb #2d5a8be9
 def label_arrays(found:dict)->dict:
     "The columns of an array `label` with several labels a sample, called like the array `classes` says."
     y, classes = found.get("label"), found.get("classes")
@@ -37,6 +39,8 @@ def separator_of(path:Path)->str:
     usual = READERS[path.suffix.lower()]
     return ";" if usual == "," and header.count(";") > header.count(",") else usual
 
+
+# %% ../../nbs/formats/92_own_samples.ipynb #70fa068e
 def from_arrays(path:Path)->pd.DataFrame:
     "The one-dimensional arrays of an .npz that are as long as its first one, as columns."
     found = read_npz(path)
@@ -205,7 +209,7 @@ def check_groups(
         remedy = "keep a group on one side, or let the splits be drawn: leave `split` out"
         raise MsaPaperError(what, where, remedy)
 
-# %% ../../nbs/formats/92_own_samples.ipynb #bf91f8b5
+# %% ../../nbs/formats/92_own_samples.ipynb #c1be0dd1
 @dataclass
 class Samples:
     "What a table says of every row."
@@ -220,6 +224,8 @@ class Samples:
         "A column of numbers, such as lengths; None where the table has none of that name."
         return as_numbers(self.table[name], where) if name in self.table else None
 
+
+# %% ../../nbs/formats/92_own_samples.ipynb #bf91f8b5
 def samples_of(
     table:pd.DataFrame,        # texts
     task:Task,

@@ -82,13 +82,15 @@ def published_before(
     return before
 
 
-# %% ../../nbs/report/26_at_hand.ipynb #2f1e395b
+# %% ../../nbs/report/26_at_hand.ipynb #d3cdcef5
 def runs_for(c:Configuration, results:str, given:list[Run]|None)->list[Run]:
     "The runs of a configuration: those that are given, or those of the store."
     if given is None:
         return Store(results).runs_of(c.spec)
     return [r for r in given if spec_hash(r.spec) == c.hash]
 
+
+# %% ../../nbs/report/26_at_hand.ipynb #2f1e395b
 class AtHand:
     "The runs of a study: `runs` of the working store, and `kept`, which were published and are not in it."
     def __init__(self,

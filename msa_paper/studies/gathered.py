@@ -52,7 +52,8 @@ def refuse_two_versions(runs:list[Run]):
         other = first.setdefault(spec_hash(run.spec), run)
         if other.name.data != run.name.data:
             names = f"{other.name.without_seed}, {run.name.without_seed}"
-            raise MsaPaperError("runs on two versions of the same data in one table", names, "name one of them")
+            what = "runs on two versions of the same data in one table"
+            raise MsaPaperError(what, names, "name one of them")
 
 def key_of(spec:RunSpec)->str:
     "What an experiment on these data is known by."
