@@ -37,7 +37,7 @@ def states(corpus, *only):
 
 @pytest.mark.parametrize("check", audit_check)
 def test_a_whole_corpus_passes_every_check(check):
-    assert set(states(WHOLE, check).values()) == {"told"}
+    assert set(states(WHOLE, check).values()) <= {"told", "not asked"}
 
 
 @pytest.mark.parametrize("broken", STRONG, ids=lambda b: b.how)
