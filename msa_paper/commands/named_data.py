@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from ..core import MsaPaperError, data_folder, known
-from ..formats.own_declaration import DECLARATION
+from ..registry import DECLARATION
 from ..registry import dataset as datasets
 
 # %% ../../nbs/commands/15_named_data.ipynb #ddcb0db7

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, write_whole
 from ..formats.own_arrays import BESIDE, READERS, arrays_in
-from ..formats.own_declaration import DECLARATION, read_declaration
+from ..formats.own_declaration import read_declaration
+from ..registry import DECLARATION
 from ..formats.own_samples import SPLIT_OF, read_samples
 from ..registry import dataset
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import known
-from .own_declaration import DECLARATION
+from ..registry import DECLARATION
 
 # %% ../../nbs/formats/86_generated_own.ipynb #117a114e
 @dataclass(frozen=True)

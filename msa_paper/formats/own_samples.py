@@ -8,7 +8,6 @@ __all__ = ['SPLIT_OF', 'read_samples', 'labels_in', 'splits_in', 'check_groups',
 # %% ../../nbs/formats/92_own_samples.ipynb #eb28e943
 import warnings
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd

@@ -90,7 +90,7 @@ def moved_picture(
     scale:Scale=(-3., 3.),
 )->list:
     "Points that are moved, and lines of the density of the exact ones: pixels only."
-    by = JITTER * (scale[1] - scale[0]) / 6
+    by = JITTER * ((scale[1] - scale[0]) / 6)
     title += f": points moved at random (sd {by:g}),\n"
     title += "lines hold 25, 50 and 90 % of the density of the exact points"
     figure = predicted_against_true(*points, title, note, share, jittered(*points, by), scale)

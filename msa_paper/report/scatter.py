@@ -92,7 +92,7 @@ def predicted_against_true(
             density_contours(axes, truth, prediction, scale)
         dense_region(axes, truth, prediction, inside)
         intensity_scales(axes, x, y, scale)
-        axes.set_title(title, fontsize=8.5, wrap=True)
+        axes.set_title(title, fontsize=8.5)
         axes.text(.02, .98, note, transform=axes.transAxes, va="top", fontsize=8)
         plt.close(figure)
     return figure
