@@ -8,7 +8,7 @@ __all__ = ['SPLIT_OF', 'read_samples', 'labels_in', 'splits_in', 'check_groups',
 # %% ../../nbs/formats/92_own_samples.ipynb #eb28e943
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
