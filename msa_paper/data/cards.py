@@ -56,7 +56,8 @@ def split_counts(
     "Sequences, steps, groups, labels and their distribution in one split."
     numbers, classes = corpus.splits[split], corpus.spec.task.classes
     cuts, y = corpus.offsets[next(iter(corpus.spec.modalities))], split_labels(corpus, split)
-    there = y[~np.isnan(y.reshape(len(y), -1)).all(1)]
+    unknown = np.isnan(y) if y.ndim == 1 else np.isnan(y).all(1)
+    there = y[~unknown]
     counts = dict(
         sequences=len(numbers), groups=len(set(corpus.groups[numbers].tolist())),
         steps=int(np.diff(cuts)[numbers].sum()), labelled=len(there), unlabelled=len(y) - len(there),
