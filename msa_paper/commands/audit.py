@@ -12,34 +12,18 @@ from .datasets import MANIFEST, Options, Task
 from .named_data import looks_like_a_place, named_data
 from .names import in_checkout, offer_readable
 from .parsing import Json, aside, read_options, said, usually
-from ..core import MsaPaperError
+from ..registry import dataset as datasets
+from ..core import MsaPaperError, known
 
 # %% ../../nbs/commands/52_audit.ipynb #50c51c3a
-def audited_data(dataset:str, protocol:str, task:str, options:dict)->dict:
+def audited_data(asked:"Asked", corpus:"Corpus")->dict:
     "Which data were audited, what was found, and the page that says so."
     from msa_paper.data.audit import audit, audit_page, kept
-    from msa_paper.data.catalogue import load_corpus, usual_task
-    options = dict(options)           # a card may name its task
-    task = task or options.pop("task", usual_task(dataset))
-    findings = audit(load_corpus(dataset, protocol, task, **options))
-    failed = [f"{dataset}-{protocol}: failed {f.id}" for f in findings if f.state == "failed"]
-    facts = dict(dataset=dataset, protocol=protocol, task=task, options=options, findings=kept(findings))
-    return dict(facts=facts, page=audit_page(f"{dataset}-{protocol}-{task}", findings), failed=failed)
-
-# %% ../../nbs/commands/52_audit.ipynb #70cd7a06
-def every_data()->list[tuple[str, str, dict]]:
-    "Data set, protocol and options of everything that has a data card, or of one data set's."
-    from msa_paper.registry import dataset
-    return [(name, *card) for name in dataset for card in dataset.facts(name).get("cards", ())]
-
-def audited_where_here(name:str, protocol:str, options:dict)->dict|None:
-    "An audit, or None where the files are not here."
-    try:
-        return audited_data(name, protocol, "", options)
-    except MsaPaperError as error:
-        if error.what != "missing file":
-            raise
-        return None
+    findings, title = audit(corpus), f"{asked.name}-{asked.protocol}"
+    failed = [f"{title}: failed {f.id}" for f in findings if f.state == "failed"]
+    facts = dict(dataset=asked.name, protocol=asked.protocol, task=asked.task, options=asked.options)
+    facts |= dict(findings=kept(findings))
+    return dict(facts=facts, page=audit_page(f"{title}-{asked.task}", findings), failed=failed)
 
 # %% ../../nbs/commands/52_audit.ipynb #71857546
 DataSet = Annotated[str, typer.Argument(
@@ -75,13 +59,13 @@ def audit(
 # %% ../../nbs/commands/52_audit.ipynb #b94c33f0
 def audits_asked_for(dataset:str, protocol:str, task:str, given:dict)->list[dict]:
     "One audit where a protocol is named; else those of all data that are here, or of one data set."
-    from msa_paper.core import known
-    from msa_paper.registry import dataset as declared
+    from msa_paper.data.catalogue import Asked, carded, usual_task
     if dataset:
-        known(dataset, declared, "data set")
+        known(dataset, datasets, "data set")
     if protocol:
-        return [audited_data(dataset, protocol, task, given)]
+        one = Asked(dataset, protocol, task or usual_task(dataset), given)
+        return [audited_data(one, one.load())]
     if task or given:
         raise MsaPaperError("a task and options are about one protocol", remedy="name the protocol as well")
-    asked = [one for one in every_data() if dataset in ("", one[0])]
-    return [a for one in asked if (a := audited_where_here(*one))]
+    some = carded(*([dataset] if dataset else datasets))
+    return [audited_data(one, corpus) for one, corpus in some if corpus is not None]

@@ -33,7 +33,6 @@ class NamedData:
     protocol: str
     task: str                                    # the usual one
     data: dict = field(default_factory=dict)     # options of the reader
-    per_step: bool|None = None                   # known of one's own data alone
 
     def load(self, task:str="")->"Corpus":
         "Read them."
@@ -44,19 +43,16 @@ class NamedData:
 def looks_like_a_place(name:str)->bool:
     "Whether a name is a path rather than a data set and its protocol."
     kind = Path(name).suffix in (".toml", ".npz")
-    return kind or "/" in name or name == "." or (Path(name)/DECLARATION).is_file()
+    return kind or "/" in name or name == "." or name != "" and (Path(name)/DECLARATION).is_file()
 
 def own_data(place:Path, options:dict)->NamedData:
     "The data of a declaration, known by their name from now on. Raises for options, which it has none of."
-    from msa_paper.data.own import adopt_from
-    from msa_paper.formats.own_declaration import read_declaration, task_of
+    from msa_paper.data.own import adopted
     if options:
         remedy = f"write it into {DECLARATION}"
         raise MsaPaperError(f"option '{next(iter(options))}' of one's own data", place, remedy)
-    d, path = read_declaration(place)
-    folder = as_named(place)
-    adopt_from(d.name, folder)
-    return NamedData(d.name, "own", task_of(d.task, d.name, path).name, dict(folder=folder), d.task.per_step)
+    d, task, _ = adopted(place)
+    return NamedData(d.name, "own", task.name, dict(folder=as_named(place)))
 
 # %% ../../nbs/commands/15_named_data.ipynb #f37caa58
 def named_data(

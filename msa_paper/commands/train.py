@@ -71,7 +71,8 @@ def train(
     workers = counted(workers, "--workers", most_workers())
     some, fixed, meant = chosen_models(model), chosen_fields(choice), named_data(data, read_options(option))
     from msa_paper.corpus import need_labels
-    from msa_paper.studies.own import entries_of, own_experiment
+    from msa_paper.studies.configurations import entries_of
+    from msa_paper.studies.own import own_experiment
     corpus = need_labels(meant.load(), "train", "validation", "test")
     writable(results)
     experiment = own_experiment(corpus, meant.data, some, seeds, trials, **fixed)

@@ -249,8 +249,7 @@ def repeated_text(audited:Audited)->Iterator[Finding]:
     corpus, s = audited.corpus, audited.samples
     texts, what = texts_of(corpus), "texts"
     if texts is not None:
-        where = pd.Index(np.asarray(label_ids(corpus)).astype(str)).get_indexer(s.ids)
-        key = np.array([text_key(t) for t in texts[where]], str)
+        key = np.array([text_key(t) for t in texts[s.place]], str)
     elif "text" in corpus.spec.modalities:
         key, what = sample_keys(audited, "text"), "features of texts"
     else:

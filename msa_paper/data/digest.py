@@ -95,6 +95,7 @@ class Samples:
     group: np.ndarray              # (n,) numbers of groups
     split: np.ndarray              # (n,) names of splits
     sequence: np.ndarray           # (n,) the sequence it stands in
+    place: np.ndarray              # (n,) where it stands among all that can be labelled
 
     def of(self, *splits:str)->np.ndarray:   # (k,) row numbers
         "The rows of some splits."
@@ -152,7 +153,7 @@ def samples_of(audited:Audited)->Samples:
     rows = sequence[keep]
     ids = np.asarray(label_ids(corpus))[keep].astype(str)
     x = {m: v[keep] for m, v in x.items()}
-    return Samples(x, y[keep], ids, groups_of(corpus)[rows], audited.split[rows], rows)
+    return Samples(x, y[keep], ids, groups_of(corpus)[rows], audited.split[rows], rows, keep)
 
 # %% ../../nbs/data/81_digest.ipynb #b997f13a
 def label_columns(

@@ -17,39 +17,32 @@ from ..formats.options import accepted
 from ..formats.own_declaration import Declared
 from ..tasks import Task
 
-# %% ../../nbs/data/64_own_field.ipynb #7a71deb0
-def mmsa_splits(file:Path, task:str, text:str="text")->tuple[dict, dict]:
-    "The splits of a file of MMSA's layout, and the kinds of its modalities."
-    from msa_paper.formats.fields import split_parts
-    from msa_paper.formats.layouts import told_apart
-    from msa_paper.formats.mmsa import KINDS_OF, mmsa_split
-    from msa_paper.formats.pickles import read_pickle
-    tree = read_pickle(file)
-    with told_apart(tree, "mmsa"):
-        parts, _ = split_parts(tree, file)
-        return {s: mmsa_split(part, f"{file}, {s}", text) for s, part in parts.items()}, KINDS_OF
-
 # %% ../../nbs/data/64_own_field.ipynb #df913100
-def mult_splits(file:Path, task:str)->tuple[dict, dict]:
-    "The splits of a file of MulT's layout, and the kinds of its modalities."
-    from msa_paper.formats.mult import make_unique, read_splits
-    splits, _ = read_splits(file, "", task)
+def mult_splits(file:Path, task:str)->tuple[dict, dict, dict]:
+    "The splits of a file of MulT's layout, the kinds of its modalities, and what is noted."
+    from msa_paper.formats.mult import KINDS_OF, make_unique, read_splits
+    splits, beside = read_splits(file, "", task)
     for part in splits.values():
         make_unique(part)
-    return splits, {"text": "tokens", "vision": "frames", "audio": "frames"}
+    return splits, KINDS_OF, beside
 
 # %% ../../nbs/data/64_own_field.ipynb #bccb5149
-def lmf_splits(file:Path, task:str)->tuple[dict, dict]:
-    "The splits of a file of LMF's layout, and the kinds of its modalities."
+def lmf_splits(file:Path, task:str)->tuple[dict, dict, dict]:
+    "The splits of a file of LMF's layout, the kinds of its modalities, and what is noted."
     from msa_paper.formats.layouts import told_apart
-    from msa_paper.formats.lmf import sentiment_splits
+    from msa_paper.formats.lmf import KINDS_OF, sentiment_splits
     from msa_paper.formats.pickles import read_pickle
     tree = read_pickle(file)
     with told_apart(tree, "lmf"):
         splits = sentiment_splits(tree, task, file)
-    return splits, {"text": "tokens", "vision": "vector", "audio": "vector"}
+    return splits, KINDS_OF, {}
 
-PADDED: dict[str, Callable] = {"mmsa": mmsa_splits, "mult": mult_splits, "lmf": lmf_splits}
+def mmsa_file(file:Path, task:str, text:str="text")->tuple[dict, dict, dict]:
+    "The same of MMSA's layout."
+    from msa_paper.formats.mmsa import mmsa_splits
+    return mmsa_splits(file, text)
+
+PADDED: dict[str, Callable] = {"mmsa": mmsa_file, "mult": mult_splits, "lmf": lmf_splits}
 
 # %% ../../nbs/data/64_own_field.ipynb #21b3b31b
 def need_intensity(d:Declared, task:Task, file:Path):
@@ -79,8 +72,8 @@ def padded_file(d:Declared, task:Task, file:Path)->Corpus:
     need_intensity(d, task, file)
     read, options = PADDED[d.format], dict(d.options)
     lengths = options.pop("lengths", "file")
-    splits, kinds = read(file, task.name, **accepted(read, options, f"'{d.name}'"))
-    return padded_corpus(d.name, "own", task.name, splits, kinds, file, lengths)
+    splits, kinds, beside = read(file, task.name, **accepted(read, options, f"'{d.name}'"))
+    return padded_corpus(d.name, "own", task.name, splits, kinds, file, lengths, notes=beside)
 
 # %% ../../nbs/data/64_own_field.ipynb #b2a06f72
 def conversations_file(d:Declared, task:Task, file:Path)->Corpus:

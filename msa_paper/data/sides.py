@@ -8,7 +8,7 @@ __all__ = ['speakers_of', 'cut_group', 'shared_speaker']
 # %% ../../nbs/data/83_sides.ipynb #6b2208d6
 from collections.abc import Iterator
 import re
-import numpy as np, pandas as pd
+import numpy as np
 from ..corpus import Corpus, label_ids
 from .copies import PARTS, for_labels
 from .digest import Audited
@@ -61,10 +61,9 @@ def cut_group(audited:Audited)->Iterator[Finding]:
 )
 def shared_speaker(audited:Audited)->Iterator[Finding]:
     "Speakers on both sides, where it is known who speaks."
-    corpus, s, names = audited.corpus, audited.samples, speakers_of(audited.corpus)
+    s, names = audited.samples, speakers_of(audited.corpus)
     if names is None:
         none = "who speaks is not known: a reader can say it in `truth['speaker']`"
         yield finding("shared-speaker", "", "not asked", none)
         return
-    where = pd.Index(np.asarray(label_ids(corpus)).astype(str)).get_indexer(s.ids)
-    yield both_sides("shared-speaker", names[where], s.split, "speakers")
+    yield both_sides("shared-speaker", names[s.place], s.split, "speakers")

@@ -7,7 +7,7 @@ __all__ = ['NOTED', 'transcript_corpus']
 
 # %% ../../nbs/data/05_text_features.ipynb #8da30889
 from pathlib import Path
-from ..core import known, project_folder
+from ..core import known
 from ..corpus import Corpus
 from ..formats.text_corpus import text_corpus
 from ..formats.transcripts import notes_of, transcripts
@@ -29,7 +29,7 @@ def transcript_corpus(
     there = [c for c in ("text", "english") if c in table]
     texts = table[known(column, there, f"transcript of {dataset}")]
     settings = dict(pooled="mean" if protocol == "context" else "no") | text
-    path = extract_text(table.id, texts, features or project_folder()/"data"/"features", **settings)
+    path = extract_text(table.id, texts, features, **settings)
     found = read_text_features(path)
     corpus = text_corpus(dataset, protocol, task, table, found.values, found.offsets, (path,))
     corpus.notes |= notes_of(table)

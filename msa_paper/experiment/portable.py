@@ -24,7 +24,7 @@ from .specification import RunSpec
 from .training import Training
 from ..loaders import batches
 from ..schema import DataSpec, Modality
-from ..tasks import Task
+from ..tasks import Task, scale_told
 
 # %% ../../nbs/experiment/85_portable.ipynb #c08daa48
 def data_told(data:DataSpec)->dict:
@@ -61,11 +61,10 @@ def modality_differences(ours:DataSpec, theirs:DataSpec)->list[str]:
 # %% ../../nbs/experiment/85_portable.ipynb #71a5b898
 def scale_differences(ours:Task, theirs:Task)->list[str]:
     "How the ends of two intensities differ, where both have some."
-    ends = (ours.lowest, ours.limit), (theirs.lowest, theirs.limit)
-    if {ours.kind, theirs.kind} != {"intensity"} or None in (ours.limit, theirs.limit) or ends[0] == ends[1]:
+    if not ours.scale or not theirs.scale or ours.scale == theirs.scale:
         return []
-    told = [f"[{low:g}, {high:g}]".replace("-", "−") for low, high in ends]
-    return [f"the run predicts an intensity of {told[0]}; that of the data is of {told[1]}"]
+    told = f"the run predicts an intensity of {scale_told(ours)}"
+    return [f"{told}; that of the data is of {scale_told(theirs)}"]
 
 # %% ../../nbs/experiment/85_portable.ipynb #b725ceac
 def differences(

@@ -88,12 +88,18 @@ def runs(self:Store, dataset:str="*", protocol:str="*", model:str="*")->list[Run
 
 # %% ../../nbs/experiment/20_store.ipynb #6a4cc6d3
 @patch
+def called(self:Store,
+    *names:str,    # ids, or parts of them
+)->list[Run]:
+    "The finished runs that any of some names means (`specification.is_called`)."
+    return [r for r in self.runs() if any(is_called(r.id, name) for name in names)]
+
+@patch
 def find(self:Store,
     name:str,      # a run's id, or the part of it that no other run has
 )->Run:
     "A finished run by its name. Raises `MsaPaperError` where none or several are called so."
-    every = self.runs()
-    found = [r for r in every if is_called(r.id, name)]
+    every, found = self.runs(), self.called(name)
     if len(found) == 1:
         return found[0]
     raise MsaPaperError(f"{len(found) or 'no'} finished runs are called '{name}'", self.folder.name,

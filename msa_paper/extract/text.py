@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
-from ..core import MsaPaperError, sha256, validated, write_whole
+from ..core import MsaPaperError, project_folder, sha256, validated, write_whole
 from msa_paper.extract.text_encoder import (
     TextEncoder, Tokens, encode, load_text_encoder, plan_batches, tokenise,
 )
@@ -216,7 +216,7 @@ def compute(final:Path, ids:list, texts:list, encoder:TextEncoder, s:TextSetting
 def extract_text(
     ids:list,                # (N,) unique names of the texts
     texts:list,              # (N,) transcripts; None, NaN or blank: no transcript
-    folder:Path|str,         # where results are kept
+    folder:Path|str|None=None,   # where results are kept; None: data/features of the project
     device:str="cpu",
     progress:bool=True,      # a progress bar, when there is a terminal
     **settings:object,       # fields of `TextSettings`
@@ -226,7 +226,7 @@ def extract_text(
     ids, texts = checked_texts(ids, texts)
     encoder = load_text_encoder(s.model, device)
     key = key_of(ids, texts, encoder, s, limit_of(s, encoder))
-    final = Path(folder)/f"text-{key}.safetensors"
+    final = Path(folder or project_folder()/"data"/"features")/f"text-{key}.safetensors"
     if is_whole(final):
         return final
     final.parent.mkdir(parents=True, exist_ok=True)

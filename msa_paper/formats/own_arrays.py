@@ -80,12 +80,6 @@ class Steps:
         "The steps, read as they are asked for."
         return Rows([(self.matrix, self.rows)])
 
-    def of(self, samples:np.ndarray)->"Steps":     # numbers of samples, in any order
-        "The steps of some samples, in that order."
-        ends = self.lengths.cumsum()
-        rows = [self.rows[slice(e - n, e)] for e, n in zip(ends[samples], self.lengths[samples])]
-        return Steps(self.matrix, np.concatenate(rows or [self.rows[:0]]), self.lengths[samples], self.notes)
-
 # %% ../../nbs/formats/91_own_arrays.ipynb #0bebd6a6
 def need_numbers(x:object, where:object):
     "Raises where something is no array of numbers, or one without columns."
@@ -147,14 +141,13 @@ def stacked(
     raise MsaPaperError(f"an array of shape {x.shape} for {N} samples{told}", where, remedy)
 
 # %% ../../nbs/formats/91_own_arrays.ipynb #307e4f2b
-def one_width(arrays:list[np.ndarray], names:list[str], where:object)->int:
-    "The number of columns of all arrays. Raises and names the first that has another."
+def check_widths(arrays:list[np.ndarray], names:list[str], where:object):
+    "Raises where arrays have different numbers of columns, and names the first that differs."
     widths = [a.shape[-1] for a in arrays]
     other = [k for k, w in enumerate(widths) if w != widths[0]]
     if other:
         what = f"{widths[other[0]]} columns in '{names[other[0]]}', {widths[0]} in '{names[0]}'"
         raise MsaPaperError(what, where, "a step has the same columns in every sample")
-    return widths[0]
 
 # %% ../../nbs/formats/91_own_arrays.ipynb #7831e884
 def by_id(
@@ -163,17 +156,16 @@ def by_id(
     where:object,
 )->Steps:
     "Steps of one array a sample; samples without one have no steps. Raises where columns differ."
-    arrays = [found[i] for i in ids if i in found]
-    for i in (i for i in ids if i in found):
+    there = [i for i in ids if i in found]
+    for i in there:
         need_numbers(found[i], f"{where}, '{i}'")
         if found[i].ndim > 2:
             what = f"an array of shape {found[i].shape} for one sample"
             raise MsaPaperError(what, f"{where}, '{i}'", "give (steps, columns), or (columns,)")
-    arrays = [a if a.ndim == 2 else np.atleast_2d(a) for a in arrays]
-    one_width(arrays, [i for i in ids if i in found], where)
-    lengths = iter([len(a) for a in arrays])
-    length = np.array([next(lengths) if i in found else 0 for i in ids], np.int64)
-    matrix = np.concatenate(arrays)
+    arrays = {i: np.atleast_2d(found[i]) for i in there}
+    check_widths(list(arrays.values()), there, where)
+    length = np.array([len(arrays.get(i, ())) for i in ids], np.int64)
+    matrix = np.concatenate(list(arrays.values()))
     strange = sorted(found.keys() - set(ids))
     notes = {"arrays of no sample": len(strange)} if strange else {}
     return Steps(matrix, np.arange(len(matrix)), length, notes)

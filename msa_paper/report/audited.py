@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError, read_json, results_folder, write_json
+from ..core import read_json, results_folder, write_json
 from ..corpus import Corpus
 from ..data.audit import AUDIT, audit, kept
-from ..data.catalogue import load_corpus, usual_task
+from ..data.catalogue import carded, load_corpus
 from ..data.digest import Audited
 from ..data.findings import QUIET, audit_check
 from ..registry import dataset
@@ -27,13 +27,8 @@ def audit_file(
 
 def real_corpora()->Iterator[Corpus]:
     "Every corpus that has a data card, was not made here, and is at hand."
-    for name in (n for n in dataset if n not in dataset.names(made=True)):
-        for protocol, options in dataset.facts(name).get("cards", ()):
-            try:
-                yield load_corpus(name, protocol, **dict(task=usual_task(name)) | options)
-            except MsaPaperError as error:
-                if error.what != "missing file":
-                    raise
+    real = (name for name in dataset if name not in dataset.names(made=True))
+    yield from (corpus for _, corpus in carded(*real) if corpus is not None)
 
 # %% ../../nbs/report/33_audited.ipynb #d2b7850e
 PLANTED = ("mixed", "tone", "quality", "poor_modality", "conflict", "lag", "long_range")   # protocols

@@ -99,8 +99,7 @@ def moved_picture(
 # %% ../../nbs/report/43_figure6.ipynb #f16sca1e
 def scale_of(e:Experiment, truth:np.ndarray)->Scale:
     "The scale of an experiment's intensities; where the annotation has no end, that of the labels."
-    task = TASKS[e.task]
-    return (task.lowest, task.limit) if task.limit else (float(truth.min()), float(truth.max()))
+    return TASKS[e.task].scale or (float(truth.min()), float(truth.max()))
 
 def is_open(e:Experiment)->bool:
     "Whether exact points may stand in the folder of the figures: of generated data, and of one's own runs."

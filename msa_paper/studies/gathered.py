@@ -19,6 +19,7 @@ from ..registry import dataset, forget_adopted
 from ..registry import model as models
 from ..registry import study as studies
 from .comparisons import OF_EXPERIMENTS
+from .own import MAIN
 from .study import Asked, Experiment, Part, Study, studied
 from ..tasks import TASKS, Task
 
@@ -88,8 +89,6 @@ def gather(
     return Gathered(name, [s.model_dump(mode="json") for s in specs], declared, tasks)
 
 # %% ../../nbs/studies/96_gathered.ipynb #d3f33223
-MAIN = dict(intensity="mae", classes="acc", labels="f1_mean")     # what ablations are judged by
-
 def place_of(spec:RunSpec)->str:
     "How pages call the data and the task of a configuration."
     return spec.dataset if spec.task == spec.dataset else f"{spec.dataset}-{spec.protocol}, {spec.task}"
