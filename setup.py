@@ -14,6 +14,7 @@ setup(
     python_requires=">=" + settings["min_python"],
     packages=find_packages(include=["msa_paper", "msa_paper.*"]),
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "text": settings["text_requirements"].split(), "cluster": settings["cluster_requirements"].split()},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "text", "cluster", "media")},
+    package_data={"msa_paper": ["weights/*", "weights/*/*", "weights/*/*/*"]},   # of trained models: see its README
     entry_points={"console_scripts": settings["console_scripts"].split()},
 )
