@@ -127,6 +127,16 @@ def test_folders_missing_files_and_lost_indices(noisy, media):
         look(late)
 
 
+def test_a_file_of_which_nothing_can_be_decoded(noisy, media):
+    content = noisy.read_bytes()
+    begin = content.index(b"mdat") + 4
+    empty = media / "empty.mp4"
+    empty.write_bytes(content[:begin] + bytes(len(content) - begin))
+    for read in (look, frames):
+        with pytest.raises(MsaPaperError, match="neither pictures nor sound that can be decoded"):
+            read(empty)
+
+
 @pytest.mark.parametrize("name", ["clip.txt", "clip.jpg", "clip.wav", "clip"])
 def test_a_wrong_name_is_remarked_and_the_clip_read(name, media, noisy):
     clip = media / f"named-{name}"

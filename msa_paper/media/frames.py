@@ -159,6 +159,8 @@ def frames(
         for k, frame in one_a_step(whole, facts.zero, rate):
             picture = upright(frame, stream.sample_aspect_ratio, height)
             pictures[k] = picture, frame.time - facts.zero, frame.is_corrupt
+    if not pictures:
+        return no_frames(Remark("vision", "none of its pictures could be decoded", 1.))
     found = gathered(pictures, rate)
     begun = np.array([k in pictures for k in range(len(found))])
     return replace(found, remarks=told(facts, met, found.there, begun))
