@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATE', 'Sound', 'read_sound']
 
-# %% ../../nbs/media/30_sound.ipynb #c072862a
+# %% ../../nbs/media/30_sound.ipynb #50b8807b
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from ..core import MsaPaperError
 from .timed import Remark
 from .weights import needed
 
-# %% ../../nbs/media/30_sound.ipynb #52ed0ed2
+# %% ../../nbs/media/30_sound.ipynb #12fb14f0
 @dataclass(frozen=True)
 class Sound:
     "Sound of a clip, mono, on the clip's clock; without a sample where the clip has none."
@@ -41,12 +41,12 @@ class Sound:
         end:np.ndarray,     # (T,) seconds
     )->np.ndarray:          # (T,) bool
         "Which intervals were recorded whole: they touch no gap."
-        there = np.ones(len(start), bool)
+        there, tiny = np.ones(len(start), bool), 1e-9
         for a, b in self.gaps:
-            there &= (end <= a) | (start >= b)
+            there &= (end <= a + tiny) | (start >= b - tiny)
         return there
 
-# %% ../../nbs/media/30_sound.ipynb #8958b2cf
+# %% ../../nbs/media/30_sound.ipynb #1b1fc1d0
 NO_CLIP = "tty", "image2", "gif"   # demuxers that take a text for a film, or a picture for a frame
 
 @contextmanager
@@ -66,14 +66,14 @@ def opened(path:str|Path)->Iterator:
             raise MsaPaperError("a text or a picture, and no clip", path, remedy)
         yield container
 
-# %% ../../nbs/media/30_sound.ipynb #00457505
+# %% ../../nbs/media/30_sound.ipynb #27f155ab
 def clock_zero(container:object)->float:
     "Second 0 of the clip's clock, in the seconds of its file."
     streams = *container.streams.audio, *container.streams.video
     starts = [float(s.start_time * s.time_base) for s in streams if s.start_time is not None]
     return min(starts, default=0.)
 
-# %% ../../nbs/media/30_sound.ipynb #7a829a81
+# %% ../../nbs/media/30_sound.ipynb #06d502ff
 @dataclass
 class Decoder:
     "Frames of a stream of sound, and how many packets and frames of it were damaged."
@@ -98,7 +98,7 @@ class Decoder:
             self.damaged += len(found) - len(good)
             yield from good
 
-# %% ../../nbs/media/30_sound.ipynb #d8ee3285
+# %% ../../nbs/media/30_sound.ipynb #8276ebbd
 JITTER = .02   # seconds by which time stamps of frames that follow each other may differ
 
 class Piece:
@@ -127,7 +127,7 @@ class Piece:
         "Whether a frame follows without a gap."
         return self.kind_of(frame) == self.kind and abs(time - self.time - self.length) <= JITTER
 
-# %% ../../nbs/media/30_sound.ipynb #26a8980b
+# %% ../../nbs/media/30_sound.ipynb #dd9b8733
 def pieces(
     frames:Iterator[object],
     rate:int,                  # of the result
@@ -149,7 +149,7 @@ def pieces(
         piece.add(None)
         yield piece.time, np.concatenate(piece.parts)
 
-# %% ../../nbs/media/30_sound.ipynb #16d4843f
+# %% ../../nbs/media/30_sound.ipynb #8c68ee2c
 LONGEST_GAP = 3600.   # seconds; time stamps further apart are damaged
 
 @dataclass
@@ -173,7 +173,7 @@ class Laid:
         self.parts.append(samples)
         self.filled += len(samples)
 
-# %% ../../nbs/media/30_sound.ipynb #774cbf77
+# %% ../../nbs/media/30_sound.ipynb #b4e7e8e8
 ENDLESS = 0x7FFF0000   # sizes that programs write who do not know the end yet
 
 def wav_seconds(path:str|Path)->float|None:
@@ -192,7 +192,7 @@ def wav_seconds(path:str|Path)->float|None:
                 rate, = struct.unpack("<I", content[8:12])   # bytes a second
     return None
 
-# %% ../../nbs/media/30_sound.ipynb #11b20341
+# %% ../../nbs/media/30_sound.ipynb #e24010e1
 def declared(container:object, stream:object, path:str|Path)->float|None:
     "Seconds that a stream of sound should have, or None."
     if (seconds := wav_seconds(path)) is not None:
@@ -203,7 +203,7 @@ def declared(container:object, stream:object, path:str|Path)->float|None:
     late = float((stream.start_time or 0) * stream.time_base)
     return container.duration / 1e6 - late if alone else None
 
-# %% ../../nbs/media/30_sound.ipynb #2efcb07b
+# %% ../../nbs/media/30_sound.ipynb #b0d3772a
 SLACK = .15   # seconds by which durations of containers are wrong without anything lost
 
 def losses(sound:Sound, wanted:float|None, damaged:int)->Iterator[Remark]:
@@ -222,7 +222,7 @@ def losses(sound:Sound, wanted:float|None, damaged:int)->Iterator[Remark]:
     if not np.abs(sound.samples).max() > 1e-5:
         yield Remark("audio", "the sound is silence from beginning to end")
 
-# %% ../../nbs/media/30_sound.ipynb #68975d2e
+# %% ../../nbs/media/30_sound.ipynb #4c721405
 def nothing_heard(rate:int, told:str)->Sound:
     "Sound that a clip does not have."
     return Sound(np.zeros(0, np.float32), rate, remarks=(Remark("audio", told, 1.),))
@@ -235,7 +235,7 @@ def finite(samples:np.ndarray)->tuple[np.ndarray, tuple[Remark, ...]]:
     told = f"{odd.sum()} samples are no numbers, or far beyond full scale: zeros stand for them"
     return np.where(odd, np.float32(0), samples), (Remark("audio", told, float(odd.mean())),)
 
-# %% ../../nbs/media/30_sound.ipynb #9aef4c9c
+# %% ../../nbs/media/30_sound.ipynb #d0bf4f57
 RATE = 16000   # samples a second: what the paper's audio branch, the recogniser and the voice activity take
 
 def read_sound(
