@@ -1,4 +1,4 @@
-"""Sound of clips as they come: packaged media, made-up and broken files, and what the extractors make of them."""
+"""Sound of clips: packaged media, files of every kind, broken ones, and what the extractors make of them."""
 
 import difflib
 import fractions
