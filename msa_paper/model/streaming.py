@@ -30,7 +30,7 @@ class Incoming:
         self.pace, self.strides = encoders.pace(modality, clock), encoders.strides(modality)
         self.holds = not encoders.aligned                         # where nothing is new
         self.waiting = encoders.projections[modality].weight.new_zeros(0, encoder.width)
-        self.count, self.taken, self.ended, self.last = 0, 0, False, torch.zeros_like(self.waiting[:0].sum(0))
+        self.count, self.taken, self.ended, self.last = 0, 0, False, self.waiting.new_zeros(encoder.width)
 
     def push(self, x:Tensor): # (n, dim)
         "New steps."
@@ -96,6 +96,15 @@ class RunningDynamics:
         self.total, self.steps = sums[-1], self.steps + len(h)
         return self.head.verdict(sums / counts[:, None], C), β
 
+# %% ../../nbs/model/60_streaming.ipynb #ff699fcb
+def modalities_meant(model:ProposedModel, of:Iterable[str]|None)->list[str]:
+    "The modalities that a clip has, in the model's order. Raises for a name that is not known, or for none."
+    there = list(model.encoders.dims)
+    asked = there if of is None else [known(m, there, "modality") for m in of]
+    if not asked:
+        raise MsaPaperError("a stream without modalities", remedy=f"choose of {', '.join(there)}")
+    return [m for m in there if m in asked]
+
 # %% ../../nbs/model/60_streaming.ipynb #45461b70
 class Stream:
     "One clip, heard as it comes. Raises for a model that is not causal."
@@ -105,12 +114,8 @@ class Stream:
         of:Iterable[str]|None=None,         # the modalities that this clip has; None: all
         scale:Callable[[str, Tensor], Tensor]|None=None,   # what a step is put through: name, (n, dim)
     ):
-        self.model, self.encoders = need_causal(model, "this model").eval(), model.encoders
-        self.names = [m for m in self.encoders.dims if of is None or m in set(of)]
-        for m in of or ():
-            known(m, self.encoders.dims, "modality")
-        if not self.names:
-            raise MsaPaperError("a stream without modalities", remedy=f"choose of {', '.join(self.encoders.dims)}")
+        self.model = need_causal(model, "this model").eval()
+        self.encoders, self.names = model.encoders, modalities_meant(model, of)
         self.scale, self.finished, self.steps = scale, False, 0
         with torch.inference_mode():
             self.incoming = {m: Incoming(self.encoders, m, self.names[0]) for m in self.names}
@@ -124,7 +129,7 @@ class Stream:
     def push(self,
         chunk:dict[str, Tensor|np.ndarray],   # {modality: (n, dim)}: new steps, also none
     )->Verdicts:                              # one for each step that is now complete
-        "Hear what has come. Raises where it does not fit the model; then nothing of it is heard."
+        "Hear what has come. Raises where it does not fit; then nothing of the chunk is heard."
         if self.finished:
             raise MsaPaperError("this stream has ended", remedy="begin another session for another clip")
         new = {m: self.fitting(m, x) for m, x in chunk.items()}
