@@ -7,6 +7,7 @@ __all__ = ['ABOUT', 'WEIGHTS', 'FORMAT', 'data_told', 'task_told', 'data_of', 't
            'export_run', 'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'load', 'predict_together']
 
 # %% ../../nbs/experiment/85_portable.ipynb #e892cd2c
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -215,6 +216,15 @@ def weights(self:Loaded,
             named = enumerate(self.data.modalities)
             rows.append({f"{k}_{m}": w[:, i] for i, m in named for k, w in there.items()})
     return pd.DataFrame({k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
+
+# %% ../../nbs/experiment/85_portable.ipynb #fdc83947
+@patch
+def stream(self:Loaded,
+    of:Iterable[str]|None=None,   # the modalities that the clip has; None: all
+)->object:                        # `experiment.live.Live`
+    "A session that hears one clip as it comes. Raises for a run whose model is not causal."
+    from msa_paper.experiment.live import Live      # only where something is streamed
+    return Live(self.run, self.module, self.data, of)
 
 # %% ../../nbs/experiment/85_portable.ipynb #843c8d90
 def decided(

@@ -9,19 +9,22 @@ __all__ = ['VARIANTS', 'RATES', 'SPACE', 'GRID', 'SMALL', 'ProposedSettings', 'P
 # %% ../../nbs/model/50_proposed.ipynb #b59055f3
 from dataclasses import dataclass
 from typing import Literal
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from ..core import known
 from ..batch import Batch
 from ..schema import DataSpec
 from ..registry import model
 from .encoders import ModalityEncoders
+from .causal_encoders import CausalEncoders, CausalSettings
 from .fusion import DecisionAttention, FeatureAttention, MeanFusion, ConcatFusion
 from .graph import SpatioTemporalNetwork
+from .causal_graph import CausalNetwork
 from .head import PredictionHead
+from .running_head import RunningHead
 
 # %% ../../nbs/model/50_proposed.ipynb #0aa3dfc6
-class ProposedSettings(BaseModel):
+class ProposedSettings(CausalSettings):
     "What the proposed model can be told."
     model_config = ConfigDict(extra="forbid", frozen=True)
     width: int = Field(256, ge=2, multiple_of=2)        # d (§4.4)
@@ -65,23 +68,30 @@ class Details:
     graph: Tensor | None   # (B, T, T) adjacency
     states: Tensor         # (B, T, d) H'
     mask: Tensor           # (B, T) valid steps
+    context: Tensor | None = None   # (B, d) C, or (B, T, d) at each step
 
 # %% ../../nbs/model/50_proposed.ipynb #eb778bc8
+def modality_encoders(s:ProposedSettings, data:DataSpec)->ModalityEncoders|CausalEncoders:
+    "What comes before the fusion (§3.2)."
+    if s.causal:
+        return CausalEncoders(data, s.width, s.dropout, s.vectors)
+    return ModalityEncoders(data, s.width, s.dropout, s.steps, s.vectors)
+
 def decision_level(s:ProposedSettings, data:DataSpec)->DecisionAttention:
     "The second stage of the fusion (§3.3)."
-    readout = s.decision_readout if data.per_step else "last"
+    readout = "step" if s.causal else s.decision_readout if data.per_step else "last"
     return DecisionAttention(len(data.modalities), s.width, s.decision_reads, readout)
 
 def graph_network(s:ProposedSettings)->SpatioTemporalNetwork:
     "The dynamics (§3.4)."
-    structure = s.theta, s.learnable_theta, s.window
-    return SpatioTemporalNetwork(s.width, *structure, s.tcn_levels, s.tcn_kernel, s.dropout)
+    sizes = s.width, s.theta, s.learnable_theta, s.window, s.tcn_levels, s.tcn_kernel, s.dropout
+    return CausalNetwork(*sizes, horizon=s.horizon) if s.causal else SpatioTemporalNetwork(*sizes)
 
 def prediction_head(s:ProposedSettings, data:DataSpec, decision:bool)->PredictionHead:
     "The output (§3.5)."
     d, task = s.width, data.task
-    bound = None if task.classes else s.bound
-    return PredictionHead(d, d * decision, d, task.outputs, data.per_step, s.dropout, bound)
+    bound, kind = None if task.classes else s.bound, RunningHead if s.causal else PredictionHead
+    return kind(d, d * decision, d, task.outputs, data.per_step, s.dropout, bound)
 
 # %% ../../nbs/model/50_proposed.ipynb #0039a8e6
 class ProposedModel(nn.Module):
@@ -93,7 +103,7 @@ class ProposedModel(nn.Module):
     ):
         super().__init__()
         parts, s, d = VARIANTS[known(variant, VARIANTS, "variant")], settings, settings.width
-        self.encoders = ModalityEncoders(data, d, s.dropout, s.steps, s.vectors)
+        self.encoders = modality_encoders(s, data)
         self.fusion = parts.fusion(len(data.modalities), d)
         self.decision = decision_level(s, data) if parts.decision else None
         self.graph = graph_network(s) if parts.dynamics == "graph" else None
@@ -112,7 +122,7 @@ class ProposedModel(nn.Module):
         if self.lstm:
             states = self.lstm(H)[0] * mask[..., None]
         y = self.head(states, C, mask)
-        return (y, Details(α, β, A, states, mask)) if details else y
+        return (y, Details(α, β, A, states, mask, C)) if details else y
 
 # %% ../../nbs/model/50_proposed.ipynb #eee3671f
 RATES = [.1, .2, .3, .4, .5, .6, .7]
