@@ -8,11 +8,11 @@ __all__ = ['RATE', 'Sound', 'read_sound']
 # %% ../../nbs/media/30_sound.ipynb #50b8807b
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError
+from .look import Facts, clip_streams, look, opened
 from .timed import Remark
 from .weights import needed
 
@@ -45,34 +45,6 @@ class Sound:
         for a, b in self.gaps:
             there &= (end <= a + tiny) | (start >= b - tiny)
         return there
-
-# %% ../../nbs/media/30_sound.ipynb #1b1fc1d0
-NO_CLIP = "tty", "image2", "gif", "concat", "hls", "dash"   # a text, a picture, a list of other files
-
-@contextmanager
-def opened(path:str|Path)->Iterator:
-    "A container of streams. Raises where a file is none, or cannot be read."
-    av = needed("av")
-    remedy = "give a file of sound or of video that plays elsewhere"
-    if not Path(path).is_file():
-        raise MsaPaperError("there is no such file", path, remedy)
-    try:
-        options = dict(protocol_whitelist="file")
-        container = av.open(str(path), metadata_errors="ignore", options=options)
-    except (av.FFmpegError, ValueError) as error:
-        what = f"no clip that can be opened: {getattr(error, 'strerror', None) or error}"
-        raise MsaPaperError(what, path, f"{remedy}; one that was cut off may have lost its index") from error
-    with container:
-        if container.format.name in NO_CLIP or container.format.name.endswith("_pipe"):
-            raise MsaPaperError("a text, a picture or a list, and no clip", path, remedy)
-        yield container
-
-# %% ../../nbs/media/30_sound.ipynb #27f155ab
-def clock_zero(container:object)->float:
-    "Second 0 of the clip's clock, in the seconds of its file."
-    streams = *container.streams.audio, *container.streams.video
-    starts = [float(s.start_time * s.time_base) for s in streams if s.start_time is not None]
-    return min(starts, default=0.)
 
 # %% ../../nbs/media/30_sound.ipynb #06d502ff
 @dataclass
@@ -209,17 +181,16 @@ def wav_seconds(path:str|Path)->float|None:
 # %% ../../nbs/media/30_sound.ipynb #e24010e1
 SLACK = .25   # seconds by which durations of containers are wrong without anything lost
 
-def declared(container:object, stream:object, path:str|Path, reached:float)->float|None:
+def declared(container:object, stream:object, facts:Facts, reached:float)->float|None:
     "Seconds that a stream of sound should have, or None."
-    if (seconds := wav_seconds(path)) is not None:
+    if (seconds := wav_seconds(facts.path)) is not None:
         return seconds
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
     if container.duration is None:
         return None
-    late = float((stream.start_time or 0) * stream.time_base) - clock_zero(container)
-    whole, found = container.duration / 1e6, reached - clock_zero(container)
-    return whole - late if not container.streams.video or whole - found > SLACK else None
+    whole, found = container.duration / 1e6, reached - facts.zero
+    return whole - facts.sound.start if not container.streams.video or whole - found > SLACK else None
 
 # %% ../../nbs/media/30_sound.ipynb #b0d3772a
 def losses(sound:Sound, wanted:float|None, damaged:int)->Iterator[Remark]:
@@ -257,22 +228,23 @@ RATE = 16000   # samples a second: what the paper's audio branch, the recogniser
 def read_sound(
     path:str|Path,     # any container or file of sound that FFmpeg reads
     rate:int=RATE,     # samples a second of the result
+    facts:Facts|None=None,   # of the file, where they are known
 )->Sound:
     "Sound of a clip by its time stamps; no sample and a remark where it has none. Raises where no clip is."
     if rate < 1000:
         raise MsaPaperError(f"rate={rate}: speech needs more samples a second", path, f"leave it at {RATE}")
+    facts = facts or look(path)
+    if facts.sound is None:
+        return nothing_heard(rate, "no stream of sound that can be decoded")
     with opened(path) as container:
-        if not container.streams.audio:
-            return nothing_heard(rate, "no stream of sound")
-        stream, zero = container.streams.audio[0], clock_zero(container)
-        decoder, laid = Decoder(container, stream), None
+        decoder, laid = Decoder(container, clip_streams(container)["audio"]), None
         for time, samples in pieces(decoder.frames(), rate):
             laid = laid or Laid(time)
             laid.add(time, samples, rate, path)
-        wanted = declared(container, stream, path, decoder.reached)
+        wanted = declared(container, decoder.stream, facts, decoder.reached)
     if laid is None or not laid.filled:
         return nothing_heard(rate, "a stream of sound without a sample")
-    start = laid.start - zero
+    start = laid.start - facts.zero
     gaps = tuple((start + a / rate, start + b / rate) for a, b in laid.gaps)
     samples, odd = finite(np.concatenate(laid.parts))
     sound = Sound(samples, rate, start, gaps)
