@@ -9,7 +9,7 @@ __all__ = ['VARIANTS', 'RATES', 'SPACE', 'GRID', 'SMALL', 'ProposedSettings', 'P
 # %% ../../nbs/model/50_proposed.ipynb #b59055f3
 from dataclasses import dataclass
 from typing import Literal
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from ..core import known
 from ..batch import Batch
@@ -19,11 +19,11 @@ from .encoders import ModalityEncoders
 from .fusion import DecisionAttention, FeatureAttention, MeanFusion, ConcatFusion
 from .graph import SpatioTemporalNetwork
 from .head import PredictionHead
+from .text_encoder import TextEncoderSettings
 
 # %% ../../nbs/model/50_proposed.ipynb #0aa3dfc6
-class ProposedSettings(BaseModel):
+class ProposedSettings(TextEncoderSettings):
     "What the proposed model can be told."
-    model_config = ConfigDict(extra="forbid", frozen=True)
     width: int = Field(256, ge=2, multiple_of=2)        # d (§4.4)
     dropout: float = Field(.2, ge=0, lt=1)
     theta: float = Field(.5, ge=0, lt=1)                # θ, by grid on validation (§4.4)
@@ -93,7 +93,7 @@ class ProposedModel(nn.Module):
     ):
         super().__init__()
         parts, s, d = VARIANTS[known(variant, VARIANTS, "variant")], settings, settings.width
-        self.encoders = ModalityEncoders(data, d, s.dropout, s.steps, s.vectors)
+        self.encoders = ModalityEncoders(data, d, s.dropout, s.steps, s.vectors, s)
         self.fusion = parts.fusion(len(data.modalities), d)
         self.decision = decision_level(s, data) if parts.decision else None
         self.graph = graph_network(s) if parts.dynamics == "graph" else None

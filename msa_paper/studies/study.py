@@ -73,7 +73,8 @@ class Experiment:
     @property
     def every(self)->tuple[str, ...]:
         "Its models."
-        return self.models or tuple(model)
+        alone = model.names(group="encoder")      # a text encoder is asked for by name
+        return self.models or tuple(m for m in model if m not in alone)
 
     def settings_of(self, name:str)->dict:
         "The settings of a model that are not searched."
