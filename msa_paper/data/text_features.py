@@ -8,7 +8,7 @@ __all__ = ['NOTED', 'transcript_corpus']
 # %% ../../nbs/data/05_text_features.ipynb #8da30889
 from dataclasses import replace
 from pathlib import Path
-import pandas as pd
+import numpy as np, pandas as pd
 from ..core import MsaPaperError, known
 from ..corpus import Corpus
 from ..formats.text_corpus import text_corpus
@@ -52,7 +52,8 @@ def transcript_corpus(
     texts = table[known(column, there, f"transcript of {dataset}")]
     path = extracted(table.id, texts, protocol, text, features)
     found = read_text_features(path)
-    corpus = text_corpus(dataset, protocol, task, table, found.values, found.offsets, (path,))
+    values = np.array(found.values) if text.get("tokens") else found.values     # numbers are few
+    corpus = text_corpus(dataset, protocol, task, table, values, found.offsets, (path,))
     corpus.notes |= notes_of(table)
     corpus.notes["text"] = dict(column=column) | {k: found.facts[k] for k in NOTED if k in found.facts}
     return of_tokenizer(corpus, found.facts["tokenizer"]) if text.get("tokens") else corpus

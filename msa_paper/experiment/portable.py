@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'WEIGHTS', 'FORMAT', 'task_told', 'data_of', 'trained_on', 'differences', 'weights_of', 'export_run',
-           'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'load', 'predict_together']
+           'encoders_needed', 'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'load',
+           'predict_together']
 
 # %% ../../nbs/experiment/85_portable.ipynb #e892cd2c
 from dataclasses import dataclass, replace
@@ -52,7 +53,9 @@ def modality_differences(ours:DataSpec, theirs:DataSpec)->list[str]:
              for m, a, b in pairs if a.dim != b.dim]
     # samples of one step each are vectors, and fit a model of several
     other = [(m, a, b) for m, a, b in pairs if a.kind != b.kind and b.kind != "vector"]
-    return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in other]
+    alien = [f"the token numbers of '{m}' are of tokenizer {b.tokens or 'unknown'}, and were of {a.tokens}"
+             for m, a, b in pairs if a.kind == b.kind and a.tokens != b.tokens]
+    return sizes + [f"'{m}' is {b.kind}, and was {a.kind}" for m, a, b in other] + alien
 
 # %% ../../nbs/experiment/85_portable.ipynb #71a5b898
 def scale_differences(ours:Task, theirs:Task)->list[str]:
@@ -100,10 +103,20 @@ def export_run(
     weights = weights_of(run)
     about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
     about |= dict(data=data_told(trained_on(run)))
+    if encoders := run.read("provenance.json").get("encoders"):
+        about |= dict(encoders=encoders)     # what is not in this folder, and has to be there beside it
     files = {ABOUT: json_text(about).encode(), WEIGHTS: weights}
     for name, content in (files | {MANIFEST: manifest_of(run.id, files).encode()}).items():
         write_whole(to/name, content)
     return to
+
+# %% ../../nbs/experiment/85_portable.ipynb #6e9e7b5c
+def encoders_needed(
+    folder:Path,       # from `export_run`
+)->list[str]:          # a sentence for each; empty: the folder needs nothing else
+    "Which text encoders an exported run is built with."
+    told = strict_json((Path(folder)/ABOUT).read_bytes(), Path(folder)/ABOUT).get("encoders", {})
+    return [f"it is built with the text encoder '{e['name']}' ({e['weights']})" for e in told.values()]
 
 # %% ../../nbs/experiment/85_portable.ipynb #958eb70c
 def splits_meant(corpus:Corpus, split:str)->list[str]:
