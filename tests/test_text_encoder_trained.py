@@ -1,4 +1,4 @@
-"""A text encoder inside the model: what is trained, what is only held, at which rate, the same after a kill."""
+"""A text encoder inside the model: what is trained, what is held, at which rate, the same after a kill."""
 
 import copy
 import string
@@ -85,8 +85,8 @@ def digest_of(name):
 
 
 def planted(encoder, n=160, seed=0):
-    """Texts that begin with 'a b' or with 'b a', an intensity of 1 or −1: of the order of two letters the mean
-    of a random encoder's states says next to nothing."""
+    """Texts that begin with 'a b' or with 'b a', an intensity of 1 or −1: of the order of two letters
+    the mean of a random encoder's states says next to nothing."""
     rng, known = np.random.default_rng(seed), load_text_encoder(encoder).tokenizer
     labels = rng.choice([1.0, -1.0], n)
     rest = [rng.choice([*"cdefgh"], rng.integers(1, 5)) for _ in range(n)]
@@ -335,7 +335,7 @@ def test_a_frozen_encoder_that_was_exchanged_is_noticed(encoders, tmp_path, feat
 
 def test_numbers_of_another_tokenizer_are_refused(encoders):
     corpus = planted(encoders["still"], 40)
-    with pytest.raises(MsaPaperError, match=r"(?s)and this encoder counts in .*name the same encoder"):
+    with pytest.raises(MsaPaperError, match=r"(?s)and this encoder's is .*name the same encoder"):
         build_model("full", corpus.spec, dict(encoder=encoders["foreign"]))
     build_model(
         "full", corpus.spec, dict(encoder=encoders["other"], width=8)

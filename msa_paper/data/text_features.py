@@ -22,7 +22,8 @@ def extracted(ids:pd.Series, texts:pd.Series, protocol:str, text:dict, features:
     from msa_paper.extract.token_numbers import token_numbers
     settings = {k: v for k, v in text.items() if k != "tokens"}
     if not text.get("tokens"):
-        return extract_text(ids, texts, features, **dict(pooled="mean" if protocol == "context" else "no") | settings)
+        settings = dict(pooled="mean" if protocol == "context" else "no") | settings
+        return extract_text(ids, texts, features, **settings)
     if protocol == "context":
         what = "the context protocol reads one vector a segment, and token numbers are many"
         raise MsaPaperError(what, "text", "use protocol 'official', or leave tokens out")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 # %% ../../nbs/experiment/02_fine_tuning.ipynb #371b0915
 class FineTuning(BaseModel):
     "How what was trained before is trained on; None: as without it."
-    encoder_learning_rate: float | None = Field(None, gt=0)   # of a text encoder; None: a tenth of learning_rate
+    encoder_learning_rate: float | None = Field(None, gt=0)   # of a text encoder; None: learning_rate / 10
     # share of all steps in which the rates rise from 0; None: they begin at their full height
     warm_up: float | None = Field(None, ge=0, lt=1)
     # to 0 at the last step; None: a cosine, by the step after a warm-up, by the epoch without one

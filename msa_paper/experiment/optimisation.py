@@ -10,7 +10,7 @@ import math
 import torch
 from ..core import MsaPaperError
 from .specification import RunSpec
-from ..model.contract import parameter_groups, pretrained_parameters
+from ..model.parameter_groups import parameter_groups, pretrained_parameters
 
 # %% ../../nbs/experiment/25_optimisation.ipynb #753fb51d
 def encoder_rate(

@@ -154,8 +154,8 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self):
         "Adam, with a learning rate that goes down a cosine over all epochs, unless the run asks for others."
-        by_step = moves_by_step(self.spec)
-        return optimisation(self.model, self.spec, int(self.trainer.estimated_stepping_batches) if by_step else 0)
+        steps = int(self.trainer.estimated_stepping_batches) if moves_by_step(self.spec) else 0
+        return optimisation(self.model, self.spec, steps)
 
 # %% ../../nbs/experiment/30_training.ipynb #6a13ba83
 @patch

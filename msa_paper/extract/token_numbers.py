@@ -38,7 +38,7 @@ def tokens_key(ids:list[str], texts:list[str], digest:str, limit:int)->str:
     "The name of some token numbers: a hash of everything that decides them."
     return hashlib.sha256(json.dumps([1, ids, texts, digest, limit]).encode()).hexdigest()[:16]
 
-def write_numbers(path:Path, ids:list[str], texts:list[str], encoder:TextEncoder, s:TokenSettings, limit:int):
+def write_numbers(path:Path, ids:list, texts:list, encoder:TextEncoder, s:TokenSettings, limit:int):
     "Tokenise, say what was empty or cut, and write numbers, offsets and facts."
     tokens = tokenise(encoder, texts, limit)
     steps = [len(row) for row in tokens.rows]
@@ -51,7 +51,8 @@ def write_numbers(path:Path, ids:list[str], texts:list[str], encoder:TextEncoder
     print(f"{len(ids)} texts, {steps.count(0)} without content, {cut}", flush=True)
     offsets = np.r_[0, np.cumsum(steps, dtype=np.int64)]
     values = np.concatenate([*tokens.rows, np.zeros(0, np.int32)])[:, None].astype(np.float32)
-    tensors = {"offsets": (np.int64, offsets.shape, [offsets]), "values": (np.float32, values.shape, [values])}
+    tensors = {"offsets": (np.int64, offsets.shape, [offsets])}
+    tensors |= {"values": (np.float32, values.shape, [values])}
     write_tensors(path, tensors, {"facts": json.dumps(facts), "ids": json.dumps(ids)})
 
 # %% ../../nbs/extract/12_token_numbers.ipynb #a35d395c

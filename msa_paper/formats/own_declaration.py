@@ -95,6 +95,7 @@ class SplitsDeclared(Part):
     test: float = Field(.2, gt=0, lt=1)
     seed: int = Field(0, ge=0)
 
+# %% ../../nbs/formats/90_own_declaration.ipynb #50355d0f
 class ModalityDeclared(Part):
     "A modality: where its features lie, and what a step is."
     file: str = ""        # empty: <name>.npy, <name>.npz or <name>.safetensors

@@ -25,10 +25,12 @@ from .encoders import BiLSTM
 class TextEncoderSettings(BaseModel):
     "Which encoder reads token numbers, and what of it is trained."
     model_config = ConfigDict(extra="forbid", frozen=True)
-    encoder: str = "minilm"           # 'minilm', a hub id, or a local folder; asked for where there are numbers
+    encoder: str = "minilm"           # 'minilm', a hub id, or a local folder
     encoder_trained: bool = False     # trained on, or frozen (E15)
-    encoder_layers: int | None = Field(None, ge=1)   # only so many top layers are; None: all, embeddings too
-    encoder_checkpointing: bool = False   # layers are computed again in the backward pass: less memory, more time
+    # only so many top layers are; None: all, and the embeddings
+    encoder_layers: int | None = Field(None, ge=1)
+    # layers are computed again in the backward pass: less memory, more time
+    encoder_checkpointing: bool = False
 
     @model_validator(mode="after")
     def layers_are_trained(self)->"TextEncoderSettings":
@@ -42,11 +44,11 @@ def need_own_numbers(modality:Modality, encoder:TextEncoder, name:str):
     "Raise unless token numbers are those of an encoder's tokenizer."
     if not modality.tokens:
         what = "numbers of word pieces, and nobody says of which tokenizer"
-        remedy = "read the file's vectors (text='text'), or the transcripts: text={'tokens': True, 'model': …}"
+        remedy = "read the file's vectors (text='text'), or transcripts: text={'tokens': True, 'model': …}"
         raise MsaPaperError(what, f"encoder '{name}'", remedy)
     own = tokenizer_digest(encoder.tokenizer)
     if modality.tokens != own:
-        what = f"the token numbers are of tokenizer {modality.tokens}, and this encoder counts in {own}"
+        what = f"the token numbers are of tokenizer {modality.tokens}, and this encoder's is {own}"
         raise MsaPaperError(what, f"encoder '{name}'", "name the same encoder for the data and for the model")
 
 def stack_of(model:nn.Module)->nn.ModuleList:
@@ -106,7 +108,7 @@ class TrainedTextEncoder(nn.Module):
     # token numbers (B, T, 1), (B, T) → (B, T, width), mask
     def forward(self, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
         ids, there = own_numbers(self, x[..., 0], mask)
-        seen = there | (torch.arange(ids.shape[1], device=ids.device) == 0)   # a text without a token: [PAD]
+        seen = there | (torch.arange(ids.shape[1], device=ids.device) == 0)
         learning = torch.is_grad_enabled() and bool(self.pretrained())
         with torch.set_grad_enabled(learning), half_precision(self, x.device):
             h = self.held[0](input_ids=ids, attention_mask=seen.long()).last_hidden_state
@@ -115,7 +117,7 @@ class TrainedTextEncoder(nn.Module):
 
 # %% ../../nbs/model/15_text_encoder.ipynb #4f36a60f
 def own_numbers(encoder:TrainedTextEncoder, x:Tensor, mask:Tensor)->tuple[Tensor, Tensor]: # (B, T) each
-    "Token numbers without needless padding, and which are there. Raises where one is no number of the encoder."
+    "Token numbers without needless padding, and which are there. Raises where one is not the encoder's."
     longest = max(int(mask.sum(1).max()), 1)
     x, there = x[:, :longest], mask[:, :longest]
     wrong = there & ((x != x.round()) | (x < 0) | (x >= encoder.vocabulary))
