@@ -80,6 +80,7 @@ def encoder_for(modality:Modality, s:TextEncoderSettings)->TextEncoder:
         encoder = load_text_encoder(s.encoder)
     need_own_numbers(modality, encoder, s.encoder)
     if s.encoder_checkpointing:
+        encoder.model.config.use_cache = False      # of a decoder: what transformers would say aloud
         encoder.model.activation_checkpointing_enable(dict(use_reentrant=False))
     return encoder
 
