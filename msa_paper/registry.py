@@ -97,7 +97,7 @@ class Facts:
     order: int = LAST   # where it stands among the others
 
 # %% ../nbs/01_registry.ipynb #6e9990dc
-GROUPS = "baseline", "proposed", "ablation", "control", "extension"
+GROUPS = "baseline", "proposed", "ablation", "control", "extension", "encoder"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts(Facts):

@@ -36,7 +36,7 @@ BASELINE = """
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from msa_paper.baselines.trivial import pooled
+from msa_paper.baselines.inputs import pooled
 from msa_paper.batch import Batch
 from msa_paper.registry import model
 from msa_paper.schema import DataSpec

@@ -13,7 +13,8 @@ from msa_paper.experiment.specification import short_hash
 from msa_paper.experiment.search_space import SPACES, grid_of, points
 from msa_paper.experiment.specification import TuneSpec
 from msa_paper.experiment.trials import decides
-from msa_paper.model.contract import build_model, drawn_batch, parameter_groups
+from msa_paper.model.contract import build_model, drawn_batch
+from msa_paper.model.parameter_groups import parameter_groups
 from msa_paper.registry import model as models
 from msa_paper.tasks import TASKS
 from msa_paper.schema import DataSpec, Modality

@@ -7,7 +7,6 @@ __all__ = ['SPACE', 'SMALL', 'BcLSTMSettings', 'BcLSTM']
 
 # %% ../../nbs/baselines/70_bc_lstm.ipynb #028c6cae
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from .inputs import Rate, Size, Sizes, align_to, anchor_modality, per_modality
 from ..batch import Batch
@@ -15,11 +14,11 @@ from ..schema import DataSpec
 from ..registry import model
 from ..model.encoders import BiLSTM
 from ..model.head import mean_valid
+from ..model.text_encoder import TextEncoders, TextEncoderSettings
 
 # %% ../../nbs/baselines/70_bc_lstm.ipynb #7b85470f
-class BcLSTMSettings(BaseModel):
-    "What bc-LSTM can be told."
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class BcLSTMSettings(TextEncoderSettings):
+    "What bc-LSTM can be told; an encoder reads token numbers, where the data have some."
     language: str | None = None       # whose steps the others are brought to; None: the first of tokens
     projection: Sizes | None = None   # size of each modality before it is concatenated; None: as it is
     hidden: Size = 100                # of the LSTM, in each direction
@@ -49,7 +48,9 @@ class BcLSTM(nn.Module):
         settings:BcLSTMSettings=BcLSTMSettings(),
     ):
         super().__init__()
-        s, self.data, self.language = settings, data, anchor_modality(data, settings.language)
+        s, self.words = settings, TextEncoders(data, settings)
+        data = self.data = self.words.data
+        self.language = anchor_modality(data, s.language)
         sizes, K, d = {m: k.dim for m, k in data.modalities.items()}, data.task.outputs, 2 * s.hidden
         wanted = per_modality(s.projection or sizes, sizes, "projection")
         projections = {m: nn.Linear(sizes[m], wanted[m]) for m in sizes} if s.projection else {}
@@ -61,6 +62,6 @@ class BcLSTM(nn.Module):
     def forward(self,
         batch:Batch,
     )->Tensor:  # (B, outputs), or (B, T, outputs) with one label a step
-        x, mask = concatenated(batch, self.data, self.language, self.projections)
+        x, mask = concatenated(self.words(batch), self.data, self.language, self.projections)
         h, _ = self.lstm(self.dropout(x), mask)
         return self.head(h if self.data.per_step else mean_valid(h, mask))

@@ -40,7 +40,7 @@ def sized_settings(
            "mult": dict(width=width, heads=8),
            "bc_lstm": dict(hidden=half),
            "bilstm_graph": dict(hidden=half, dense=half),
-           "dummy": {}, "ridge": {}}
+           "dummy": {}, "ridge": {}, "text_encoder": {}}
     return own.get(name, dict(width=width))
 
 # %% ../../nbs/benchmark/13_gpu_models.ipynb #bd335ee6

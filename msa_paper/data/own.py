@@ -75,12 +75,30 @@ def check_constant(groups:np.ndarray, sequences:np.ndarray, where:object):
         what = f"sequence '{several[0]}' has {of[several[0]]} groups"
         raise MsaPaperError(what, where, "a group is what a whole sequence belongs to, such as its session")
 
+# %% ../../nbs/data/65_own.ipynb #3ab740c8
+def token_steps(d:Declared, m:str, samples:Samples)->tuple[Steps, Path]:
+    "The words of a column as token numbers. Raises with labels per step: a step would have many."
+    from msa_paper.extract.text import read_text_features
+    from msa_paper.extract.token_numbers import token_numbers
+    said = d.modalities[m]
+    if d.task.per_step:
+        what = "labels per step need one vector a step, and token numbers are many"
+        raise MsaPaperError(what, f"modality '{m}'", "leave tokens out, or predict one label a sequence")
+    texts = samples.table[said.text].tolist()
+    path = token_numbers(samples.ids.tolist(), texts, model=said.encoder)
+    found = read_text_features(path)
+    notes = {k: found.facts[k] for k in ("model", "empty", "truncated") if found.facts.get(k)}
+    values, tokens = np.asarray(found.values), found.facts["tokenizer"]
+    return Steps(values, np.arange(len(values)), np.diff(found.offsets), notes, tokens), path
+
 # %% ../../nbs/data/65_own.ipynb #0wn7e475
 def text_steps(d:Declared, m:str, samples:Samples, table:Path)->tuple[Steps, Path]:
     "The words of a column as features of a frozen encoder, extracted once; with labels per step one vector."
     from msa_paper.extract.text import extract_text, read_text_features
     said = d.modalities[m]
     known(said.text, samples.table.columns, f"column of texts of modality '{m}'", table)
+    if said.tokens:
+        return token_steps(d, m, samples)
     texts, pooled = samples.table[said.text].tolist(), "mean" if d.task.per_step else "no"
     path = extract_text(samples.ids.tolist(), texts, model=said.encoder, pooled=pooled)
     found = read_text_features(path)

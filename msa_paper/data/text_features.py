@@ -6,32 +6,55 @@
 __all__ = ['NOTED', 'transcript_corpus']
 
 # %% ../../nbs/data/05_text_features.ipynb #8da30889
+from dataclasses import replace
 from pathlib import Path
-from ..core import known
+import numpy as np, pandas as pd
+from ..core import MsaPaperError, known
 from ..corpus import Corpus
 from ..formats.text_corpus import text_corpus
 from ..formats.transcripts import notes_of, transcripts
+from ..schema import Modality
+
+# %% ../../nbs/data/05_text_features.ipynb #0c3e2007
+def extracted(ids:pd.Series, texts:pd.Series, protocol:str, text:dict, features:Path|None)->Path:
+    "The file of what is asked for of some texts: states of a frozen encoder, or numbers of its tokens."
+    from msa_paper.extract.text import extract_text
+    from msa_paper.extract.token_numbers import token_numbers
+    settings = {k: v for k, v in text.items() if k != "tokens"}
+    if not text.get("tokens"):
+        settings = dict(pooled="mean" if protocol == "context" else "no") | settings
+        return extract_text(ids, texts, features, **settings)
+    if protocol == "context":
+        what = "the context protocol reads one vector a segment, and token numbers are many"
+        raise MsaPaperError(what, "text", "use protocol 'official', or leave tokens out")
+    return token_numbers(ids, texts, features, **settings)
+
+def of_tokenizer(corpus:Corpus, digest:str)->Corpus:
+    "The same corpus of one modality, whose steps are token numbers."
+    of = {m: Modality(1, "ids", k.rate, digest) for m, k in corpus.spec.modalities.items()}
+    return replace(corpus, spec=replace(corpus.spec, modalities=of))
 
 # %% ../../nbs/data/05_text_features.ipynb #9bd1594b
 NOTED = "model", "pooled", "empty", "truncated", "tokens_lost", "unknown"   # of an extraction, on a data card
 
 def transcript_corpus(
     dataset:str, protocol:str, task:str,
-    text:dict={},             # settings of the extraction: model, pooled, dtype, … (extract.text)
+    # settings of the extraction: model, pooled, dtype, … (extract.text); or tokens=True and a model
+    text:dict={},
     column:str="text",        # of the table: CH-SIMS also has 'english'
     any_size:bool=False,
     folder:Path=None,         # of the transcripts; by default the data folder
     features:Path=None,       # where features are kept; by default data/features of the project
 )->Corpus:
     "Segments, or videos of segments, by the features of their transcripts."
-    from msa_paper.extract.text import extract_text, read_text_features
+    from msa_paper.extract.text import read_text_features
     table = transcripts(dataset, folder, any_size)
     there = [c for c in ("text", "english") if c in table]
     texts = table[known(column, there, f"transcript of {dataset}")]
-    settings = dict(pooled="mean" if protocol == "context" else "no") | text
-    path = extract_text(table.id, texts, features, **settings)
+    path = extracted(table.id, texts, protocol, text, features)
     found = read_text_features(path)
-    corpus = text_corpus(dataset, protocol, task, table, found.values, found.offsets, (path,))
+    values = np.array(found.values) if text.get("tokens") else found.values     # numbers are few
+    corpus = text_corpus(dataset, protocol, task, table, values, found.offsets, (path,))
     corpus.notes |= notes_of(table)
     corpus.notes["text"] = dict(column=column) | {k: found.facts[k] for k in NOTED if k in found.facts}
-    return corpus
+    return of_tokenizer(corpus, found.facts["tokenizer"]) if text.get("tokens") else corpus

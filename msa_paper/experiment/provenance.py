@@ -9,7 +9,6 @@ __all__ = ['CODE', 'NAMED', 'git', 'code_state', 'known_hash', 'data_state', 'en
 # %% ../../nbs/experiment/10_provenance.ipynb #60f323fe
 import hashlib, json, os, platform, resource, subprocess, sys, time
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cache
 from datetime import datetime, timezone
 from importlib import metadata
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from ..core import plain, project_folder, sha256
 from ..registry import dataset
+from ..schema import data_told
 
 # %% ../../nbs/experiment/10_provenance.ipynb #9c0fedf6
 CODE = "nbs", "msa_paper", "settings.ini", "constraints.txt"
@@ -69,7 +69,7 @@ def data_state(
     files = {p.name: known_hash(str(p), s.st_size, s.st_mtime_ns) for p, s in stamps.items()}
     counts = {s: len(i) for s, i in corpus.splits.items()}
     own = dataset.facts(corpus.name) if dataset.is_adopted(corpus.name) else None
-    told = plain(dict(spec=asdict(corpus.spec), declared=own))
+    told = plain(dict(spec=data_told(corpus.spec), declared=own))
     return dict(files=files, splits=split_hash(corpus), sequences=counts) | told
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c

@@ -19,6 +19,7 @@ from .specification import RunSpec
 from .store import Store
 from .training import Training, fit
 from ..model.contract import count_parameters
+from ..model.text_encoder import encoders_told
 
 # %% ../../nbs/experiment/65_run.ipynb #51439f5b
 def origin(
@@ -30,7 +31,8 @@ def origin(
     "What provenance.json says of a run."
     modalities = ", ".join(corpus.spec.modalities)
     about_model = dict(parameters=count_parameters(module.model), modalities=modalities)
-    return provenance(corpus, started, resumed_after) | about_model
+    encoders = {"encoders": told} if (told := encoders_told(module.model)) else {}
+    return provenance(corpus, started, resumed_after) | about_model | encoders
 
 # %% ../../nbs/experiment/65_run.ipynb #0ee9ae0f
 def compute(

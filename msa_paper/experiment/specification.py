@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from ..core import MsaPaperError, known, validated
+from .fine_tuning import FineTuning
 
 # %% ../../nbs/experiment/00_specification.ipynb #f088ab16
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?")
@@ -31,7 +32,7 @@ def number_of(text:str)->int|float|str:
 
 # %% ../../nbs/experiment/00_specification.ipynb #12911503
 # names, not numbers
-TEXTUAL = "file", "folder", "folds", "labels", "more", "said", "sequences", "vectors", "model"
+TEXTUAL = "file", "folder", "folds", "labels", "more", "said", "sequences", "vectors", "model", "encoder"
 
 def numbers_in(
     value:Any,       # dictionaries, lists, texts, numbers, …
@@ -99,7 +100,7 @@ class Question(Machine):
 # %% ../../nbs/experiment/00_specification.ipynb #ccdbc608
 Loss = Literal["smooth_l1", "mse", "cross_entropy", "binary_cross_entropy", "balanced_cross_entropy"]
 
-class RunSpec(Question):
+class RunSpec(FineTuning, Question):
     "A training: data, model, settings, and the seeds it is repeated with (SPEC §1.5)."
     settings: dict = {}                                # of the model
     seeds: tuple[int, ...] = Field((1,), min_length=1) # different, from 0
@@ -196,10 +197,7 @@ SPECIFICATIONS = {
 }   # run notebook → what its parameters are
 
 # %% ../../nbs/experiment/00_specification.ipynb #2214a303
-def is_parameter(
-    name:str,
-    value:Any,
-)->bool:
+def is_parameter(name:str, value:Any)->bool:
     "Whether a name in a notebook's namespace is one of its parameters."
     jupyter = name.startswith("_") or name in ("In", "Out")
     return not (jupyter or callable(value) or isinstance(value, ModuleType))

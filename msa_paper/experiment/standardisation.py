@@ -35,13 +35,14 @@ class Standardiser(nn.Module):
     "Subtract the training mean and divide by the training deviation; padding stays zero."
     def __init__(self, data:DataSpec):
         super().__init__()
+        self.numbered = {m for m, k in data.modalities.items() if k.kind == "ids"}   # these have no scale
         for m, modality in data.modalities.items():
             self.register_buffer(f"mean_{m}", torch.zeros(modality.dim))
             self.register_buffer(f"deviation_{m}", torch.ones(modality.dim))
 
     def fit(self, corpus:Corpus)->"Standardiser":
         "Take both from the training split; a constant feature keeps its scale."
-        for m in corpus.spec.modalities:
+        for m in (m for m in corpus.spec.modalities if m not in self.numbered):
             mean, deviation = train_moments(corpus, m)
             getattr(self, f"mean_{m}").copy_(torch.from_numpy(np.asarray(mean)))
             getattr(self, f"deviation_{m}").copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.)))

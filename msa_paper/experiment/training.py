@@ -9,6 +9,7 @@ __all__ = ['LAST', 'BEST', 'exact_fp32', 'accelerator', 'Training', 'resumable',
 import logging, os, warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 import lightning as L, pandas as pd, torch
@@ -25,9 +26,11 @@ from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told
 from .loss import LOSSES, balance_of, labelled, loss_of, pair_weights
 from .loss import validation_scores
+from .optimisation import moves_by_step, optimisation
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
-from ..model.contract import build_model, parameter_groups, trained_outputs
+from ..model.contract import build_model, trained_outputs
+from ..model.text_encoder import half_encoders, text_encoders
 
 # %% ../../nbs/experiment/30_training.ipynb #6e8a00f6
 def exact_fp32():
@@ -79,12 +82,13 @@ def need_number(
     if loss.isfinite():
         return
     check_batch(batch)
-    scaled = {m: float(x.abs().max()) for m, x in module.scale(batch).features.items()}
-    m = max(scaled, key=scaled.get)
-    far = f"modality '{m}' is up to {scaled[m]:.3g} deviations from its training mean"
-    where = f"{far}; samples {named(range(len(batch)), batch.ids)}"
+    measured = {m: x for m, x in module.scale(batch).features.items() if m not in module.scale.numbered}
+    scaled = {m: float(x.abs().max()) for m, x in measured.items()}
+    m, most = max(scaled.items(), key=itemgetter(1), default=("", 0.))
+    far = f"modality '{m}' is up to {most:.3g} deviations from its training mean; " if m else ""
+    where = f"{far}samples {named(range(len(batch)), batch.ids)}"
     look, lower = "look at these values, or leave the samples out", "lower the learning rate"
-    remedy = look if scaled[m] > 1e6 else lower
+    remedy = look if most > 1e6 else lower
     raise MsaPaperError(f"the loss became {loss.item()} in epoch {module.current_epoch}", where, remedy)
 
 # %% ../../nbs/experiment/30_training.ipynb #7f8efb71
@@ -118,16 +122,6 @@ def step_scores(
     scores = dict(validation_loss=loss) | validation_scores(output, y, module.task.kind)
     return scores, len(y)
 
-# %% ../../nbs/experiment/30_training.ipynb #b3ad063e
-def optimisation(
-    model:torch.nn.Module,
-    spec:RunSpec,
-)->tuple[list, list]:     # as Lightning wants them: optimisers, schedulers
-    "Adam, with a learning rate that goes down a cosine over all epochs; only the head's weights decay."
-    groups = parameter_groups(model, spec.weight_decay)
-    optimiser = torch.optim.Adam(groups, lr=spec.learning_rate)
-    return [optimiser], [torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, spec.epochs)]
-
 # %% ../../nbs/experiment/30_training.ipynb #e8c3dcbe
 class Training(L.LightningModule):
     "What Lightning trains: model, standardisation and loss of one run, its optimiser, its randomness."
@@ -159,8 +153,9 @@ class Training(L.LightningModule):
             self.log(name, value, batch_size=n, sync_dist=True)
 
     def configure_optimizers(self):
-        "Adam, with a learning rate that goes down a cosine over all epochs."
-        return optimisation(self.model, self.spec)
+        "Adam, with a learning rate that goes down a cosine over all epochs, unless the run asks for others."
+        steps = int(self.trainer.estimated_stepping_batches) if moves_by_step(self.spec) else 0
+        return optimisation(self.model, self.spec, steps)
 
 # %% ../../nbs/experiment/30_training.ipynb #6a13ba83
 @patch
@@ -252,10 +247,13 @@ def trainer_of(
     )
 
 # %% ../../nbs/experiment/30_training.ipynb #41f36c93
-def usable_kernels(spec:RunSpec)->AbstractContextManager:
-    "oneDNN has no bf16 LSTM on most processors: half precision on a CPU does without it."
-    half_on_cpu = spec.precision != "32-true" and accelerator(spec.device) == "cpu"
-    return torch.backends.mkldnn.flags(enabled=False) if half_on_cpu else nullcontext()
+def usable_kernels(spec:RunSpec, model:torch.nn.Module)->tuple[RunSpec, AbstractContextManager]:
+    "What Lightning is told, and what surrounds it: no processor needs a bf16 LSTM of oneDNN."
+    if spec.precision == "32-true" or accelerator(spec.device) != "cpu":
+        return spec, nullcontext()
+    if text_encoders(model):
+        return spec.model_copy(update=dict(precision="32-true")), half_encoders(model)
+    return spec, torch.backends.mkldnn.flags(enabled=False)
 
 # %% ../../nbs/experiment/30_training.ipynb #5e0ace37
 def loaders(
@@ -290,9 +288,10 @@ def fit(
     if hasattr(module.model, "fit_closed_form"):
         return Fitted(fit_in_closed_form(module, corpus), None)
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
-    trainer, resumed = trainer_of(spec, work, history), resumable(module, work)
+    told, surroundings = usable_kernels(spec, module.model)
+    trainer, resumed = trainer_of(told, work, history), resumable(module, work)
     train, validation = loaders(spec, corpus, module.seed)
-    with usable_kernels(spec):
+    with surroundings:
         trainer.fit(module, train, validation, ckpt_path=None if resumed is None else work/LAST)
     module.load_state_dict(SafetensorsIO().load_checkpoint(work/BEST)["state_dict"])
     return Fitted(epochs_told(SafetensorsIO().load_checkpoint(work/LAST)), resumed)

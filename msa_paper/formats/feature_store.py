@@ -10,14 +10,13 @@ __all__ = ['PRECISIONS', 'CHECKED', 'LARGE', 'halved', 'store_corpus', 'checked_
 import json, struct, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_json
 from ..intensity import targets_from_intensity
 from ..tasks import TASKS
-from ..schema import DataSpec, Modality
+from ..schema import DataSpec, Modality, modality_told
 from ..corpus import Corpus, check_corpus, pieces, refuse_unfinite
 from .signatures import refuse_other_kind
 from .tensor_file import StoredRows, check_content, seal_of, write_tensors
@@ -74,12 +73,20 @@ def facts_of(corpus:Corpus)->dict:
     return dict(
         name=corpus.name, protocol=corpus.protocol, task=spec.task.name,
         per_step=spec.per_step, aligned=spec.aligned,
-        modalities={m: asdict(k) for m, k in spec.modalities.items()},
+        modalities={m: modality_told(k) for m, k in spec.modalities.items()},
         ids=texts_of(corpus.ids), groups=texts_of(corpus.groups), step_ids=texts_of(corpus.step_ids),
         notes=plain(corpus.notes),
         texts={k: texts_of(v) for k, v in corpus.truth.items() if k not in numeric},
         splits=list(corpus.splits),
     )
+
+# %% ../../nbs/formats/25_feature_store.ipynb #6db321d2
+def need_exact(corpus:Corpus, dtype:type):
+    "Raises where token numbers are to be kept in too few bits."
+    for m, k in corpus.spec.modalities.items():
+        if k.kind == "ids" and dtype != np.float32:
+            what = f"{np.dtype(dtype)} does not hold token numbers exactly"
+            raise MsaPaperError(what, f"{corpus.title}, modality '{m}'", "store it as float32")
 
 # %% ../../nbs/formats/25_feature_store.ipynb #560f50a3
 def store_corpus(
@@ -90,6 +97,7 @@ def store_corpus(
     "Convert a corpus into one file, a piece at a time, and check every value on the way."
     dtype, narrowed = PRECISIONS[known(precision, PRECISIONS, "precision")]
     check_corpus(corpus, values=False)
+    need_exact(corpus, dtype)
     features = {
         f"features.{m}": (dtype, tuple(corpus.features[m].shape), checked_pieces(corpus, m, narrowed))
         for m in corpus.spec.modalities

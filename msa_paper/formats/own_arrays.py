@@ -74,6 +74,7 @@ class Steps:
     rows: np.ndarray         # (all steps,) which of them are data, sample by sample
     lengths: np.ndarray      # (N,) steps of each sample
     notes: dict = field(default_factory=dict)   # what was met: padding, samples without it
+    tokens: str = ""         # of token numbers: the digest of their tokenizer
 
     @property
     def view(self)->Rows:
@@ -238,5 +239,7 @@ def modality_of(
     rate:float,         # steps of this modality for one of the first
 )->Modality:
     "What a model is told of a modality: a vector where no sample has more than one step, frames otherwise."
+    if steps.tokens:
+        return Modality(1, "ids", rate, steps.tokens)
     kind = said.kind or ("vector" if steps.lengths.max(initial=0) <= 1 else "frames")
     return Modality(steps.matrix.shape[1], kind, rate)

@@ -10,7 +10,7 @@ __all__ = ['FIELD_FORMATS', 'Part', 'TaskDeclared', 'scoring_of', 'task_of', 'Sa
 import re, shlex, tomllib
 from pathlib import Path
 from typing import Literal
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..core import MsaPaperError, validated
 from .npz import read_npz
 from ..registry import DECLARATION
@@ -95,6 +95,7 @@ class SplitsDeclared(Part):
     test: float = Field(.2, gt=0, lt=1)
     seed: int = Field(0, ge=0)
 
+# %% ../../nbs/formats/90_own_declaration.ipynb #50355d0f
 class ModalityDeclared(Part):
     "A modality: where its features lie, and what a step is."
     file: str = ""        # empty: <name>.npy, <name>.npz or <name>.safetensors
@@ -102,7 +103,15 @@ class ModalityDeclared(Part):
     lengths: str = ""     # a column of the table, or an array of the file: steps of each sample
     text: str = ""        # a column of the table, instead of a file: its words become features
     encoder: str = "minilm"   # of the words: 'minilm', a hub id, or a folder
+    tokens: bool = False  # of the words: token numbers, for an encoder inside the model
     kind: Literal["", "tokens", "frames", "spectrum", "vector"] = ""   # empty: vector or frames, by its steps
+
+    @model_validator(mode="after")
+    def tokens_are_of_words(self)->"ModalityDeclared":
+        "Raises where token numbers are asked for, and no column of texts is named."
+        if self.tokens and not self.text:
+            raise ValueError("tokens = true needs a column of texts: name it with text")
+        return self
 
 # %% ../../nbs/formats/90_own_declaration.ipynb #8bd8b912
 # files of the field: read as one's own

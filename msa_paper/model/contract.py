@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Model', 'Ensemble', 'ClosedForm', 'settings_class', 'model_settings', 'build_model', 'count_parameters',
-           'drawn_batch', 'parameter_groups', 'trained_outputs', 'check_model']
+           'drawn_steps', 'drawn_batch', 'trained_outputs', 'check_model']
 
 # %% ../../nbs/model/00_contract.ipynb #5d22dbc8
 import copy, inspect, typing
@@ -20,7 +20,8 @@ from ..registry import model
 from ..registry import model as models   # where an argument is called `model`
 from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
-from ..schema import DataSpec
+from ..schema import DataSpec, Modality
+from .parameter_groups import parameter_groups
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
 @runtime_checkable
@@ -110,6 +111,15 @@ def wrong_declaration(
     has = "no" if closed_form else "a"
     return f"it is declared with closed_form={closed_form}, and has {has} method `fit_closed_form`"
 
+# %% ../../nbs/model/00_contract.ipynb #465a1073
+def need_reader(name:str, data:DataSpec):
+    "Raise where data hold token numbers, and a model has no encoder for them."
+    numbered = [m for m, k in data.modalities.items() if k.kind == "ids"]
+    if numbered and "encoder" not in settings_class(name).model_fields:
+        remedy = "read the file's vectors (text='text'), or make features of the transcripts (extract.text)"
+        what, where = "a model reads vectors, not numbers of word pieces", f"modality '{numbered[0]}'"
+        raise MsaPaperError(what, where, remedy)
+
 # %% ../../nbs/model/00_contract.ipynb #e44ca901
 def build_model(
     name:str,        # of a declared model
@@ -117,11 +127,7 @@ def build_model(
     settings:dict,   # {setting: value}
 )->nn.Module:
     "A model by name, with freshly drawn weights. Raises where it cannot be built, or breaks its contract."
-    numbered = [m for m, k in data.modalities.items() if k.kind == "ids"]
-    if numbered:
-        remedy = "read the file's vectors (text='text'), or make features of the transcripts (extract.text)"
-        what, where = "a model reads vectors, not numbers of word pieces", f"modality '{numbered[0]}'"
-        raise MsaPaperError(what, where, remedy)
+    need_reader(name, data)
     built = model[name](data, model_settings(name, settings))
     declared = model.facts(name).get("closed_form", False)
     if wrong := wrong_declaration(built, declared) or wrong_signature(built):
@@ -136,6 +142,12 @@ def count_parameters(
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 # %% ../../nbs/model/00_contract.ipynb #0fc3ef98
+def drawn_steps(k:Modality, steps:int, generator:torch.Generator)->Tensor: # (steps, d)
+    "Random steps of one modality."
+    if k.kind == "ids":
+        return torch.randint(30, (steps, k.dim), generator=generator).float()     # of any vocabulary
+    return torch.randn(steps, k.dim, generator=generator)
+
 def drawn_batch(
     data:DataSpec,                 # what the samples have
     lengths:tuple,                 # of each sample: its steps, or the steps of each of its modalities
@@ -145,22 +157,12 @@ def drawn_batch(
     samples = []
     for i, n in enumerate(lengths):
         steps = [n] * len(data.modalities) if isinstance(n, int) else n
-        x = [torch.randn(k, m.dim, generator=generator) for k, m in zip(steps, data.modalities.values())]
+        x = [drawn_steps(m, k, generator) for k, m in zip(steps, data.modalities.values())]
         several = [data.task.outputs] if data.task.kind == "labels" else []
         y = torch.randn([*steps[:1] * data.per_step, *several], generator=generator)
         ids = [f"s{i}[{k}]" for k in range(steps[0])] if data.per_step else None
         samples.append(Sample(dict(zip(data.modalities, x)), y, f"s{i}", ids))
     return collate(samples)
-
-# %% ../../nbs/model/00_contract.ipynb #651e4527
-def parameter_groups(
-    model:nn.Module,       # with a `head`
-    weight_decay:float,    # of the head's matrices
-)->list[dict]:             # for an optimiser: what decays, and the rest
-    "Weight decay falls on the head's weights alone (E9)."
-    decays = {id(p) for p in model.head.parameters() if p.dim() > 1}
-    groups = {yes: [p for p in model.parameters() if (id(p) in decays) == yes] for yes in (True, False)}
-    return [dict(params=params, weight_decay=weight_decay * yes) for yes, params in groups.items()]
 
 # %% ../../nbs/model/00_contract.ipynb #21424e72
 def trained_outputs(

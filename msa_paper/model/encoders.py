@@ -108,6 +108,7 @@ def make_encoder(
     modality:Modality,
     width:int,           # of the encoded sequence
     vectors:str="as_is", # what reads a sequence of vectors: nothing, or a 'bilstm'
+    text:"TextEncoderSettings|None"=None,   # what reads token numbers; None: its defaults
 )->nn.Module:            # with its output's size as `.width`
     "The encoder that the paper gives this kind of modality (§3.2)."
     match modality.kind:
@@ -119,6 +120,9 @@ def make_encoder(
             return SpectrumEncoder(modality.dim, width, modality.rate)
         case "vector":
             return BiLSTM(modality.dim, width) if vectors == "bilstm" else NoEncoder(modality.dim)
+        case "ids":
+            from msa_paper.model.text_encoder import TextEncoderSettings, TokenReader
+            return TokenReader(modality, width, text or TextEncoderSettings())
 
 # %% ../../nbs/model/10_encoders.ipynb #0baeb6f5
 def stretching(i, j, l, t): # i (T, 1), j (L), l and t (B, 1, 1) → (B, T, L)
@@ -179,10 +183,11 @@ class ModalityEncoders(nn.Module):
         dropout:float=0.,     # on what is projected
         steps:int|None=None,  # T; None: those of the first modality
         vectors:str="as_is",  # what reads a sequence of vectors: nothing, or a 'bilstm'
+        text:"TextEncoderSettings|None"=None,   # what reads token numbers; None: its defaults
     ):
         super().__init__()
         self.aligned, self.steps = data.aligned and steps is None, steps
-        encoders = {m: make_encoder(k, width, vectors) for m, k in data.modalities.items()}
+        encoders = {m: make_encoder(k, width, vectors, text) for m, k in data.modalities.items()}
         self.encoders = nn.ModuleDict(encoders)
         self.projections = nn.ModuleDict({m: nn.Linear(e.width, width) for m, e in self.encoders.items()})
         self.dropout = nn.Dropout(dropout)

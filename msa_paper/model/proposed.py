@@ -9,7 +9,7 @@ __all__ = ['VARIANTS', 'RATES', 'SPACE', 'GRID', 'SMALL', 'ProposedSettings', 'P
 # %% ../../nbs/model/50_proposed.ipynb #b59055f3
 from dataclasses import dataclass
 from typing import Literal
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from ..core import known
 from ..batch import Batch
@@ -22,11 +22,11 @@ from .graph import SpatioTemporalNetwork
 from .causal_graph import CausalNetwork
 from .head import PredictionHead
 from .running_head import RunningHead
+from .text_encoder import TextEncoderSettings
 
 # %% ../../nbs/model/50_proposed.ipynb #0aa3dfc6
-class ProposedSettings(CausalSettings):
+class ProposedSettings(CausalSettings, TextEncoderSettings):
     "What the proposed model can be told."
-    model_config = ConfigDict(extra="forbid", frozen=True)
     width: int = Field(256, ge=2, multiple_of=2)        # d (§4.4)
     dropout: float = Field(.2, ge=0, lt=1)
     theta: float = Field(.5, ge=0, lt=1)                # θ, by grid on validation (§4.4)
@@ -75,7 +75,7 @@ def modality_encoders(s:ProposedSettings, data:DataSpec)->ModalityEncoders|Causa
     "What comes before the fusion (§3.2)."
     if s.causal:
         return CausalEncoders(data, s.width, s.dropout, s.vectors)
-    return ModalityEncoders(data, s.width, s.dropout, s.steps, s.vectors)
+    return ModalityEncoders(data, s.width, s.dropout, s.steps, s.vectors, s)
 
 def decision_level(s:ProposedSettings, data:DataSpec)->DecisionAttention:
     "The second stage of the fusion (§3.3)."

@@ -156,8 +156,8 @@ def baseline_row(
 
 # %% ../../nbs/report/75_table2.ipynb #61e758a6
 def own_models()->list[str]:
-    "The models of the registry that are no variant of the proposed one."
-    return [n for n in models if models.facts(n)["group"] not in ("proposed", "ablation")]
+    "The models of the registry that are no variant of the proposed one, and read what it reads."
+    return [n for n in models if models.facts(n)["group"] not in ("proposed", "ablation", "encoder")]
 
 # %% ../../nbs/report/75_table2.ipynb #3f991f8e
 def sizes_said(data:DataSpec)->str:
