@@ -17,7 +17,7 @@ from .tasks import Task, check_labels, named
 # %% ../nbs/07_corpus.ipynb #60cf3ce6
 @dataclass
 class Corpus:
-    "A whole data set: ragged features, labels, splits, and what belongs together."
+    "A whole data set: ragged features, labels, splits, groups."
     name: str                          # 'mosi', 'planted', …
     protocol: str                      # which reading of it: every result row carries this
     spec: DataSpec
@@ -31,8 +31,7 @@ class Corpus:
     sources: tuple = ()                # the files it was read from
     truth: dict[str, np.ndarray] = field(default_factory=dict)  # planted facts, labels of single modalities
     notes: dict = field(default_factory=dict)  # what the reader met: values replaced, ids not joined
-    # {modality: (all steps,) bool}: which steps were observed; of a modality that is not named, all
-    observed: dict[str, np.ndarray] = field(default_factory=dict)
+    observed: dict[str, np.ndarray] = field(default_factory=dict)   # {modality: (all steps,)}; else all
 
     def __len__(self)->int:
         return len(self.ids)

@@ -37,7 +37,8 @@ class Sequences(Dataset):
         x = {m: torch.from_numpy(values) for m, values in x.items()}
         if not c.spec.per_step:
             seen = {m: torch.from_numpy(there[self.rows(m, n)]) for m, there in c.observed.items()}
-            return Sample(x, torch.tensor(c.labels[n], dtype=torch.float32), str(c.ids[n]), there=seen or None)
+            label = torch.tensor(c.labels[n], dtype=torch.float32)
+            return Sample(x, label, str(c.ids[n]), there=seen or None)
         steps = self.rows(next(iter(x)), n)
         labels = torch.from_numpy(np.asarray(c.labels[steps], np.float32))
         return Sample(x, labels, str(c.ids[n]), [str(s) for s in c.step_ids[steps]])

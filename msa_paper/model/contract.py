@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..core import MsaPaperError, validated
 from ..registry import model
 from ..registry import model as models   # where an argument is called `model`
-from ..batch import Batch, Sample, closed, collate
+from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
+from .holes import check_holes
 from ..schema import DataSpec
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
@@ -267,23 +268,6 @@ def check_independence(model, batch, tolerance):
     last = model(picked(batch, backwards[:1]))
     same(last[real[-1:]], y[-1:][real[-1:]], "other samples of the batch matter")
 
-# %% ../../nbs/model/00_contract.ipynb #94dc6255
-def drawn_holes(batch:Batch)->Batch:
-    "The same batch, of which some steps were not observed: zeros, and rubbish in a second one."
-    g, lengths = torch.Generator().manual_seed(1), {m: k.sum(1) for m, k in batch.masks.items()}
-    masks = {m: k & (torch.rand(k.shape, generator=g) < .6).to(k.device) for m, k in batch.masks.items()}
-    features = {m: x * masks[m][..., None] for m, x in batch.features.items()}
-    return replace(batch, features=features, masks=masks, lengths=lengths)
-
-def check_holes(model, batch):
-    "What stands where nothing was observed changes nothing."
-    holed, reads = drawn_holes(batch), getattr(model, "reads_holes", False)
-    rubbish = {m: x.masked_fill(~holed.masks[m][..., None], 7.) for m, x in holed.features.items()}
-    filled = replace(holed, features=rubbish)
-    first, again = (model(b if reads else closed(b)) for b in (holed, filled))
-    assert torch.equal(first, again), "what stands where nothing was observed changes the output"
-    assert first.isfinite().all(), "a batch with holes gives no numbers"
-
 # %% ../../nbs/model/00_contract.ipynb #b0c29ea9
 def check_state(model, batch):
     "Twice the same bits, in inference too; and weights that are written and read say the same."
@@ -313,5 +297,4 @@ def check_model(
     with torch.no_grad():
         check_independence(model, batch, tolerance)
         check_state(model, batch)
-        if batch.step_ids is None:
-            check_holes(model, batch)
+        check_holes(model, batch)

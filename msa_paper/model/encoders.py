@@ -210,8 +210,7 @@ class ModalityEncoders(nn.Module):
             T = self.steps or max(int(wanted.max()), 1)
             sequences = resampled(sequences, wanted, T)
         if whole is not batch:
-            names = [[b.masks[m] for m in self.encoders] for b in (batch, whole)]
-            seen = seen_steps(*names, wanted, T)
+            seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
             sequences = [(x, mask & there) for (x, mask), there in zip(sequences, seen)]
         read = zip(self.projections.values(), sequences)
         f = [project(self.dropout(x)) * mask[..., None] for project, (x, mask) in read]
