@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STREAMS', 'Clip', 'Material', 'words_of', 'extract_clip']
 
-# %% ../../nbs/extract/60_clip.ipynb #2b78903b
+# %% ../../nbs/extract/60_clip.ipynb #699ce676
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, is_full
 from .clock import on_one_clock
+from .crops import crops
+from .face_track import Track, face_track
 from .extraction import Extraction, extractor_digest
 from .functionals import egemaps
 from .log_mel import log_mel
@@ -23,7 +25,7 @@ from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed, Word, nothing
 from ..media.weights import MEDIA
 
-# %% ../../nbs/extract/60_clip.ipynb #76a3aea4
+# %% ../../nbs/extract/60_clip.ipynb #3c9c05f3
 @dataclass(frozen=True)
 class Clip:
     "What was taken from a clip."
@@ -36,10 +38,10 @@ class Clip:
     extractor: str               # digest of the settings, the version and the weights
     heard: bool                  # whether the words were recognised; else they were given
     frames: Frames | None = None     # for drawing
-    track: object | None = None      # of the face, for drawing
+    track: Track | None = None       # of the face, for drawing
     sound: Sound | None = None
 
-# %% ../../nbs/extract/60_clip.ipynb #d5160e53
+# %% ../../nbs/extract/60_clip.ipynb #ffea95a5
 @dataclass
 class Material:
     "A clip that is being read: what several streams need is read once."
@@ -47,7 +49,7 @@ class Material:
     settings: Extraction
     text: str | None = None    # the transcript, where it is known
     remarks: list[Remark] = field(default_factory=list)
-    track: object | None = None
+    track: Track | None = None
 
     @cached_property
     def facts(self)->Facts:
@@ -68,7 +70,7 @@ class Material:
         self.remarks += found.remarks
         return found
 
-# %% ../../nbs/extract/60_clip.ipynb #b3c674ea
+# %% ../../nbs/extract/60_clip.ipynb #92a8cbc2
 def words_of(
     clip:Material,
 )->list[Word]:
@@ -83,7 +85,7 @@ def words_of(
     from msa_paper.extract.speech import recognise
     return recognise(sound, s.speech, beam=s.beam, language=s.language)
 
-# %% ../../nbs/extract/60_clip.ipynb #9f183c79
+# %% ../../nbs/extract/60_clip.ipynb #4db2a684
 def text_stream(clip:Material, words:list[Word])->Timed:
     "The last hidden state of every piece of a word."
     from msa_paper.extract.tokens import token_features
@@ -91,11 +93,8 @@ def text_stream(clip:Material, words:list[Word])->Timed:
 
 def vision_stream(clip:Material, words:list[Word])->Timed:
     "The expression of the face that is followed; where it is not seen, nothing."
-    from msa_paper.extract.crops import crops
     from msa_paper.extract.expression import expressions
-    from msa_paper.extract.face_track import face_track
-    from msa_paper.extract.faces import FaceSettings
-    clip.track = face_track(clip.frames, FaceSettings(**clip.settings.faces))
+    clip.track = face_track(clip.frames, clip.settings.faces)
     clip.remarks += clip.track.remarks
     return expressions(crops(clip.frames, clip.track), clip.track, clip.settings.expression)
 
@@ -104,12 +103,12 @@ def audio_stream(clip:Material, words:list[Word])->Timed:
     s = clip.settings
     return log_mel(clip.sound, s.log_mel) if s.audio == "log_mel" else egemaps(clip.sound, s.window)
 
-# %% ../../nbs/extract/60_clip.ipynb #32164b29
+# %% ../../nbs/extract/60_clip.ipynb #9c61a7d8
 # stream → how it is read from a clip and its words
 STREAMS: dict[str, Callable[[Material, list[Word]], Timed]] = dict(
     text=text_stream, vision=vision_stream, audio=audio_stream)
 
-# %% ../../nbs/extract/60_clip.ipynb #8011d1dd
+# %% ../../nbs/extract/60_clip.ipynb #7ec895ee
 def is_ours(error:Exception)->bool:
     "Whether an error would come with every clip."
     packages = MEDIA in str(getattr(error, "remedy", ""))
@@ -126,7 +125,7 @@ def tried(clip:Material, stream:str, read:Callable, otherwise:object)->object:
         clip.remarks.append(Remark(stream, f"it could not be extracted: {told[:300]}", 1.))
         return otherwise
 
-# %% ../../nbs/extract/60_clip.ipynb #97787db1
+# %% ../../nbs/extract/60_clip.ipynb #97c54d74
 def seconds_of(facts:Facts, streams:dict[str, Timed])->float:
     "How long a clip is: as its file says, or to the end of its longest stream."
     return max([facts.duration, *(float(x.end[-1]) for x in streams.values() if len(x))])
@@ -137,7 +136,7 @@ def silent_streams(clip:Material, streams:dict[str, Timed])->list[Remark]:
     lost = [m for m, x in streams.items() if not x.there.any() and m not in said]
     return [Remark(m, "nothing was observed", 1.) for m in lost]
 
-# %% ../../nbs/extract/60_clip.ipynb #740fb18d
+# %% ../../nbs/extract/60_clip.ipynb #2199e5c3
 def extract_clip(
     path:Path|str,
     text:str|None=None,                  # the transcript; None: what is said is recognised

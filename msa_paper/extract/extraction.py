@@ -6,7 +6,7 @@
 __all__ = ['EXTRACTOR', 'Stream', 'Steps', 'DECIDES', 'Extraction', 'used_weights', 'decisive', 'extractor_digest',
            'extractor_told', 'other_extractor']
 
-# %% ../../nbs/extract/55_extraction.ipynb #584d4f4d
+# %% ../../nbs/extract/55_extraction.ipynb #87d54fa2
 import hashlib, json
 from functools import cache
 from importlib import import_module
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, sha256
+from .faces import FaceSettings
 from .log_mel import LogMelSettings
 from ..media.weights import PackagedWeights
 
-# %% ../../nbs/extract/55_extraction.ipynb #c2ad0392
+# %% ../../nbs/extract/55_extraction.ipynb #9b6c065e
 EXTRACTOR = 1     # raised when a change of the code changes what comes out of a clip
 
 Stream = Literal["text", "vision", "audio"]
@@ -30,7 +31,7 @@ class Extraction(BaseModel):
     align: Literal["words", "unaligned"] | Steps = "words"      # common steps: a number of equal ones
     rate: float = Field(5., gt=0, le=60)                        # frames a second
     height: int = Field(360, ge=64)                             # pixels of a frame's shorter side, at most
-    faces: dict[str, float | int] = {}                          # thresholds of the face track, by their names
+    faces: FaceSettings = FaceSettings()                        # how a face is found and followed
     expression: str = "facex"                                   # the face network: packaged, or a hub id or folder
     audio: Literal["log_mel", "egemaps"] = "log_mel"            # a spectrum, or 88 functionals
     log_mel: LogMelSettings = LogMelSettings()
@@ -40,7 +41,7 @@ class Extraction(BaseModel):
     beam: int = Field(1, ge=1, le=20)                           # of the speech recogniser
     language: str = ""                                          # spoken: 'en', …; empty: it is recognised
 
-# %% ../../nbs/extract/55_extraction.ipynb #54f6fc73
+# %% ../../nbs/extract/55_extraction.ipynb #4de8882c
 def folder_digest(folder:Path)->str: # 64 hexadecimal digits
     "One digest of all files of a folder and their names."
     found = hashlib.sha256()
@@ -52,7 +53,7 @@ def declared_digest(weights:PackagedWeights)->str:
     "One digest of the digests that are declared."
     return hashlib.sha256(json.dumps(weights.files).encode()).hexdigest()
 
-# %% ../../nbs/extract/55_extraction.ipynb #f94e3b64
+# %% ../../nbs/extract/55_extraction.ipynb #ef100162
 # what a name stands for in the settings → where its weights are declared
 PACKAGED = {"whisper-base": "msa_paper.extract.speech:WHISPER", "facex": "msa_paper.extract.expression:FACEX",
             "mtcnn": "msa_paper.extract.faces:MTCNN_WEIGHTS", "silero": "msa_paper.extract.voice_activity:SILERO"}
@@ -83,7 +84,7 @@ def weights_digest(
         return folder_digest(Path(packaged_minilm()))
     return folder_digest(Path(name) if Path(name).is_dir() else hub_folder(name))
 
-# %% ../../nbs/extract/55_extraction.ipynb #b11a2795
+# %% ../../nbs/extract/55_extraction.ipynb #78486045
 def used_weights(
     settings:Extraction,
 )->tuple[str, ...]:       # names, as `weights_digest` takes them
@@ -106,7 +107,8 @@ def decisive(
     idle |= {"window"} if settings.audio == "log_mel" else {"log_mel"}
     return settings.model_dump(mode="json", exclude=idle)
 
-# %% ../../nbs/extract/55_extraction.ipynb #2788c4b0
+# %% ../../nbs/extract/55_extraction.ipynb #444ba641
+@cache
 def extractor_digest(
     settings:Extraction,
 )->str:                   # 16 hexadecimal digits
@@ -121,7 +123,7 @@ def extractor_told(
     "What a feature store says of the extractor that made it."
     return dict(digest=extractor_digest(settings), version=EXTRACTOR, settings=decisive(settings))
 
-# %% ../../nbs/extract/55_extraction.ipynb #a62c90c0
+# %% ../../nbs/extract/55_extraction.ipynb #eedc6a9c
 def other_extractor(
     ours:dict|None,     # of `extractor_told`: of a run, or of features that are there
     theirs:dict|None,   # of the data, or of what is asked for
