@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STREAMS', 'Clip', 'Material', 'words_of', 'extract_clip']
 
-# %% ../../nbs/extract/60_clip.ipynb #699ce676
+# %% ../../nbs/extract/60_clip.ipynb #cda783c0
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +25,7 @@ from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed, Word, nothing
 from ..media.weights import MEDIA
 
-# %% ../../nbs/extract/60_clip.ipynb #3c9c05f3
+# %% ../../nbs/extract/60_clip.ipynb #a4aaaf35
 @dataclass(frozen=True)
 class Clip:
     "What was taken from a clip."
@@ -41,7 +41,7 @@ class Clip:
     track: Track | None = None       # of the face, for drawing
     sound: Sound | None = None
 
-# %% ../../nbs/extract/60_clip.ipynb #ffea95a5
+# %% ../../nbs/extract/60_clip.ipynb #b2b8d2ec
 @dataclass
 class Material:
     "A clip that is being read: what several streams need is read once."
@@ -70,7 +70,7 @@ class Material:
         self.remarks += found.remarks
         return found
 
-# %% ../../nbs/extract/60_clip.ipynb #92a8cbc2
+# %% ../../nbs/extract/60_clip.ipynb #627d5cbb
 def words_of(
     clip:Material,
 )->list[Word]:
@@ -85,7 +85,7 @@ def words_of(
     from msa_paper.extract.speech import recognise
     return recognise(sound, s.speech, beam=s.beam, language=s.language)
 
-# %% ../../nbs/extract/60_clip.ipynb #4db2a684
+# %% ../../nbs/extract/60_clip.ipynb #be757dc7
 def text_stream(clip:Material, words:list[Word])->Timed:
     "The last hidden state of every piece of a word."
     from msa_paper.extract.tokens import token_features
@@ -103,12 +103,12 @@ def audio_stream(clip:Material, words:list[Word])->Timed:
     s = clip.settings
     return log_mel(clip.sound, s.log_mel) if s.audio == "log_mel" else egemaps(clip.sound, s.window)
 
-# %% ../../nbs/extract/60_clip.ipynb #9c61a7d8
+# %% ../../nbs/extract/60_clip.ipynb #9c719a71
 # stream → how it is read from a clip and its words
 STREAMS: dict[str, Callable[[Material, list[Word]], Timed]] = dict(
     text=text_stream, vision=vision_stream, audio=audio_stream)
 
-# %% ../../nbs/extract/60_clip.ipynb #7ec895ee
+# %% ../../nbs/extract/60_clip.ipynb #e1929a06
 def is_ours(error:Exception)->bool:
     "Whether an error would come with every clip."
     packages = MEDIA in str(getattr(error, "remedy", ""))
@@ -125,7 +125,7 @@ def tried(clip:Material, stream:str, read:Callable, otherwise:object)->object:
         clip.remarks.append(Remark(stream, f"it could not be extracted: {told[:300]}", 1.))
         return otherwise
 
-# %% ../../nbs/extract/60_clip.ipynb #97c54d74
+# %% ../../nbs/extract/60_clip.ipynb #de5501b8
 def seconds_of(facts:Facts, streams:dict[str, Timed])->float:
     "How long a clip is: as its file says, or to the end of its longest stream."
     return max([facts.duration, *(float(x.end[-1]) for x in streams.values() if len(x))])
@@ -136,7 +136,7 @@ def silent_streams(clip:Material, streams:dict[str, Timed])->list[Remark]:
     lost = [m for m, x in streams.items() if not x.there.any() and m not in said]
     return [Remark(m, "nothing was observed", 1.) for m in lost]
 
-# %% ../../nbs/extract/60_clip.ipynb #2199e5c3
+# %% ../../nbs/extract/60_clip.ipynb #f6059558
 def extract_clip(
     path:Path|str,
     text:str|None=None,                  # the transcript; None: what is said is recognised
@@ -155,5 +155,6 @@ def extract_clip(
     steps = on_one_clock(streams, words, settings.align, seconds_of(facts, streams))
     kept = {k: vars(clip).get(k) for k in ("frames", "track", "sound")}
     remarks = tuple(dict.fromkeys(clip.remarks))
-    return Clip(id or Path(path).name, facts, tuple(words), streams, steps, remarks, extractor_digest(settings),
-                heard and text is None, **kept)
+    digest, recognised = extractor_digest(settings), heard and text is None
+    named = id or Path(path).name
+    return Clip(named, facts, tuple(words), streams, steps, remarks, digest, recognised, **kept)
