@@ -14,10 +14,13 @@ import numpy as np
 from ..core import MsaPaperError, is_full
 from .clock import on_one_clock
 from .crops import crops
+from .expression import expressions
+from .face_features import FaceFeatures
 from .face_track import Track, face_track
 from .extraction import Extraction, extractor_digest
 from .functionals import egemaps
 from .log_mel import log_mel
+from .speech import recognise
 from .voice_activity import speech_spans
 from ..media.frames import Frames, frames
 from ..media.look import Facts, look
@@ -39,6 +42,7 @@ class Clip:
     heard: bool                  # whether the words were recognised; else they were given
     frames: Frames | None = None     # for drawing
     track: Track | None = None       # of the face, for drawing
+    faces: FaceFeatures | None = None    # with the probabilities of its expressions
     sound: Sound | None = None
 
 # %% ../../nbs/extract/60_clip.ipynb #b2b8d2ec
@@ -50,6 +54,7 @@ class Material:
     text: str | None = None    # the transcript, where it is known
     remarks: list[Remark] = field(default_factory=list)
     track: Track | None = None
+    faces: FaceFeatures | None = None
 
     @cached_property
     def facts(self)->Facts:
@@ -82,8 +87,7 @@ def words_of(
         return given_words(clip.text, spans or [(0., clip.facts.duration)])
     if not len(sound.samples):
         return []
-    from msa_paper.extract.speech import recognise
-    return recognise(sound, s.speech, beam=s.beam, language=s.language)
+    return recognise(sound, model=s.speech, beam=s.beam, language=s.language or None)
 
 # %% ../../nbs/extract/60_clip.ipynb #be757dc7
 def text_stream(clip:Material, words:list[Word])->Timed:
@@ -93,10 +97,12 @@ def text_stream(clip:Material, words:list[Word])->Timed:
 
 def vision_stream(clip:Material, words:list[Word])->Timed:
     "The expression of the face that is followed; where it is not seen, nothing."
-    from msa_paper.extract.expression import expressions
     clip.track = face_track(clip.frames, clip.settings.faces)
     clip.remarks += clip.track.remarks
-    return expressions(crops(clip.frames, clip.track), clip.track, clip.settings.expression)
+    from msa_paper.extract.face_transformers import face_network     # imports PyTorch
+    network = face_network(clip.settings.expression)
+    clip.faces = expressions(crops(clip.frames, clip.track), clip.track, network)
+    return clip.faces.features
 
 def audio_stream(clip:Material, words:list[Word])->Timed:
     "The spectrum of the sound, or functionals of its windows."
@@ -153,7 +159,7 @@ def extract_clip(
         streams[m] = tried(clip, m, lambda: STREAMS[m](clip, words), nothing(0))    # noqa: B023
     clip.remarks += silent_streams(clip, streams)
     steps = on_one_clock(streams, words, settings.align, seconds_of(facts, streams))
-    kept = {k: vars(clip).get(k) for k in ("frames", "track", "sound")}
+    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "sound")}
     remarks = tuple(dict.fromkeys(clip.remarks))
     digest, recognised = extractor_digest(settings), heard and text is None
     named = id or Path(path).name

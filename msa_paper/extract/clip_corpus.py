@@ -94,7 +94,8 @@ def clip_corpus(
         raise MsaPaperError("no clip has any stream that was asked for", name, "look at report.csv")
     first = next(iter(streams.values()))
     modalities = {m: modality_of(m, x, first, settings) for m, x in streams.items()}
-    notes = dict(extractor=extractor_told(settings)) | {m: "no clip has it" for m, d in widths.items() if not d}
+    lost = {m: "no clip has it" for m, d in widths.items() if not d}
+    notes = dict(extractor=extractor_told(settings)) | lost
     return check_corpus(Corpus(
         name, "own", DataSpec(modalities, told.task, aligned=settings.align != "unaligned"),
         {m: x.values for m, x in streams.items()}, {m: x.offsets for m, x in streams.items()},

@@ -39,7 +39,7 @@ class Extraction(BaseModel):
     text: str = "minilm"   # text encoder: packaged, or hub id or folder
     speech: str = "whisper-base"   # who writes down what is said without a transcript
     beam: int = Field(1, ge=1, le=20)   # of the speech recogniser
-    language: str = ""   # spoken: 'en', …; empty: it is recognised
+    language: str = "en"   # that is spoken; empty: it is guessed
 
 # %% ../../nbs/extract/55_extraction.ipynb #ef66d28d
 def folder_digest(folder:Path)->str: # 64 hexadecimal digits
@@ -49,21 +49,21 @@ def folder_digest(folder:Path)->str: # 64 hexadecimal digits
         found.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return found.hexdigest()
 
-def declared_digest(weights:PackagedWeights)->str:
+def declared_digest(*weights:PackagedWeights)->str:
     "One digest of the digests that are declared."
-    return hashlib.sha256(json.dumps(weights.files).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([w.files for w in weights]).encode()).hexdigest()
 
 # %% ../../nbs/extract/55_extraction.ipynb #adfb1eff
 # a name in the settings → where its weights are declared
 PACKAGED = {
-    "whisper-base": ("speech", "WHISPER"), "facex": ("expression", "FACEX"),
+    "whisper-base": ("speech", "WHISPER", "WHISPER_REST"), "facex": ("expression", "FACEX_WEIGHTS"),
     "mtcnn": ("faces", "MTCNN_WEIGHTS"), "silero": ("voice_activity", "SILERO"),
 }
 
-def declared(name:str)->PackagedWeights:
+def declared(name:str)->list[PackagedWeights]:
     "The packaged weights of a name."
-    module, constant = PACKAGED[name]
-    return getattr(import_module(f"msa_paper.extract.{module}"), constant)
+    module, *constants = PACKAGED[name]
+    return [getattr(import_module(f"msa_paper.extract.{module}"), c) for c in constants]
 
 def hub_folder(name:str)->Path:
     "Where transformers keeps what it has of a hub id; nothing is downloaded. Raises where it has nothing."
@@ -80,7 +80,7 @@ def weights_digest(
 )->str:           # 64 hexadecimal digits
     "What weights are, by their content. Raises where they are not here."
     if name in PACKAGED:
-        return declared_digest(declared(name))
+        return declared_digest(*declared(name))
     if name == "minilm":
         from msa_paper.extract.text_encoder import packaged_minilm
         return folder_digest(Path(packaged_minilm()))

@@ -45,6 +45,7 @@ def labels_of(y:np.ndarray)->dict:
     said = np.where(np.isnan(y), "", words).tolist()
     return dict(regression_labels=y.astype(np.float32), annotations=said, classification_labels=sign + 1.)
 
+# %% ../../nbs/extract/72_mmsa_file.ipynb #cebf3b9f
 def beside(corpus:Corpus, m:str, numbers:np.ndarray)->dict:
     "Times of a modality's steps, and which were observed: what MMSA has no place for."
     steps = len(corpus.features[m])
