@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'COLUMNS', 'Wanted', 'media_files', 'columns_of', 'wanted_clips', 'task_declared']
 
-# %% ../../nbs/extract/74_clip_table.ipynb #975465a9
+# %% ../../nbs/extract/74_clip_table.ipynb #96d1ccd7
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -14,7 +14,7 @@ from ..formats.own_declaration import TaskDeclared
 from ..formats.own_samples import read_samples
 from ..tasks import named
 
-# %% ../../nbs/extract/74_clip_table.ipynb #a59cffa1
+# %% ../../nbs/extract/74_clip_table.ipynb #05b9fee7
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".flv", ".ts",
             ".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac", ".wma", ".aiff")
 
@@ -38,7 +38,7 @@ def media_files(
     media = [p for p in every if p.suffix.lower() in SUFFIXES]
     return media, [p for p in every if p.suffix.lower() not in SUFFIXES]
 
-# %% ../../nbs/extract/74_clip_table.ipynb #ed9e8354
+# %% ../../nbs/extract/74_clip_table.ipynb #1b263d45
 COLUMNS = dict(
     id=("id", "name", "clip", "sample", "utterance_id"),
     file=("file", "path", "filename", "video", "audio"),
@@ -56,7 +56,7 @@ def columns_of(
     found = {what: [lower[n] for n in names if n in lower] for what, names in COLUMNS.items()}
     return {what: some[0] for what, some in found.items() if some}
 
-# %% ../../nbs/extract/74_clip_table.ipynb #c50852b6
+# %% ../../nbs/extract/74_clip_table.ipynb #2c6677ab
 def file_of(folder:Path, named_file:str)->Path:
     "A file that a table names, with its suffix or without."
     path = folder/named_file
@@ -72,7 +72,7 @@ def table_in(folder:Path, table:Path)->Path:
             return path
     raise MsaPaperError("there is no such table", table, "name a .csv, .tsv or .parquet with a row a clip")
 
-# %% ../../nbs/extract/74_clip_table.ipynb #22244636
+# %% ../../nbs/extract/74_clip_table.ipynb #3b415bb9
 def wanted_clips(
     folder:Path,
     table:Path|None=None,    # as named, or in the folder; None: every media file
@@ -92,7 +92,7 @@ def wanted_clips(
         raise MsaPaperError(f"no column names the clips: there are {', '.join(rows)}", path, remedy)
     return rows_wanted(rows, of, folder, path)
 
-# %% ../../nbs/extract/74_clip_table.ipynb #95e5bf0f
+# %% ../../nbs/extract/74_clip_table.ipynb #9cf5b3de
 def rows_wanted(rows:pd.DataFrame, of:dict[str, str], folder:Path, where:Path)->list[Wanted]:
     "The clips of a table. Raises where an id is empty or stands there twice."
     def column(*names:str)->list[str]:
@@ -106,7 +106,7 @@ def rows_wanted(rows:pd.DataFrame, of:dict[str, str], folder:Path, where:Path)->
     rest = zip(column("text"), column("label"), column("group"), column("split"))
     return [Wanted(i, file_of(folder, f), t or None, *more) for i, f, (t, *more) in zip(ids, files, rest)]
 
-# %% ../../nbs/extract/74_clip_table.ipynb #f5bb959e
+# %% ../../nbs/extract/74_clip_table.ipynb #30c835bb
 def task_declared(
     labels:list[str],    # empty: missing
     asked:str="",        # 'intensity' or 'classes'; empty: by what the labels are
