@@ -4424,6 +4424,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                   'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Piece.kind_of': ( 'media/sound.html#piece.kind_of',
                                                                                 'msa_paper/media/sound.py'),
+                                       'msa_paper.media.sound.Piece.samples': ( 'media/sound.html#piece.samples',
+                                                                                'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Sound': ('media/sound.html#sound', 'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Sound.end': ('media/sound.html#sound.end', 'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Sound.heard': ('media/sound.html#sound.heard', 'msa_paper/media/sound.py'),

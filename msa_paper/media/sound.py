@@ -123,6 +123,11 @@ class Piece:
         if frame is not None:
             self.length += frame.samples / frame.sample_rate
 
+    @property
+    def samples(self)->np.ndarray:
+        "What is there of it, (n,) float32."
+        return np.concatenate([np.zeros(0, np.float32), *self.parts])
+
     def continues(self, frame:object, time:float)->bool:
         "Whether a frame follows without a gap."
         return self.kind_of(frame) == self.kind and abs(time - self.time - self.length) <= JITTER
@@ -140,14 +145,14 @@ def pieces(
             time = 0. if piece is None else piece.time + piece.length
         if piece is not None and not piece.continues(frame, time):
             piece.add(None)
-            yield piece.time, np.concatenate(piece.parts)
+            yield piece.time, piece.samples
             piece = None
         piece = piece or Piece(frame, time, rate)
         frame.pts = None
         piece.add(frame)
     if piece is not None:
         piece.add(None)
-        yield piece.time, np.concatenate(piece.parts)
+        yield piece.time, piece.samples
 
 # %% ../../nbs/media/30_sound.ipynb #8c68ee2c
 LONGEST_GAP = 3600.   # seconds; time stamps further apart are damaged
