@@ -2670,6 +2670,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                         'msa_paper/extract/clip_file.py'),
                                              'msa_paper.extract.clip_file.packed': ( 'extract/clip_file.html#packed',
                                                                                      'msa_paper/extract/clip_file.py'),
+                                             'msa_paper.extract.clip_file.share_seen': ( 'extract/clip_file.html#share_seen',
+                                                                                         'msa_paper/extract/clip_file.py'),
                                              'msa_paper.extract.clip_file.unpacked': ( 'extract/clip_file.html#unpacked',
                                                                                        'msa_paper/extract/clip_file.py')},
             'msa_paper.extract.clip_table': { 'msa_paper.extract.clip_table.Wanted': ( 'extract/clip_table.html#wanted',

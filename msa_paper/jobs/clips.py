@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LARGEST', 'ClipEnd', 'clip_end', 'ClipEngine', 'InsideEngine', 'ClipCluster']
 
-# %% ../../nbs/jobs/75_clips.ipynb #629203a6
+# %% ../../nbs/jobs/75_clips.ipynb #4274b2cb
 import multiprocessing, os, tempfile, threading, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,9 +22,9 @@ from ..extract.extraction import Extraction
 from .cluster import Cluster
 from .engine import Engine, Handed
 from ..media.weights import MEDIA
-from ..processes import move_in, temporary_folder, uninterrupted
+from ..processes import move_in, quiet_tracker, temporary_folder, uninterrupted
 
-# %% ../../nbs/jobs/75_clips.ipynb #71cd8f5f
+# %% ../../nbs/jobs/75_clips.ipynb #797fd4d4
 @dataclass(frozen=True)
 class ClipEnd:
     "How a clip ended."
@@ -47,7 +47,7 @@ def clip_end(
             ours, told = True, str(disk_full(tempfile.gettempdir()))
         return dict(end="stop" if ours else "failed", told=told, content=b"")
 
-# %% ../../nbs/jobs/75_clips.ipynb #0f9a2183
+# %% ../../nbs/jobs/75_clips.ipynb #a91b4f6d
 starting = threading.Lock()   # one process at a time is started
 processes = []                # of the workers of this process
 
@@ -72,6 +72,7 @@ class OwnProcess(threading.local):
         "A process that is ready."
         with starting, uninterrupted(), patch.dict(os.environ, OMP_NUM_THREADS="1"):
             if self.pool is None:
+                quiet_tracker()
                 fresh = multiprocessing.get_context("spawn")
                 self.pool = ProcessPoolExecutor(1, fresh, begin, (os.getpid(), str(temporary_folder())))
                 self.pool.submit(os.getpid).result()
@@ -80,7 +81,7 @@ class OwnProcess(threading.local):
 
 own = OwnProcess()
 
-# %% ../../nbs/jobs/75_clips.ipynb #beea8ce9
+# %% ../../nbs/jobs/75_clips.ipynb #e62a1825
 def end_processes():
     "End the processes of all workers."
     while processes:
@@ -93,7 +94,7 @@ def extract_here(path:str, id:str, text:str|None, settings:dict)->dict: # of `Cl
     "A clip, in the process of this thread."
     return clip_end(lambda: own.content(Path(path), id, text, Extraction(**settings)))
 
-# %% ../../nbs/jobs/75_clips.ipynb #f184a785
+# %% ../../nbs/jobs/75_clips.ipynb #5a08dc25
 alone = threading.Lock()      # networks are not asked by two threads at once
 
 def extract_inside(path:str, id:str, text:str|None, settings:dict)->dict: # of `ClipEnd`
@@ -109,7 +110,7 @@ def extract_away(content:bytes, name:str, id:str, text:str|None, settings:dict)-
         found = extract_inside(str(path), id, text, settings)
     return found | dict(told=found["told"].replace(str(path), name))
 
-# %% ../../nbs/jobs/75_clips.ipynb #71f4ba21
+# %% ../../nbs/jobs/75_clips.ipynb #098379d6
 def ended_clips(running:dict[str, Handed])->dict[str, ClipEnd]:
     "The clips that have ended, after a second at most."
     if not running:
@@ -127,7 +128,7 @@ def end_of(task:Future)->ClipEnd:
             return ClipEnd(said["end"], str(said["told"])[:20_000], bytes(said["content"]))
     return ClipEnd("died", "the worker was lost that read it")
 
-# %% ../../nbs/jobs/75_clips.ipynb #26c70b61
+# %% ../../nbs/jobs/75_clips.ipynb #9b0ddb5c
 class ClipEngine(Engine):
     "Hands out clips to threads of this process, each with a process of its own."
     how = staticmethod(extract_here)
@@ -156,7 +157,7 @@ class InsideEngine(ClipEngine):
     "The same in this process alone, one clip at a time: for checks."
     how = staticmethod(extract_inside)
 
-# %% ../../nbs/jobs/75_clips.ipynb #df7b2342
+# %% ../../nbs/jobs/75_clips.ipynb #18e1dbcb
 LARGEST = 2**29    # bytes of a clip that is sent to another machine
 
 class ClipCluster(Cluster):

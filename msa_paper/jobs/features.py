@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXTRACTOR_FILE', 'need_same_folder', 'Outcome', 'write_report', 'counted_line', 'extract_all', 'write_features']
 
-# %% ../../nbs/jobs/77_features.ipynb #a988e6e4
+# %% ../../nbs/jobs/77_features.ipynb #6d89d5a3
 import json, re, sys, time
 from collections import deque
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from .clips import ClipEnd, ClipEngine
 from ..registry import DECLARATION, dataset
 from ..tasks import TASKS, Task
 
-# %% ../../nbs/jobs/77_features.ipynb #b8739a60
+# %% ../../nbs/jobs/77_features.ipynb #af1badda
 EXTRACTOR_FILE = "extractor.json"
 
 def need_same_folder(
@@ -45,7 +45,7 @@ def need_same_folder(
     if not (folder/".gitignore").exists():
         write_whole(folder/".gitignore", "# data of people are not committed\n*\n")
 
-# %% ../../nbs/jobs/77_features.ipynb #c90cb29b
+# %% ../../nbs/jobs/77_features.ipynb #62a19127
 @dataclass
 class Outcome:
     "What became of a clip."
@@ -59,11 +59,11 @@ class Outcome:
         "A row of the report."
         c, found = self.clip, self.found
         remarks = [f"{r.stream}: {r.told}" for r in found.remarks] if found else []
-        seen = {f"{m}_observed": round(float(x.there.mean()), 3) if len(x) else 0.
-                for m, x in (found.steps if found else {}).items()}
-        return dict(id=c.id, file=str(c.path), outcome="ok" if found else "failed", why=self.told,
-                    remarks=remarks, seconds=round(found.duration, 3) if found else None,
-                    words=len(found.words) if found else None) | seen
+        seen = {f"{m}_observed": share for m, share in (found.seen if found else {}).items()}
+        why = "; ".join(line.strip() for line in self.told.splitlines())
+        row = dict(id=c.id, file=str(c.path), outcome="ok" if found else "failed", why=why, remarks=remarks)
+        facts = dict(seconds=round(found.duration, 3), words=len(found.words)) if found else {}
+        return row | dict(seconds=None, words=None) | facts | seen
 
 def write_report(
     outcomes:Sequence[Outcome],
@@ -73,6 +73,7 @@ def write_report(
     rows = [o.row for o in outcomes]
     write_json(folder/"report.json", dict(clips=rows))
     table = pd.DataFrame(rows).assign(remarks=["; ".join(r["remarks"]) for r in rows])
+    table["words"] = table.words.astype("Int64")
     write_whole(folder/"report.csv", table.to_csv(index=False))
 
 def counted_line(outcomes:Sequence[Outcome])->str:
@@ -82,7 +83,7 @@ def counted_line(outcomes:Sequence[Outcome])->str:
     failed = len(outcomes) - len(ok)
     return f"{len(outcomes)} clips: {len(ok)} extracted ({partly} with remarks), {failed} failed"
 
-# %% ../../nbs/jobs/77_features.ipynb #af6b66e6
+# %% ../../nbs/jobs/77_features.ipynb #330203f8
 class Bar:
     "Tells how far a batch is: a bar on a terminal, a line now and then elsewhere."
     def __init__(self, total:int):
@@ -107,7 +108,7 @@ class Bar:
         line = f"[{self.done}/{self.total}] {text}"
         self.bar.write(line) if self.bar else print(line, flush=True)
 
-# %% ../../nbs/jobs/77_features.ipynb #c157468d
+# %% ../../nbs/jobs/77_features.ipynb #4f0f9d57
 def written(folder:Path, settings:Extraction, clip:Wanted, end:ClipEnd)->Outcome:
     "A clip, written; one that is not what was asked for failed."
     place = clip_place(folder, clip.id)
@@ -120,7 +121,7 @@ def written(folder:Path, settings:Extraction, clip:Wanted, end:ClipEnd)->Outcome
     write_whole(place, end.content)
     return Outcome(clip, found)
 
-# %% ../../nbs/jobs/77_features.ipynb #d891ad71
+# %% ../../nbs/jobs/77_features.ipynb #1a364acb
 TRIES = 2    # of a clip whose process died
 
 @dataclass
@@ -156,7 +157,7 @@ class Batch:
         self.outcomes[number] = written(self.folder, self.settings, clip, end) if done else failed
         return self.outcomes[number]
 
-# %% ../../nbs/jobs/77_features.ipynb #c153cd52
+# %% ../../nbs/jobs/77_features.ipynb #8aa1e4e8
 def extract_all(
     clips:Sequence[Wanted],
     folder:Path,              # of the features
@@ -178,7 +179,7 @@ def extract_all(
         (folder/"extract.lock").unlink(missing_ok=True)
     return [batch.outcomes[k] for k in range(len(clips))]
 
-# %% ../../nbs/jobs/77_features.ipynb #2d516603
+# %% ../../nbs/jobs/77_features.ipynb #b104fac8
 def hand_out(batch:Batch, todo:deque, engine:ClipEngine, bar:Bar):
     "Give free workers the clips that are next."
     while todo and len(engine.running) < engine.size:
@@ -203,7 +204,7 @@ def work_off(batch:Batch, todo:deque, engine:ClipEngine, bar:Bar):
             outcome = batch.settle(job.number, end)
             todo.append(job.number) if outcome is None else bar.ended(outcome)
 
-# %% ../../nbs/jobs/77_features.ipynb #a2204bb7
+# %% ../../nbs/jobs/77_features.ipynb #449bea3a
 def known_task(said:TaskDeclared, name:str, where:Path)->Task:
     "The task of some clips: the project's own intensity, or a task of the data set's name."
     if said.kind == "intensity" and said.range == (-3, 3):
@@ -227,7 +228,7 @@ def name_of(folder:Path)->str:
     name = re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-")[:50] or "clips"
     return f"my-{name}" if name in dataset and not dataset.is_adopted(name) else name
 
-# %% ../../nbs/jobs/77_features.ipynb #d077c8ed
+# %% ../../nbs/jobs/77_features.ipynb #6f1d4445
 OURS = "# written by `msa-paper extract`, and again when it runs; remove this line, and it is left as it is"
 
 def declaration_of(name:str, said:TaskDeclared)->str:
@@ -244,7 +245,7 @@ def write_declaration(folder:Path, name:str, said:TaskDeclared):
     if not path.exists() or path.read_text(encoding="utf-8").startswith(OURS):
         write_whole(path, declaration_of(name, said))
 
-# %% ../../nbs/jobs/77_features.ipynb #801e37dd
+# %% ../../nbs/jobs/77_features.ipynb #ebcd6e16
 def write_features(
     outcomes:Sequence[Outcome],
     folder:Path,                 # FEATURES
