@@ -4416,6 +4416,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
             'msa_paper.media.sound': { 'msa_paper.media.sound.Decoder': ('media/sound.html#decoder', 'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Decoder.frames': ( 'media/sound.html#decoder.frames',
                                                                                  'msa_paper/media/sound.py'),
+                                       'msa_paper.media.sound.Decoder.packets': ( 'media/sound.html#decoder.packets',
+                                                                                  'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Laid': ('media/sound.html#laid', 'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Laid.add': ('media/sound.html#laid.add', 'msa_paper/media/sound.py'),
                                        'msa_paper.media.sound.Piece': ('media/sound.html#piece', 'msa_paper/media/sound.py'),

@@ -250,11 +250,12 @@ def test_no_sample(tmp_path):
     assert sound.remarks[0].share == 1
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mov"])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mov", "a.mkv"])
 def test_truncated_files_tell_what_is_left(tmp_path, name):
     noise = (0.1 * np.random.default_rng(0).standard_normal(96000)).astype(np.float32)
-    if name == "a.mov":
-        save_clip(tmp_path / name, noise, pictures=20, movflags="faststart")
+    if name in ("a.mov", "a.mkv"):
+        options = dict(movflags="faststart") if name == "a.mov" else {}
+        save_clip(tmp_path / name, noise, pictures=20, **options)
     else:
         soundfile.write(tmp_path / name, noise, 48000)
     whole = (tmp_path / name).read_bytes()
