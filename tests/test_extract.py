@@ -21,7 +21,7 @@ from msa_paper.extract import clip as clips
 from msa_paper.extract.clock import on_one_clock, to_words
 from msa_paper.extract.extraction import Extraction
 from msa_paper.formats.feature_store import open_corpus
-from msa_paper.jobs.clips import InsideEngine
+from msa_paper.jobs.clips import ClipEngine
 from msa_paper.loaders import batches
 from msa_paper.media.made_media import MadeSound, plain_pictures, write_clip
 from msa_paper.media.timed import Timed, Word, nothing
@@ -66,7 +66,7 @@ def made_up(monkeypatch):
 
     monkeypatch.setattr(clips, "words_of", words_of)
     monkeypatch.setattr(clips, "STREAMS", dict(text=text, vision=vision, audio=audio))
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     yield
     forget_own()
 
@@ -117,7 +117,7 @@ def test_zero_length_words_and_holes():
 
 
 def test_failures_are_reported_and_the_batch_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     folder = tmp_path / "clips"
     folder.mkdir()
     write_clip(folder / "good.wav", sound=tone())
@@ -148,7 +148,7 @@ from unittest.mock import patch
 from msa_paper.extract import clip as clips
 from msa_paper.extract.clip_table import wanted_clips
 from msa_paper.extract.extraction import Extraction
-from msa_paper.jobs.clips import InsideEngine
+from msa_paper.jobs.clips import ClipEngine
 from msa_paper.jobs.features import extract_all
 real = clips.audio_stream
 def slow(clip, words):
@@ -157,7 +157,7 @@ def slow(clip, words):
     return real(clip, words)
 with patch.dict(clips.STREAMS, audio=slow):
     settings = Extraction(streams=("audio",), align=4)
-    extract_all(wanted_clips(Path(sys.argv[1])), Path(sys.argv[2]), settings, InsideEngine(1))
+    extract_all(wanted_clips(Path(sys.argv[1])), Path(sys.argv[2]), settings, ClipEngine(1, inside=True))
 """
 
 
@@ -175,7 +175,7 @@ def test_a_batch_that_was_killed_goes_on(tmp_path, monkeypatch, capsys):
         at_work.wait()
     before = {p: p.stat().st_mtime_ns for p in output.glob("clips/*.safetensors")}
     assert len(before) == 2, (tmp_path / "told").read_text()
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     assert main(["extract", str(folder), "-o", str(output), "--align", "4", *AUDIO]) == 0
     assert "4 clips: 4 extracted" in capsys.readouterr().out
     assert len(list(output.glob("clips/*.safetensors"))) == 4
