@@ -13,6 +13,7 @@ import typer
 import msa_paper
 from .commands import datasets, own_data
 from .commands.audit import audit
+from .commands.extract import extract
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
 from .commands.predict import export, predict
@@ -48,6 +49,9 @@ add(app, reproduce, "msa-paper reproduce", "msa-paper reproduce --data mosi --dr
     "msa-paper reproduce --data mosei --anew --scheduler tcp://127.0.0.1:8786")
 add(app, status, "msa-paper status", "msa-paper status --results other/runs --json")
 add(app, figures, "msa-paper figures", "msa-paper figures --page table5 --data mosi --figures drawn")
+add(app, extract, "msa-paper extract clips -o features --table samples.csv",
+    "msa-paper extract clips --align unaligned --set audio=egemaps rate=8 --workers 4",
+    "msa-paper extract clips --scheduler tcp://127.0.0.1:8786")
 add(app, train, "msa-paper train my-study --model full lmf ridge --seeds 5",
     "msa-paper train my-study --trials 8 --workers 2",
     "msa-paper train planted-tone --option segments=100 --set epochs=5")

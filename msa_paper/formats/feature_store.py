@@ -55,7 +55,8 @@ def small_tensors(corpus:Corpus)->dict:
     labels = {"labels": np.asarray(corpus.labels, np.float32)}
     splits = {f"splits.{s}": np.asarray(i, np.int64) for s, i in corpus.splits.items()}
     truth = {f"truth.{k}": v for k, v in numeric_truth(corpus).items()}
-    return offsets | labels | splits | truth
+    observed = {f"observed.{m}": np.asarray(seen, np.bool_) for m, seen in corpus.observed.items()}
+    return offsets | labels | splits | truth | observed
 
 # %% ../../nbs/formats/25_feature_store.ipynb #0acfefde
 def texts_of(values)->list[str]|None:
@@ -93,10 +94,11 @@ def store_corpus(
     corpus:Corpus,
     path:Path|str,             # '….safetensors'
     precision:str="float32",   # or 'float16': half the size, three digits
+    labelled:bool=True,        # some sample has to have a label; False of data that are only predicted
 )->Path:                       # the path written
     "Convert a corpus into one file, a piece at a time, and check every value on the way."
     dtype, narrowed = PRECISIONS[known(precision, PRECISIONS, "precision")]
-    check_corpus(corpus, values=False)
+    check_corpus(corpus, values=False, labelled=labelled)
     need_exact(corpus, dtype)
     features = {
         f"features.{m}": (dtype, tuple(corpus.features[m].shape), checked_pieces(corpus, m, narrowed))
@@ -176,6 +178,7 @@ def read_corpus(
         about["name"], about["protocol"], spec, features, part_of(small, "offsets"), labels,
         arrayed(about["ids"]), {s: splits[s] for s in about["splits"]}, arrayed(about["groups"]),
         arrayed(about["step_ids"]), (path,), part_of(small, "truth") | texts, about["notes"],
+        part_of(small, "observed"),
     )
 
 # %% ../../nbs/formats/25_feature_store.ipynb #9e0ee670
@@ -203,6 +206,7 @@ def one_error(path:Path):
 def open_corpus(
     path:Path|str,         # written by `store_corpus`
     task:str|None=None,    # another task of the same intensities; None: the one it was written with
+    labelled:bool=True,    # some sample has to have a label; False of data that are only predicted
 )->Corpus:
     """A converted corpus; its features stay on the disk.
     Raises where the file is missing, or changes meanwhile.
@@ -215,7 +219,7 @@ def open_corpus(
             seal = seal_of(path)
         known_whole = was_checked(path)
         unfinite = {} if known_whole else check_content(path)
-        corpus = check_corpus(read_corpus(path, task), values=False)
+        corpus = check_corpus(read_corpus(path, task), values=False, labelled=labelled)
     for m, (count, rows) in unfinite.items():
         refuse_unfinite(corpus, m, count, rows)
     if seal_of(path) != seal:

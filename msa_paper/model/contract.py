@@ -21,6 +21,7 @@ from ..registry import model as models   # where an argument is called `model`
 from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
 from ..schema import DataSpec, Modality
+from .holes import check_holes
 from .parameter_groups import parameter_groups
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
@@ -298,3 +299,4 @@ def check_model(
     with torch.no_grad():
         check_independence(model, batch, tolerance)
         check_state(model, batch)
+        check_holes(model, batch)
