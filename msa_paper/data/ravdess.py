@@ -19,7 +19,7 @@ from .sound_features import Prepared, extract_sounds, extractor, read_sound_feat
 from ..media.sound import Sound
 from ..registry import dataset
 from ..schema import DataSpec, Modality
-from ..tasks import TASKS, named, own_task
+from ..tasks import TASKS, own_task
 
 # %% ../../nbs/data/55_ravdess.ipynb #0bc1ba0d
 own_task(
