@@ -39,6 +39,14 @@ class CausalSettings(BaseModel):
             raise ValueError("a causal model takes steps as they come: leave it out, or set causal=False")
         return steps
 
+    @field_validator("pooling", check_fields=False)
+    @classmethod
+    def needs_a_running_mean(cls, pooling:str, info:ValidationInfo)->str:
+        "What is read of all steps at once needs the end of a clip: raises for a causal model."
+        if pooling != "mean" and info.data.get("causal"):
+            raise ValueError("a causal model reads the running mean: leave pooling out, or set causal=False")
+        return pooling
+
 # %% ../../nbs/model/12_causal_encoders.ipynb #594dca52
 class ForwardLSTM(nn.Module):
     "The LSTM states of every valid step, read forwards (the causal counterpart of a BiLSTM, E17)."
