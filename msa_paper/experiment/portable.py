@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'WEIGHTS', 'FORMAT', 'data_told', 'task_told', 'data_of', 'trained_on', 'differences', 'weights_of',
-           'export_run', 'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'load', 'predict_together']
+           'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'data_at_hand', 'calibration_of',
+           'told_of', 'write_listed', 'export_run', 'load', 'predict_together']
 
 # %% ../../nbs/experiment/85_portable.ipynb #e892cd2c
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +17,13 @@ from safetensors.torch import load as load_bytes
 from torch import Tensor
 from ..core import MsaPaperError, json_text, strict_json, validated, write_whole
 from ..corpus import Corpus
+from msa_paper.experiment.calibration import (
+    CALIBRATION, FAMILIAR, Calibration, calibrated, calibration_files, calibration_from, can_calibrate,
+)
 from .evaluation import need_fit, predict, prediction_columns
-from .identity import read_corpus
+from .identity import data_digest, read_corpus
 from .manifest import MANIFEST, manifest_of, verify_folder
+from .precision import Precision, rounded
 from .runs import Run
 from .specification import RunSpec
 from .training import Training
@@ -93,22 +98,6 @@ def weights_of(run:Run)->bytes:
         raise MsaPaperError("no weights are kept for this run", run.id, "repeat it in a store of your own")
     return run.bytes("checkpoint.safetensors")
 
-def export_run(
-    run:Run,      # finished, its weights at hand
-    to:Path,      # a folder that is not there yet, or empty
-)->Path:          # the folder
-    "Write a run as one folder that predicts elsewhere. Raises where there is something, or no weights."
-    to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
-    weights = weights_of(run)
-    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
-    about |= dict(data=data_told(trained_on(run)))
-    files = {ABOUT: json_text(about).encode(), WEIGHTS: weights}
-    for name, content in (files | {MANIFEST: manifest_of(run.id, files).encode()}).items():
-        write_whole(to/name, content)
-    return to
-
 # %% ../../nbs/experiment/85_portable.ipynb #958eb70c
 def splits_meant(corpus:Corpus, split:str)->list[str]:
     "The split that is named, or all that have samples."
@@ -125,6 +114,7 @@ class Loaded:
     spec: RunSpec
     data: DataSpec       # what it was trained on, as far as a model knows
     module: Training
+    calibration: Calibration | None = None    # of this run alone
 
     def predict(self,
         corpus:Corpus,   # with labels or without
@@ -158,6 +148,61 @@ def load_seeds(
     specs = [run.spec.model_copy(update=dict(device=device)) for run in runs]
     return [restored(r.id, s, data, weights_of(r)) for r, s in zip(runs, specs)]
 
+# %% ../../nbs/experiment/85_portable.ipynb #a0d28324
+def data_at_hand(run:Run)->Corpus|None: # None: not here, or others by now
+    "What a run was trained on, where it can be read on this machine."
+    try:
+        corpus = read_corpus(run.spec)
+    except MsaPaperError:
+        return None
+    return corpus if data_digest(run.spec) == run.name.data else None
+
+def calibration_of(
+    runs:list[Run],             # seeds of one configuration
+    modules:list[Training],     # their models
+)->Calibration|None:            # None: another task, or the data are not at hand
+    "What validation says of the mean of some runs."
+    per_step, task = (getattr(trained_on(runs[0]), k) for k in ("per_step", "task"))
+    if per_step or task.kind != "intensity":
+        return None
+    corpus = data_at_hand(runs[0])
+    if corpus is None or not can_calibrate(corpus):
+        return None
+    return calibrated([r.id for r in runs], modules, as_trained(corpus, trained_on(runs[0])))
+
+# %% ../../nbs/experiment/85_portable.ipynb #9b72b431
+def told_of(run:Run, precision:Precision)->bytes:
+    "What run.json says."
+    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
+    return json_text(about | dict(data=data_told(trained_on(run)), precision=precision)).encode()
+
+def write_listed(
+    to:Path,
+    name:str,                  # what the manifest says it is
+    files:dict[str, bytes],    # {name: content}
+)->Path:
+    "Files and their manifest, in a folder that is empty or not there yet. Raises where there is something."
+    to = Path(to)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
+    for file, content in (files | {MANIFEST: manifest_of(name, files).encode()}).items():
+        write_whole(to/file, content)
+    return to
+
+def export_run(
+    run:Run,      # finished, its weights at hand
+    to:Path,      # a folder that is not there yet, or empty
+    precision:Precision="float32",
+    calibrate:bool=True,   # also write what validation says, where the data are at hand
+)->Path:          # the folder
+    "Write a run as one folder that predicts elsewhere. Raises where there is something, or no weights."
+    files = {ABOUT: told_of(run, precision), WEIGHTS: rounded(weights_of(run), precision)}
+    if calibrate:
+        module = restored(run.id, run.spec, trained_on(run), files[WEIGHTS]).module
+        found = calibration_of([run], [module])
+        files |= calibration_files(found) if found else {}
+    return write_listed(to, run.id, files)
+
 # %% ../../nbs/experiment/85_portable.ipynb #cbb199e8
 def load(
     folder:Path,           # from `export_run`
@@ -170,9 +215,13 @@ def load(
     about = strict_json((folder/ABOUT).read_bytes(), folder/ABOUT)
     if not isinstance(about, dict) or not {"run", "spec", "data"} <= about.keys():
         raise MsaPaperError("this says nothing of a run", folder/ABOUT, "export the run again")
-    verify_folder(folder, about["run"])
+    listed = verify_folder(folder, about["run"])["files"]
     spec = validated(RunSpec, about["spec"] | dict(device=device), folder/ABOUT)
-    return restored(about["run"], spec, data_of(about["data"]), (folder/WEIGHTS).read_bytes())
+    found = restored(about["run"], spec, data_of(about["data"]), (folder/WEIGHTS).read_bytes())
+    if CALIBRATION in listed:
+        files = {name: (folder/name).read_bytes() for name in (CALIBRATION, FAMILIAR)}
+        found.calibration = calibration_from(files, folder/CALIBRATION)
+    return found
 
 # %% ../../nbs/experiment/85_portable.ipynb #e40a685a
 def mean_over(
