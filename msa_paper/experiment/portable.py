@@ -148,7 +148,7 @@ def load_seeds(
     specs = [run.spec.model_copy(update=dict(device=device)) for run in runs]
     return [restored(r.id, s, data, weights_of(r)) for r, s in zip(runs, specs)]
 
-# %% ../../nbs/experiment/85_portable.ipynb #a0d28324
+# %% ../../nbs/experiment/85_portable.ipynb #e917865c
 def data_at_hand(run:Run)->Corpus|None: # None: not here, or others by now
     "What a run was trained on, where it can be read on this machine."
     try:
@@ -170,7 +170,7 @@ def calibration_of(
         return None
     return calibrated([r.id for r in runs], modules, as_trained(corpus, trained_on(runs[0])))
 
-# %% ../../nbs/experiment/85_portable.ipynb #9b72b431
+# %% ../../nbs/experiment/85_portable.ipynb #8d0f6c68
 def told_of(run:Run, precision:Precision)->bytes:
     "What run.json says."
     about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
@@ -180,10 +180,11 @@ def write_listed(
     to:Path,
     name:str,                  # what the manifest says it is
     files:dict[str, bytes],    # {name: content}
+    anew:bool=True,            # into a folder that is empty or not there yet
 )->Path:
-    "Files and their manifest, in a folder that is empty or not there yet. Raises where there is something."
+    "Files and their manifest in a folder. Raises where it is to be new and there is something."
     to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if anew and to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
     for file, content in (files | {MANIFEST: manifest_of(name, files).encode()}).items():
         write_whole(to/file, content)
