@@ -17,7 +17,7 @@ from .tasks import Task, check_labels, named
 # %% ../nbs/07_corpus.ipynb #60cf3ce6
 @dataclass
 class Corpus:
-    "A whole data set: ragged features, labels, splits, and what belongs together."
+    "A whole data set: ragged features, labels, splits, groups."
     name: str                          # 'mosi', 'planted', …
     protocol: str                      # which reading of it: every result row carries this
     spec: DataSpec
@@ -31,6 +31,7 @@ class Corpus:
     sources: tuple = ()                # the files it was read from
     truth: dict[str, np.ndarray] = field(default_factory=dict)  # planted facts, labels of single modalities
     notes: dict = field(default_factory=dict)  # what the reader met: values replaced, ids not joined
+    observed: dict[str, np.ndarray] = field(default_factory=dict)   # {modality: (all steps,)}; else all
 
     def __len__(self)->int:
         return len(self.ids)
@@ -66,10 +67,12 @@ def split_pieces(
     split:str,
     size:int=PIECE,       # steps a piece, at least
 )->Iterator[np.ndarray]:  # arrays (about `size` steps, d)
-    "The steps of one split's sequences, some sequences at a time."
-    cuts, found, steps = corpus.offsets[m], [], 0
+    "The steps of one split's sequences that were observed, some sequences at a time."
+    cuts, found, steps, seen = corpus.offsets[m], [], 0, corpus.observed.get(m)
     for n in corpus.splits[split]:
-        found.append(np.asarray(corpus.features[m][slice(cuts[n], cuts[n + 1])]))
+        rows = slice(cuts[n], cuts[n + 1])
+        x = np.asarray(corpus.features[m][rows])
+        found.append(x if seen is None else x[seen[rows]])
         steps += len(found[-1])
         if steps >= size:
             yield np.concatenate(found)
@@ -227,6 +230,16 @@ def check_alignment(corpus:Corpus, m:str):
     what = f"lengths differ from those of '{first}', though the data are declared aligned"
     need(same, what, f"{corpus.title}, modality '{m}'")
 
+# %% ../nbs/07_corpus.ipynb #aebabc5c
+def check_observed(corpus:Corpus, m:str):
+    "Raises where it is not one yes or no a step that says what was observed, or what was not holds a value."
+    seen, where = corpus.observed.get(m), f"{corpus.title}, modality '{m}'"
+    if seen is None:
+        return
+    fits = seen.dtype == bool and seen.shape == (corpus.offsets[m][-1],)
+    need(fits, f"observed steps of shape {seen.shape} and type {seen.dtype} do not fit", where)
+    need(not corpus.spec.per_step, "labels per step, of steps that were not all observed", where)
+
 # %% ../nbs/07_corpus.ipynb #3eaf76a7
 def check_counts(corpus:Corpus):
     "Raises where labels, ids or groups are more or fewer than what they belong to."
@@ -254,6 +267,7 @@ def check_parts(corpus:Corpus, values:bool, labelled:bool):
         if values:
             refuse_unfinite(corpus, m, *unfinite_rows(corpus.features[m]))
         check_alignment(corpus, m)
+        check_observed(corpus, m)
     check_counts(corpus)
     check_splits(corpus)
     check_labels(corpus.labels, corpus.spec.task, label_ids(corpus), corpus.title)

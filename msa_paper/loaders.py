@@ -36,7 +36,9 @@ class Sequences(Dataset):
         x = {m: np.asarray(c.features[m][self.rows(m, n)], np.float32) for m in c.spec.modalities}
         x = {m: torch.from_numpy(values) for m, values in x.items()}
         if not c.spec.per_step:
-            return Sample(x, torch.tensor(c.labels[n], dtype=torch.float32), str(c.ids[n]))
+            seen = {m: torch.from_numpy(there[self.rows(m, n)]) for m, there in c.observed.items()}
+            label = torch.tensor(c.labels[n], dtype=torch.float32)
+            return Sample(x, label, str(c.ids[n]), there=seen or None)
         steps = self.rows(next(iter(x)), n)
         labels = torch.from_numpy(np.asarray(c.labels[steps], np.float32))
         return Sample(x, labels, str(c.ids[n]), [str(s) for s in c.step_ids[steps]])
@@ -75,7 +77,8 @@ def pinned(
         return batch
     features = {m: t.pin_memory() for m, t in batch.features.items()}
     masks = {m: t.pin_memory() for m, t in batch.masks.items()}
-    return replace(batch, features=features, masks=masks, labels=batch.labels.pin_memory())
+    lengths = batch.lengths and {m: n.pin_memory() for m, n in batch.lengths.items()}
+    return replace(batch, features=features, masks=masks, labels=batch.labels.pin_memory(), lengths=lengths)
 
 # %% ../nbs/08_loaders.ipynb #382dd577
 class EarlyLoader(DataLoader):

@@ -9,7 +9,7 @@ __all__ = ['train_moments', 'Standardiser']
 from dataclasses import replace
 import numpy as np, torch
 from torch import Tensor, nn
-from ..batch import Batch
+from ..batch import Batch, closed
 from ..corpus import Corpus, need_finite, split_pieces
 from ..schema import DataSpec
 
@@ -33,8 +33,12 @@ def train_moments(
 # %% ../../nbs/experiment/26_standardisation.ipynb #4870f6de
 class Standardiser(nn.Module):
     "Subtract the training mean and divide by the training deviation; padding stays zero."
-    def __init__(self, data:DataSpec):
+    def __init__(self,
+        data:DataSpec,
+        holes:bool=True,   # whether the model reads masks with holes; else these are steps of zeros
+    ):
         super().__init__()
+        self.holes = holes
         for m, modality in data.modalities.items():
             self.register_buffer(f"mean_{m}", torch.zeros(modality.dim))
             self.register_buffer(f"deviation_{m}", torch.ones(modality.dim))
@@ -54,4 +58,5 @@ class Standardiser(nn.Module):
     def forward(self, batch:Batch)->Batch:
         "A batch on the training scale."
         features = {m: self.scaled(m, x) * batch.masks[m][..., None] for m, x in batch.features.items()}
-        return replace(batch, features=features)
+        scaled = replace(batch, features=features)
+        return scaled if self.holes else closed(scaled)

@@ -137,7 +137,8 @@ class Training(L.LightningModule):
         self.run = run_id(spec, seed, "").rstrip("-")     # whose checkpoints
         self.loss, self.balance = loss_for(spec, data), None    # of `balance_of`, when it is fitted
         torch.manual_seed(seed)
-        self.scale, self.model = Standardiser(data), built(spec, data)
+        model = built(spec, data)
+        self.scale, self.model = Standardiser(data, getattr(model, "reads_holes", False)), model
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs) or (B, T, outputs)
         "The model's output on a batch as it was read."

@@ -56,7 +56,8 @@ def small_tensors(corpus:Corpus)->dict:
     labels = {"labels": np.asarray(corpus.labels, np.float32)}
     splits = {f"splits.{s}": np.asarray(i, np.int64) for s, i in corpus.splits.items()}
     truth = {f"truth.{k}": v for k, v in numeric_truth(corpus).items()}
-    return offsets | labels | splits | truth
+    observed = {f"observed.{m}": np.asarray(seen, np.bool_) for m, seen in corpus.observed.items()}
+    return offsets | labels | splits | truth | observed
 
 # %% ../../nbs/formats/25_feature_store.ipynb #0acfefde
 def texts_of(values)->list[str]|None:
@@ -168,6 +169,7 @@ def read_corpus(
         about["name"], about["protocol"], spec, features, part_of(small, "offsets"), labels,
         arrayed(about["ids"]), {s: splits[s] for s in about["splits"]}, arrayed(about["groups"]),
         arrayed(about["step_ids"]), (path,), part_of(small, "truth") | texts, about["notes"],
+        part_of(small, "observed"),
     )
 
 # %% ../../nbs/formats/25_feature_store.ipynb #9e0ee670

@@ -20,6 +20,7 @@ from ..registry import model
 from ..registry import model as models   # where an argument is called `model`
 from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
+from .holes import check_holes
 from ..schema import DataSpec
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
@@ -296,3 +297,4 @@ def check_model(
     with torch.no_grad():
         check_independence(model, batch, tolerance)
         check_state(model, batch)
+        check_holes(model, batch)

@@ -10,7 +10,7 @@ __all__ = ['reversed_within', 'BiLSTM', 'StridedConvolutions', 'SpectrumEncoder'
 import math
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
-from ..batch import Batch
+from ..batch import Batch, closed
 from ..schema import DataSpec, Modality
 
 # %% ../../nbs/model/10_encoders.ipynb #d566d0bf
@@ -170,6 +170,19 @@ def resampled(
         out.append((R @ x, torch.arange(T, device=x.device) < target[:, None]))
     return out
 
+# %% ../../nbs/model/10_encoders.ipynb #f00d2855
+def seen_steps(
+    masks:list[Tensor],   # of each modality (B, T_m): what was observed
+    whole:list[Tensor],   # the same without holes
+    wanted:Tensor|None,   # (B,) common steps; None: the data are aligned
+    T:int,                # padded length of these
+)->list[Tensor]:          # (B, T) each
+    "Which common steps were observed."
+    if wanted is None:
+        return masks
+    shares = resampled([(k.float()[..., None], w) for k, w in zip(masks, whole)], wanted, T)
+    return [share[..., 0] > 0 for share, _ in shares]
+
 # %% ../../nbs/model/10_encoders.ipynb #48390574
 class ModalityEncoders(nn.Module):
     "Encode, bring to common steps, project to d: f^m of every modality (§3.2, Figure 2)."
@@ -190,10 +203,15 @@ class ModalityEncoders(nn.Module):
     def forward(self,
         batch:Batch,
     )->tuple[Tensor, Tensor]: # f (B, T, M, d) and its mask (B, T, M)
-        sequences = [e(batch.features[m], batch.masks[m]) for m, e in self.encoders.items()]
+        whole, wanted, T = closed(batch), None, 0
+        sequences = [e(whole.features[m], whole.masks[m]) for m, e in self.encoders.items()]
         if not self.aligned:
-            wanted = wanted_steps(torch.stack([batch.masks[m].sum(1) for m in self.encoders]), self.steps)
-            sequences = resampled(sequences, wanted, self.steps or max(int(wanted.max()), 1))
+            wanted = wanted_steps(torch.stack([whole.masks[m].sum(1) for m in self.encoders]), self.steps)
+            T = self.steps or max(int(wanted.max()), 1)
+            sequences = resampled(sequences, wanted, T)
+        if whole is not batch:
+            seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
+            sequences = [(x, mask & there) for (x, mask), there in zip(sequences, seen)]
         read = zip(self.projections.values(), sequences)
         f = [project(self.dropout(x)) * mask[..., None] for project, (x, mask) in read]
         return torch.stack(f, 2), torch.stack([mask for _, mask in sequences], 2)

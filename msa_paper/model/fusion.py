@@ -57,11 +57,11 @@ class ConcatFusion(nn.Module):
 # %% ../../nbs/model/20_fusion.ipynb #2961029c
 def last_valid(
     states:Tensor,  # (B, T, d)
-    mask:Tensor,    # (B, T), valid steps first
+    mask:Tensor,    # (B, T), valid steps first, but for holes
 )->Tensor:          # (B, d), zeros where no step is valid
     "The state at each sequence's last valid step."
-    last = (mask.sum(1) - 1).clamp(min=0)
-    return states[torch.arange(len(states), device=states.device), last] * mask[:, :1]
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
+    return states[torch.arange(len(states), device=states.device), last] * mask.any(1, keepdim=True)
 
 # %% ../../nbs/model/20_fusion.ipynb #62d08b69
 class DecisionAttention(nn.Module):
@@ -89,7 +89,7 @@ class DecisionAttention(nn.Module):
         s, valid = self.states(h, f, mask)
         if self.readout == "last":
             s = torch.stack([last_valid(x, valid[:, :, m]) for m, x in enumerate(s)], 1)
-            valid = valid[:, 0]
+            valid = valid.any(1)
         else:
             s = torch.stack(s, 2) * valid[..., None]
         β = masked_softmax(self.score(s.flatten(-2)), valid)

@@ -86,6 +86,7 @@ def prediction_head(s:ProposedSettings, data:DataSpec, decision:bool)->Predictio
 # %% ../../nbs/model/50_proposed.ipynb #0039a8e6
 class ProposedModel(nn.Module):
     "Hierarchical attention fusion and a spatio-temporal graph network (§3, Figure 1)."
+    reads_holes = True        # a step that was not observed has no part in the fusion
     def __init__(self,
         data:DataSpec,
         settings:ProposedSettings=ProposedSettings(),
