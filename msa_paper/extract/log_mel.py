@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LogMelSettings', 'log_mel']
 
-# %% ../../nbs/extract/30_log_mel.ipynb #d069af87
+# %% ../../nbs/extract/30_log_mel.ipynb #5dcd30a1
 import warnings
 from functools import cache
 from typing import Literal
@@ -16,7 +16,7 @@ from ..media.timed import Timed, nothing
 from ..media.sound import Sound
 from ..media.weights import needed
 
-# %% ../../nbs/extract/30_log_mel.ipynb #d629124d
+# %% ../../nbs/extract/30_log_mel.ipynb #fa171ae6
 class LogMelSettings(BaseModel):
     "Everything that decides the numbers of a log-Mel spectrogram, beside the sound."
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class LogMelSettings(BaseModel):
     mel_scale: Literal["slaney", "htk"] = "slaney"            # linear to 1 kHz, or 2595 log10(1 + f/700)
     norm: Literal["slaney", "none"] = "slaney"                # triangles of equal area, or height
     pad_mode: Literal["reflect", "constant"] = "reflect"      # beyond both ends
-    floor: float = Field(1e-10, gt=0)             # epsilon: below it all is the same silence
+    floor: float = Field(1e-10, gt=0)             # epsilon: below it is silence
 
     @model_validator(mode="after")
     def fits(self):
@@ -44,7 +44,7 @@ class LogMelSettings(BaseModel):
             raise ValueError(f"bands from {self.f_min} to {self.f_max} Hz at {self.rate} samples a second")
         return self
 
-# %% ../../nbs/extract/30_log_mel.ipynb #fc43c7b9
+# %% ../../nbs/extract/30_log_mel.ipynb #1560a0aa
 @cache
 def mel_transform(s:LogMelSettings)->object:
     "The Mel spectrogram of torchaudio, its triangles computed once."
@@ -64,7 +64,7 @@ def mel_transform(s:LogMelSettings)->object:
         raise MsaPaperError(what, "log-Mel", "choose fewer bands or a longer transform")
     return transform
 
-# %% ../../nbs/extract/30_log_mel.ipynb #9a3c8d39
+# %% ../../nbs/extract/30_log_mel.ipynb #8db43f14
 def column_times(sound:Sound, columns:int, s:LogMelSettings)->tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Start and end of each column's step in seconds, and which columns were recorded whole."
     middle = sound.start + np.arange(columns) * s.hop / s.rate
@@ -73,7 +73,7 @@ def column_times(sound:Sound, columns:int, s:LogMelSettings)->tuple[np.ndarray, 
     reach = s.win_length / s.rate / 2
     return start, end, sound.heard(middle - reach, middle + reach)
 
-# %% ../../nbs/extract/30_log_mel.ipynb #2ef5cbe4
+# %% ../../nbs/extract/30_log_mel.ipynb #ee1803dd
 def log_mel(
     sound:Sound,
     settings:LogMelSettings=LogMelSettings(),
