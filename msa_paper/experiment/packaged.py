@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'VOICE', 'PACKAGED', 'MOST', 'FACTS', 'OwnWeights', 'packaged_folder', 'packaged_bytes', 'pack', 'Ready',
            'load_folder', 'load_packaged']
 
-# %% ../../nbs/experiment/87_packaged.ipynb #b92d67b1
+# %% ../../nbs/experiment/87_packaged.ipynb #13c2ade3
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
@@ -15,11 +15,11 @@ from ..core import MsaPaperError, known
 from msa_paper.experiment.calibration import (
     CALIBRATION, FAMILIAR, Calibration, calibration_files, calibration_from,
 )
-from .manifest import MANIFEST, read_manifest, verify_folder
-from .portable import Loaded, calibration_of, export_run, load, write_listed
+from .manifest import MANIFEST, verify_folder, write_listed
+from .portable import Loaded, calibration_of, export_run, load
 from .runs import Run
 
-# %% ../../nbs/experiment/87_packaged.ipynb #a365372d
+# %% ../../nbs/experiment/87_packaged.ipynb #99d154a1
 @dataclass(frozen=True)
 class OwnWeights:
     "A model that this package brings along."
@@ -46,7 +46,7 @@ VOICE = OwnWeights(
 )
 PACKAGED = {w.name: w for w in (WORDS, VOICE)}
 
-# %% ../../nbs/experiment/87_packaged.ipynb #3bd60239
+# %% ../../nbs/experiment/87_packaged.ipynb #875aab5f
 MOST = 4 * 2**20    # bytes of all packaged weights together
 FACTS = "facts.json"
 
@@ -61,7 +61,7 @@ def packaged_bytes(folder:Path|None=None)->int:
     "How much all packaged weights and what is beside them weigh."
     return sum(p.stat().st_size for p in (folder or packaged_folder()).rglob("*") if p.is_file())
 
-# %% ../../nbs/experiment/87_packaged.ipynb #d14f5385
+# %% ../../nbs/experiment/87_packaged.ipynb #ef39f3ce
 def pack(
     runs:list[Run],            # seeds of one configuration, their weights at hand
     to:Path,                   # `packaged_folder(name)`, not there yet
@@ -77,7 +77,7 @@ def pack(
     beside |= {f"s{run.seed}/{MANIFEST}": (to/f"s{run.seed}"/MANIFEST).read_bytes() for run in runs}
     return write_listed(to, to.name, beside, anew=False)
 
-# %% ../../nbs/experiment/87_packaged.ipynb #6cd4fcad
+# %% ../../nbs/experiment/87_packaged.ipynb #f4d6dec1
 @dataclass(frozen=True)
 class Ready:
     "Seeds of a run, ready to judge."

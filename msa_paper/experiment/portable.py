@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'WEIGHTS', 'FORMAT', 'data_told', 'task_told', 'data_of', 'trained_on', 'differences', 'weights_of',
-           'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'data_at_hand', 'calibration_of',
-           'told_of', 'write_listed', 'export_run', 'load', 'predict_together']
+           'export_run', 'splits_meant', 'as_trained', 'Loaded', 'restored', 'load_seeds', 'data_at_hand',
+           'calibration_of', 'load', 'predict_together']
 
 # %% ../../nbs/experiment/85_portable.ipynb #e892cd2c
 from dataclasses import asdict, dataclass, replace
@@ -15,14 +15,14 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from safetensors.torch import load as load_bytes
 from torch import Tensor
-from ..core import MsaPaperError, json_text, strict_json, validated, write_whole
+from ..core import MsaPaperError, json_text, strict_json, validated
 from ..corpus import Corpus
 from msa_paper.experiment.calibration import (
     CALIBRATION, FAMILIAR, Calibration, calibrated, calibration_files, calibration_from, can_calibrate,
 )
 from .evaluation import need_fit, predict, prediction_columns
 from .identity import data_digest, read_corpus
-from .manifest import MANIFEST, manifest_of, verify_folder
+from .manifest import verify_folder, write_listed
 from .precision import Precision, rounded
 from .runs import Run
 from .specification import RunSpec
@@ -98,6 +98,30 @@ def weights_of(run:Run)->bytes:
         raise MsaPaperError("no weights are kept for this run", run.id, "repeat it in a store of your own")
     return run.bytes("checkpoint.safetensors")
 
+def export_run(
+    run:Run,      # finished, its weights at hand
+    to:Path,      # a folder that is not there yet, or empty
+    precision:Precision="float32",
+    calibrate:bool=True,   # also write what validation says, where the data are at hand
+)->Path:          # the folder
+    "Write a run as one folder that predicts elsewhere. Raises where there is something, or no weights."
+    files = {ABOUT: told_of(run, precision), WEIGHTS: rounded(weights_of(run), precision)}
+    if calibrate:
+        module = restored(run.id, run.spec, trained_on(run), files[WEIGHTS]).module
+        found = calibration_of([run], [module])
+        files |= calibration_files(found) if found else {}
+    return write_listed(to, run.id, files)
+
+# %% ../../nbs/experiment/85_portable.ipynb #823e2818
+def extractor_of(run:Run)->dict|None:
+    "Which extractor made a run's features of clips; None where they are of another kind."
+    return run.read("provenance.json")["data"].get("extractor")
+
+def told_of(run:Run, precision:Precision)->bytes:
+    "What run.json says."
+    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"), precision=precision)
+    return json_text(about | dict(data=data_told(trained_on(run)), extractor=extractor_of(run))).encode()
+
 # %% ../../nbs/experiment/85_portable.ipynb #958eb70c
 def splits_meant(corpus:Corpus, split:str)->list[str]:
     "The split that is named, or all that have samples."
@@ -115,6 +139,7 @@ class Loaded:
     data: DataSpec       # what it was trained on, as far as a model knows
     module: Training
     calibration: Calibration | None = None    # of this run alone
+    extractor: dict | None = None             # that made its features of clips
 
     def predict(self,
         corpus:Corpus,   # with labels or without
@@ -144,11 +169,12 @@ def load_seeds(
     device:str="auto",
 )->list[Loaded]:
     "Runs of the store, ready to predict; the data that they were trained on are not asked for."
-    data = trained_on(runs[0])
+    data, extractor = trained_on(runs[0]), extractor_of(runs[0])
     specs = [run.spec.model_copy(update=dict(device=device)) for run in runs]
-    return [restored(r.id, s, data, weights_of(r)) for r, s in zip(runs, specs)]
+    found = [restored(r.id, s, data, weights_of(r)) for r, s in zip(runs, specs)]
+    return [replace(one, extractor=extractor) for one in found]
 
-# %% ../../nbs/experiment/85_portable.ipynb #e917865c
+# %% ../../nbs/experiment/85_portable.ipynb #70e9e47d
 def data_at_hand(run:Run)->Corpus|None: # None: not here, or others by now
     "What a run was trained on, where it can be read on this machine."
     try:
@@ -170,40 +196,6 @@ def calibration_of(
         return None
     return calibrated([r.id for r in runs], modules, as_trained(corpus, trained_on(runs[0])))
 
-# %% ../../nbs/experiment/85_portable.ipynb #8d0f6c68
-def told_of(run:Run, precision:Precision)->bytes:
-    "What run.json says."
-    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
-    return json_text(about | dict(data=data_told(trained_on(run)), precision=precision)).encode()
-
-def write_listed(
-    to:Path,
-    name:str,                  # what the manifest says it is
-    files:dict[str, bytes],    # {name: content}
-    anew:bool=True,            # into a folder that is empty or not there yet
-)->Path:
-    "Files and their manifest in a folder. Raises where it is to be new and there is something."
-    to = Path(to)
-    if anew and to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
-    for file, content in (files | {MANIFEST: manifest_of(name, files).encode()}).items():
-        write_whole(to/file, content)
-    return to
-
-def export_run(
-    run:Run,      # finished, its weights at hand
-    to:Path,      # a folder that is not there yet, or empty
-    precision:Precision="float32",
-    calibrate:bool=True,   # also write what validation says, where the data are at hand
-)->Path:          # the folder
-    "Write a run as one folder that predicts elsewhere. Raises where there is something, or no weights."
-    files = {ABOUT: told_of(run, precision), WEIGHTS: rounded(weights_of(run), precision)}
-    if calibrate:
-        module = restored(run.id, run.spec, trained_on(run), files[WEIGHTS]).module
-        found = calibration_of([run], [module])
-        files |= calibration_files(found) if found else {}
-    return write_listed(to, run.id, files)
-
 # %% ../../nbs/experiment/85_portable.ipynb #cbb199e8
 def load(
     folder:Path,           # from `export_run`
@@ -219,6 +211,7 @@ def load(
     listed = verify_folder(folder, about["run"])["files"]
     spec = validated(RunSpec, about["spec"] | dict(device=device), folder/ABOUT)
     found = restored(about["run"], spec, data_of(about["data"]), (folder/WEIGHTS).read_bytes())
+    found.extractor = about.get("extractor")
     if CALIBRATION in listed:
         files = {name: (folder/name).read_bytes() for name in (CALIBRATION, FAMILIAR)}
         found.calibration = calibration_from(files, folder/CALIBRATION)
