@@ -31,7 +31,7 @@ class Corpus:
     sources: tuple = ()                # the files it was read from
     truth: dict[str, np.ndarray] = field(default_factory=dict)  # planted facts, labels of single modalities
     notes: dict = field(default_factory=dict)  # what the reader met: values replaced, ids not joined
-    observed: dict[str, np.ndarray] = field(default_factory=dict)   # {modality: (all steps,)}; else all
+    observed: dict[str, np.ndarray] = field(default_factory=dict)   # {modality: (steps,)}; else all
 
     def __len__(self)->int:
         return len(self.ids)

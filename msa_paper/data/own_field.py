@@ -95,9 +95,9 @@ def conversations_file(d:Declared, task:Task, file:Path)->Corpus:
 
 # %% ../../nbs/data/64_own_field.ipynb #dbaece35
 def store_file(d:Declared, task:Task, file:Path)->Corpus:
-    "What `msa-paper data convert` wrote."
+    "What `msa-paper data convert` or `msa-paper extract` wrote."
     from msa_paper.formats.feature_store import open_corpus
-    return open_corpus(file)
+    return open_corpus(file, labelled=False)     # the reader of one's own data says who needs labels
 
 # %% ../../nbs/data/64_own_field.ipynb #1cd1ac10
 READERS: dict[str, Callable] = dict.fromkeys(PADDED, padded_file) | dict(

@@ -63,14 +63,15 @@ def split_hash(corpus:"Corpus")->str: # 16 hexadecimal digits
 # %% ../../nbs/experiment/10_provenance.ipynb #db6e46ed
 def data_state(
     corpus:"Corpus",
-)->dict:              # files, splits, sequences, spec, declared
+)->dict:              # files, splits, sequences, spec, declared; of clips: extractor
     "Hashes of a corpus' files and of its splits with their labels, and what a model knew of it."
     stamps = {p: p.stat() for p in corpus.sources}
     files = {p.name: known_hash(str(p), s.st_size, s.st_mtime_ns) for p, s in stamps.items()}
     counts = {s: len(i) for s, i in corpus.splits.items()}
     own = dataset.facts(corpus.name) if dataset.is_adopted(corpus.name) else None
     told = plain(dict(spec=asdict(corpus.spec), declared=own))
-    return dict(files=files, splits=split_hash(corpus), sequences=counts) | told
+    made = {k: plain(corpus.notes[k]) for k in ("extractor",) if k in corpus.notes}
+    return dict(files=files, splits=split_hash(corpus), sequences=counts) | told | made
 
 # %% ../../nbs/experiment/10_provenance.ipynb #26d08f6c
 NAMED = "torch", "torch-geometric", "lightning", "numpy", "papermill", "msa_paper"   # versions that matter

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STREAMS', 'Clip', 'Material', 'words_of', 'extract_clip']
 
-# %% ../../nbs/extract/60_clip.ipynb #699ce676
+# %% ../../nbs/extract/60_clip.ipynb #cda783c0
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +14,13 @@ import numpy as np
 from ..core import MsaPaperError, is_full
 from .clock import on_one_clock
 from .crops import crops
+from .expression import expressions
+from .face_features import FaceFeatures
 from .face_track import Track, face_track
 from .extraction import Extraction, extractor_digest
 from .functionals import egemaps
 from .log_mel import log_mel
+from .speech import recognise
 from .voice_activity import speech_spans
 from ..media.frames import Frames, frames
 from ..media.look import Facts, look
@@ -25,7 +28,7 @@ from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed, Word, nothing
 from ..media.weights import MEDIA
 
-# %% ../../nbs/extract/60_clip.ipynb #3c9c05f3
+# %% ../../nbs/extract/60_clip.ipynb #a4aaaf35
 @dataclass(frozen=True)
 class Clip:
     "What was taken from a clip."
@@ -39,9 +42,10 @@ class Clip:
     heard: bool                  # whether the words were recognised; else they were given
     frames: Frames | None = None     # for drawing
     track: Track | None = None       # of the face, for drawing
+    faces: FaceFeatures | None = None    # with the probabilities of its expressions
     sound: Sound | None = None
 
-# %% ../../nbs/extract/60_clip.ipynb #ffea95a5
+# %% ../../nbs/extract/60_clip.ipynb #b2b8d2ec
 @dataclass
 class Material:
     "A clip that is being read: what several streams need is read once."
@@ -50,6 +54,7 @@ class Material:
     text: str | None = None    # the transcript, where it is known
     remarks: list[Remark] = field(default_factory=list)
     track: Track | None = None
+    faces: FaceFeatures | None = None
 
     @cached_property
     def facts(self)->Facts:
@@ -70,7 +75,7 @@ class Material:
         self.remarks += found.remarks
         return found
 
-# %% ../../nbs/extract/60_clip.ipynb #92a8cbc2
+# %% ../../nbs/extract/60_clip.ipynb #627d5cbb
 def words_of(
     clip:Material,
 )->list[Word]:
@@ -82,10 +87,9 @@ def words_of(
         return given_words(clip.text, spans or [(0., clip.facts.duration)])
     if not len(sound.samples):
         return []
-    from msa_paper.extract.speech import recognise
-    return recognise(sound, s.speech, beam=s.beam, language=s.language)
+    return recognise(sound, model=s.speech, beam=s.beam, language=s.language or None)
 
-# %% ../../nbs/extract/60_clip.ipynb #4db2a684
+# %% ../../nbs/extract/60_clip.ipynb #be757dc7
 def text_stream(clip:Material, words:list[Word])->Timed:
     "The last hidden state of every piece of a word."
     from msa_paper.extract.tokens import token_features
@@ -93,22 +97,24 @@ def text_stream(clip:Material, words:list[Word])->Timed:
 
 def vision_stream(clip:Material, words:list[Word])->Timed:
     "The expression of the face that is followed; where it is not seen, nothing."
-    from msa_paper.extract.expression import expressions
     clip.track = face_track(clip.frames, clip.settings.faces)
     clip.remarks += clip.track.remarks
-    return expressions(crops(clip.frames, clip.track), clip.track, clip.settings.expression)
+    from msa_paper.extract.face_transformers import face_network     # imports PyTorch
+    network = face_network(clip.settings.expression)
+    clip.faces = expressions(crops(clip.frames, clip.track), clip.track, network)
+    return clip.faces.features
 
 def audio_stream(clip:Material, words:list[Word])->Timed:
     "The spectrum of the sound, or functionals of its windows."
     s = clip.settings
     return log_mel(clip.sound, s.log_mel) if s.audio == "log_mel" else egemaps(clip.sound, s.window)
 
-# %% ../../nbs/extract/60_clip.ipynb #9c61a7d8
+# %% ../../nbs/extract/60_clip.ipynb #9c719a71
 # stream → how it is read from a clip and its words
 STREAMS: dict[str, Callable[[Material, list[Word]], Timed]] = dict(
     text=text_stream, vision=vision_stream, audio=audio_stream)
 
-# %% ../../nbs/extract/60_clip.ipynb #7ec895ee
+# %% ../../nbs/extract/60_clip.ipynb #e1929a06
 def is_ours(error:Exception)->bool:
     "Whether an error would come with every clip."
     packages = MEDIA in str(getattr(error, "remedy", ""))
@@ -125,7 +131,7 @@ def tried(clip:Material, stream:str, read:Callable, otherwise:object)->object:
         clip.remarks.append(Remark(stream, f"it could not be extracted: {told[:300]}", 1.))
         return otherwise
 
-# %% ../../nbs/extract/60_clip.ipynb #97c54d74
+# %% ../../nbs/extract/60_clip.ipynb #de5501b8
 def seconds_of(facts:Facts, streams:dict[str, Timed])->float:
     "How long a clip is: as its file says, or to the end of its longest stream."
     return max([facts.duration, *(float(x.end[-1]) for x in streams.values() if len(x))])
@@ -136,7 +142,7 @@ def silent_streams(clip:Material, streams:dict[str, Timed])->list[Remark]:
     lost = [m for m, x in streams.items() if not x.there.any() and m not in said]
     return [Remark(m, "nothing was observed", 1.) for m in lost]
 
-# %% ../../nbs/extract/60_clip.ipynb #2199e5c3
+# %% ../../nbs/extract/60_clip.ipynb #f6059558
 def extract_clip(
     path:Path|str,
     text:str|None=None,                  # the transcript; None: what is said is recognised
@@ -153,7 +159,8 @@ def extract_clip(
         streams[m] = tried(clip, m, lambda: STREAMS[m](clip, words), nothing(0))    # noqa: B023
     clip.remarks += silent_streams(clip, streams)
     steps = on_one_clock(streams, words, settings.align, seconds_of(facts, streams))
-    kept = {k: vars(clip).get(k) for k in ("frames", "track", "sound")}
+    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "sound")}
     remarks = tuple(dict.fromkeys(clip.remarks))
-    return Clip(id or Path(path).name, facts, tuple(words), streams, steps, remarks, extractor_digest(settings),
-                heard and text is None, **kept)
+    digest, recognised = extractor_digest(settings), heard and text is None
+    named = id or Path(path).name
+    return Clip(named, facts, tuple(words), streams, steps, remarks, digest, recognised, **kept)

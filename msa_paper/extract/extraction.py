@@ -6,7 +6,7 @@
 __all__ = ['EXTRACTOR', 'Stream', 'Steps', 'DECIDES', 'Extraction', 'used_weights', 'decisive', 'extractor_digest',
            'extractor_told', 'other_extractor']
 
-# %% ../../nbs/extract/55_extraction.ipynb #87d54fa2
+# %% ../../nbs/extract/55_extraction.ipynb #b8c9d244
 import hashlib, json
 from functools import cache
 from importlib import import_module
@@ -18,7 +18,7 @@ from .faces import FaceSettings
 from .log_mel import LogMelSettings
 from ..media.weights import PackagedWeights
 
-# %% ../../nbs/extract/55_extraction.ipynb #9b6c065e
+# %% ../../nbs/extract/55_extraction.ipynb #7b97b72b
 EXTRACTOR = 1     # raised when a change of the code changes what comes out of a clip
 
 Stream = Literal["text", "vision", "audio"]
@@ -28,20 +28,20 @@ class Extraction(BaseModel):
     "All that decides what comes out of a clip."
     model_config = ConfigDict(extra="forbid", frozen=True)
     streams: tuple[Stream, ...] = ("text", "vision", "audio")   # what is extracted, the first sets the pace
-    align: Literal["words", "unaligned"] | Steps = "words"      # common steps: a number of equal ones
-    rate: float = Field(5., gt=0, le=60)                        # frames a second
-    height: int = Field(360, ge=64)                             # pixels of a frame's shorter side, at most
-    faces: FaceSettings = FaceSettings()                        # how a face is found and followed
-    expression: str = "facex"                                   # the face network: packaged, or a hub id or folder
-    audio: Literal["log_mel", "egemaps"] = "log_mel"            # a spectrum, or 88 functionals
+    align: Literal["words", "unaligned"] | Steps = "words"   # common steps: a number of equal ones
+    rate: float = Field(5., gt=0, le=60)   # frames a second
+    height: int = Field(360, ge=64)   # pixels of a frame's shorter side, at most
+    faces: FaceSettings = FaceSettings()   # how a face is found and followed
+    expression: str = "facex"   # face network: packaged, or hub id or folder
+    audio: Literal["log_mel", "egemaps"] = "log_mel"   # a spectrum, or 88 functionals
     log_mel: LogMelSettings = LogMelSettings()
-    window: float | None = Field(None, ge=.06)                  # seconds of one step of functionals; None: the clip
-    text: str = "minilm"                                        # the text encoder: packaged, or a hub id or folder
-    speech: str = "whisper-base"                                # who writes down what is said without a transcript
-    beam: int = Field(1, ge=1, le=20)                           # of the speech recogniser
-    language: str = ""                                          # spoken: 'en', …; empty: it is recognised
+    window: float | None = Field(None, ge=.06)   # seconds of functionals; None: the clip
+    text: str = "minilm"   # text encoder: packaged, or hub id or folder
+    speech: str = "whisper-base"   # who writes down what is said without a transcript
+    beam: int = Field(1, ge=1, le=20)   # of the speech recogniser
+    language: str = "en"   # that is spoken; empty: it is guessed
 
-# %% ../../nbs/extract/55_extraction.ipynb #4de8882c
+# %% ../../nbs/extract/55_extraction.ipynb #ef66d28d
 def folder_digest(folder:Path)->str: # 64 hexadecimal digits
     "One digest of all files of a folder and their names."
     found = hashlib.sha256()
@@ -49,19 +49,21 @@ def folder_digest(folder:Path)->str: # 64 hexadecimal digits
         found.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
     return found.hexdigest()
 
-def declared_digest(weights:PackagedWeights)->str:
+def declared_digest(*weights:PackagedWeights)->str:
     "One digest of the digests that are declared."
-    return hashlib.sha256(json.dumps(weights.files).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([w.files for w in weights]).encode()).hexdigest()
 
-# %% ../../nbs/extract/55_extraction.ipynb #ef100162
-# what a name stands for in the settings → where its weights are declared
-PACKAGED = {"whisper-base": "msa_paper.extract.speech:WHISPER", "facex": "msa_paper.extract.expression:FACEX",
-            "mtcnn": "msa_paper.extract.faces:MTCNN_WEIGHTS", "silero": "msa_paper.extract.voice_activity:SILERO"}
+# %% ../../nbs/extract/55_extraction.ipynb #adfb1eff
+# a name in the settings → where its weights are declared
+PACKAGED = {
+    "whisper-base": ("speech", "WHISPER", "WHISPER_REST"), "facex": ("expression", "FACEX_WEIGHTS"),
+    "mtcnn": ("faces", "MTCNN_WEIGHTS"), "silero": ("voice_activity", "SILERO"),
+}
 
-def declared(name:str)->PackagedWeights:
+def declared(name:str)->list[PackagedWeights]:
     "The packaged weights of a name."
-    module, _, constant = PACKAGED[name].partition(":")
-    return getattr(import_module(module), constant)
+    module, *constants = PACKAGED[name]
+    return [getattr(import_module(f"msa_paper.extract.{module}"), c) for c in constants]
 
 def hub_folder(name:str)->Path:
     "Where transformers keeps what it has of a hub id; nothing is downloaded. Raises where it has nothing."
@@ -78,13 +80,13 @@ def weights_digest(
 )->str:           # 64 hexadecimal digits
     "What weights are, by their content. Raises where they are not here."
     if name in PACKAGED:
-        return declared_digest(declared(name))
+        return declared_digest(*declared(name))
     if name == "minilm":
         from msa_paper.extract.text_encoder import packaged_minilm
         return folder_digest(Path(packaged_minilm()))
     return folder_digest(Path(name) if Path(name).is_dir() else hub_folder(name))
 
-# %% ../../nbs/extract/55_extraction.ipynb #78486045
+# %% ../../nbs/extract/55_extraction.ipynb #9b72d1c6
 def used_weights(
     settings:Extraction,
 )->tuple[str, ...]:       # names, as `weights_digest` takes them
@@ -92,7 +94,7 @@ def used_weights(
     s = settings
     of = dict(text=(s.text, s.speech, "silero"), vision=("mtcnn", s.expression), audio=())
     timed = ("silero", s.speech) if s.align == "words" else ()     # words set the pace without text, too
-    return tuple(dict.fromkeys(n for m in (*of, "") if m in (*s.streams, "") for n in of.get(m, timed)))
+    return tuple(dict.fromkeys([n for m in s.streams for n in of[m]] + [*timed]))
 
 DECIDES = dict(vision=("rate", "height", "faces", "expression"), audio=("audio", "log_mel", "window"),
                text=("text", "speech", "beam", "language"))
@@ -107,12 +109,12 @@ def decisive(
     idle |= {"window"} if settings.audio == "log_mel" else {"log_mel"}
     return settings.model_dump(mode="json", exclude=idle)
 
-# %% ../../nbs/extract/55_extraction.ipynb #444ba641
+# %% ../../nbs/extract/55_extraction.ipynb #afaaac0f
 @cache
 def extractor_digest(
     settings:Extraction,
 )->str:                   # 16 hexadecimal digits
-    "What an extractor is: its version, the settings that decide something, the weights. Raises for lost ones."
+    "What an extractor is: version, settings that decide something, weights. Raises where these are lost."
     weights = {name: weights_digest(name) for name in used_weights(settings)}
     told = dict(version=EXTRACTOR, settings=decisive(settings), weights=weights)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
@@ -123,7 +125,7 @@ def extractor_told(
     "What a feature store says of the extractor that made it."
     return dict(digest=extractor_digest(settings), version=EXTRACTOR, settings=decisive(settings))
 
-# %% ../../nbs/extract/55_extraction.ipynb #eedc6a9c
+# %% ../../nbs/extract/55_extraction.ipynb #131445ea
 def other_extractor(
     ours:dict|None,     # of `extractor_told`: of a run, or of features that are there
     theirs:dict|None,   # of the data, or of what is asked for
@@ -132,6 +134,7 @@ def other_extractor(
     if not ours or not theirs or ours["digest"] == theirs["digest"]:
         return ""
     a, b = (dict(version=x["version"]) | x["settings"] for x in (ours, theirs))
-    lines = [f"{k} {a.get(k)} there, {b.get(k)} here" for k in dict.fromkeys((*a, *b)) if a.get(k) != b.get(k)]
+    differ = [k for k in dict.fromkeys((*a, *b)) if a.get(k) != b.get(k)]
+    lines = [f"{k} {a.get(k)} there, {b.get(k)} here" for k in differ]
     told = "; ".join(lines) or "its weights are others"
     return f"features of extractor {ours['digest']}, and these are of {theirs['digest']}: {told[:300]}"

@@ -87,10 +87,11 @@ def store_corpus(
     corpus:Corpus,
     path:Path|str,             # '….safetensors'
     precision:str="float32",   # or 'float16': half the size, three digits
+    labelled:bool=True,        # some sample has to have a label; False of data that are only predicted
 )->Path:                       # the path written
     "Convert a corpus into one file, a piece at a time, and check every value on the way."
     dtype, narrowed = PRECISIONS[known(precision, PRECISIONS, "precision")]
-    check_corpus(corpus, values=False)
+    check_corpus(corpus, values=False, labelled=labelled)
     features = {
         f"features.{m}": (dtype, tuple(corpus.features[m].shape), checked_pieces(corpus, m, narrowed))
         for m in corpus.spec.modalities
@@ -197,6 +198,7 @@ def one_error(path:Path):
 def open_corpus(
     path:Path|str,         # written by `store_corpus`
     task:str|None=None,    # another task of the same intensities; None: the one it was written with
+    labelled:bool=True,    # some sample has to have a label; False of data that are only predicted
 )->Corpus:
     """A converted corpus; its features stay on the disk.
     Raises where the file is missing, or changes meanwhile.
@@ -209,7 +211,7 @@ def open_corpus(
             seal = seal_of(path)
         known_whole = was_checked(path)
         unfinite = {} if known_whole else check_content(path)
-        corpus = check_corpus(read_corpus(path, task), values=False)
+        corpus = check_corpus(read_corpus(path, task), values=False, labelled=labelled)
     for m, (count, rows) in unfinite.items():
         refuse_unfinite(corpus, m, count, rows)
     if seal_of(path) != seal:
