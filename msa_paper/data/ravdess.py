@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'CLIPS', 'SOUND', 'LOG_MEL', 'POOLED', 'TERMS', 'SAME_WORDS', 'Spoken', 'spoken', 'clips_in',
            'write_generated_clips', 'actor_splits', 'clip_corpus', 'ravdess']
 
-# %% ../../nbs/data/55_ravdess.ipynb #3d2f8d66
+# %% ../../nbs/data/55_ravdess.ipynb #17011e31
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,12 @@ import re
 import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus
-from .sound_features import extract_sounds, read_sound_features
+from .sound_features import Prepared, extract_sounds, read_sound_features
 from ..registry import dataset
 from ..schema import DataSpec, Modality
 from ..tasks import TASKS, named, own_task
 
-# %% ../../nbs/data/55_ravdess.ipynb #82268d9b
+# %% ../../nbs/data/55_ravdess.ipynb #60dd8abc
 own_task(
     "ravdess_emotions",
     classes=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
@@ -30,7 +30,7 @@ FIELDS = {   # field → what its numbers can be
     "statement": range(1, 3), "repetition": range(1, 3), "actor": range(1, 25),
 }
 
-# %% ../../nbs/data/55_ravdess.ipynb #b393c811
+# %% ../../nbs/data/55_ravdess.ipynb #2f6106f1
 @dataclass(frozen=True)
 class Spoken:
     "What the name of a clip says."
@@ -55,7 +55,7 @@ def spoken(
     kept = {k: numbers[k] for k in ("intensity", "statement", "actor")}
     return Spoken(path.stem, numbers["emotion"] - 1, **kept)
 
-# %% ../../nbs/data/55_ravdess.ipynb #1b391352
+# %% ../../nbs/data/55_ravdess.ipynb #5fd07e9d
 CLIPS = {824: 14, 1440: 24}    # how many there are → of how many actors: as posted, and as published
 SOUND = ".flac", ".wav"
 
@@ -76,7 +76,7 @@ def clips_in(
         raise MsaPaperError(what, folder, "fetch the files again, or say any_size=True")
     return found
 
-# %% ../../nbs/data/55_ravdess.ipynb #3db53a40
+# %% ../../nbs/data/55_ravdess.ipynb #473c8ba6
 def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3):
     "A made-up clip: the emotion decides how loud a tone is, the actor how high."
     import soundfile
@@ -84,7 +84,7 @@ def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3)
     tone = np.sign(np.sin(2 * np.pi * (100 + 10 * one.actor) * t)) * .5 * .6 ** one.emotion
     soundfile.write(path, tone + .001 * rng.standard_normal(len(t)), 16000)
 
-# %% ../../nbs/data/55_ravdess.ipynb #e0d84cb8
+# %% ../../nbs/data/55_ravdess.ipynb #647415ce
 def write_generated_clips(
     folder:Path,                  # the data folder: clips go to its folder 'ravdess'
     actors:Sequence[int]=range(1, 7),
@@ -101,7 +101,7 @@ def write_generated_clips(
                 write_tone(path, spoken(path), rng)
     return place
 
-# %% ../../nbs/data/55_ravdess.ipynb #988fd693
+# %% ../../nbs/data/55_ravdess.ipynb #eef6d768
 def actor_splits(
     actor:np.ndarray,     # (N,) who speaks in each clip
     fold:int,             # which pair of actors is the test
@@ -118,7 +118,7 @@ def actor_splits(
     parts = {"train": ~test & ~validation, "validation": validation, "test": test}
     return {split: np.flatnonzero(which) for split, which in parts.items()}
 
-# %% ../../nbs/data/55_ravdess.ipynb #3cc4f88b
+# %% ../../nbs/data/55_ravdess.ipynb #45bbe58d
 LOG_MEL = dict(n_mels=40, floor=1e-7)     # beside the defaults of `LogMelSettings`
 POOLED = 4.                               # columns of 10 ms for one step of the model
 
@@ -128,6 +128,7 @@ def clip_corpus(
     fold:int=0,               # which pair of actors is the test
     log_mel:dict={},          # settings of the spectrogram, beside `LOG_MEL`
     below:float|None=40.,     # decibels under the loudest frame, where silence begins; None: nothing is cut
+    level:float|None=.1,      # root mean square that every clip is brought to; None: as it was recorded
     any_size:bool=False,
     folder:Path=None,         # of the data sets; by default the data folder
     features:Path=None,       # where features are kept; by default data/features of the project
@@ -139,12 +140,12 @@ def clip_corpus(
     clips = clips_in(place, any_size)
     told = [spoken(path) for path in clips]
     settings = LOG_MEL | log_mel if kind == "log_mel" else log_mel
-    path = extract_sounds(clips, kind, settings, below, features)
+    path = extract_sounds(clips, kind, settings, Prepared(below, level), features)
     found = read_sound_features(path)
     modality = Modality(found.values.shape[1], *(("spectrum", POOLED) if kind == "log_mel" else ("vector",)))
     return corpus_of(told, {"audio": modality}, found.values, found.offsets, fold, (path,))
 
-# %% ../../nbs/data/55_ravdess.ipynb #020e08ae
+# %% ../../nbs/data/55_ravdess.ipynb #3764c80c
 def corpus_of(
     told:list[Spoken],
     modalities:dict[str, Modality],   # the one that there is
@@ -164,7 +165,7 @@ def corpus_of(
     return check_corpus(Corpus("ravdess", "folds", spec, {m: values}, {m: offsets}, y, ids, splits, groups,
                                None, sources, truth, notes))
 
-# %% ../../nbs/data/55_ravdess.ipynb #0ca0481f
+# %% ../../nbs/data/55_ravdess.ipynb #94f5f914
 TERMS = (
     "Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song (PLoS ONE 13(5), "
     "2018): CC BY-NC-SA 4.0"

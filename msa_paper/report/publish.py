@@ -15,6 +15,7 @@ from ..experiment.runs import Run
 from .at_hand import AtHand, experiments_of
 from .audits import audits_of, published_audits, refuse_undeclared
 from .derived import derived_text
+from .pooled import pooled_text
 from .resamples import draws_of, keys_of, locked_table, sums_at_hand
 from msa_paper.report.study_tables import (
     compute_of, covariance_table, history_table, prediction_table, probe_table, runs_and_origins,
@@ -73,7 +74,8 @@ def content_of(at:AtHand, settings:dict)->Content:
     tables = dict(runs=runs, history=history_table(at), covariance=covariance,
                   predictions=prediction_table(at), probes=probe_table(at),
                   locked=locked_table(at, keys, sums))
-    return Content(about, tables, dict(settings=settings, derived=derived_text(at, draws)))
+    derived = derived_text(at, draws) | pooled_text(at, sums)
+    return Content(about, tables, dict(settings=settings, derived=derived))
 
 # %% ../../nbs/report/30_publish.ipynb #ea8b1447
 def publish(

@@ -119,6 +119,7 @@ class Study:
     probed: bool = False               # its trained models are looked into
     cost: bool = False                 # publishes what a modality costs, measured once for a store
     needs: str = ""                    # a file that only its authors give out
+    pooled: bool = False               # its configurations are folds: their tests are also scored as one
     known_faults: dict = field(default_factory=dict)   # what an audit finds → why it is published
     name: str = ""                     # filled in
     order: int = LAST
