@@ -6,11 +6,11 @@
 __all__ = ['need_streams', 'masked', 'one_batch', 'Edge', 'Inside', 'step_times', 'special_steps', 'edges_of', 'details_of',
            'mean_of', 'inside_of', 'Judged', 'bounded', 'judged']
 
-# %% ../../nbs/experiment/86_judge.ipynb #28891fa3
+# %% ../../nbs/experiment/86_judge.ipynb #0faf1157
 from dataclasses import dataclass
 from inspect import signature
 import numpy as np, torch
-from ..batch import Batch
+from ..batch import Batch, Sample, collate
 from ..core import MsaPaperError
 from .calibration import Calibration, pooled
 from .evaluation import said
@@ -19,7 +19,7 @@ from ..media.timed import Timed
 from ..schema import DataSpec
 from ..tasks import Task
 
-# %% ../../nbs/experiment/86_judge.ipynb #d486c518
+# %% ../../nbs/experiment/86_judge.ipynb #8e390a6d
 def need_streams(streams:dict[str, Timed], data:DataSpec, where:str):
     "Raise where a stream is not of the size that a model was trained with, or nothing was observed."
     for m, modality in data.modalities.items():
@@ -31,7 +31,7 @@ def need_streams(streams:dict[str, Timed], data:DataSpec, where:str):
         what = f"the clip has none of what the run reads: {', '.join(data.modalities)}"
         raise MsaPaperError(what, where, "give a clip that has, or its words with --text")
 
-# %% ../../nbs/experiment/86_judge.ipynb #bdf41159
+# %% ../../nbs/experiment/86_judge.ipynb #c3cb4e9b
 def masked(T:int, dim:int)->Timed:
     "A stream of which no step was observed."
     return Timed(np.zeros((T, dim), np.float32), np.zeros(T), np.zeros(T), np.zeros(T, bool))
@@ -50,11 +50,11 @@ def one_batch(
         what = f"{told}, and the run wants as many steps of each"
         raise MsaPaperError(what, where, "extract with the settings that the run was trained with")
     whole = {m: there.get(m, masked(T, modality.dim)) for m, modality in data.modalities.items()}
-    features = {m: torch.from_numpy(np.asarray(s.values, np.float32))[None] for m, s in whole.items()}
-    masks = {m: torch.from_numpy(np.asarray(s.there, bool))[None] for m, s in whole.items()}
-    return Batch(features, masks, torch.full((1,), torch.nan), [where])
+    features = {m: torch.from_numpy(np.array(s.values, np.float32)) for m, s in whole.items()}
+    holes = {m: torch.from_numpy(np.array(s.there, bool)) for m, s in whole.items() if not s.there.all()}
+    return collate([Sample(features, torch.tensor(torch.nan), where, there=holes or None)])
 
-# %% ../../nbs/experiment/86_judge.ipynb #b97cd1cb
+# %% ../../nbs/experiment/86_judge.ipynb #3aa06193
 @dataclass(frozen=True)
 class Edge:
     "A semantic edge of the graph."
@@ -71,7 +71,7 @@ class Inside:
     beta: np.ndarray|None        # (M,) weight of each summary of the clip
     edges: tuple[Edge, ...]      # semantic ones, the heaviest first
 
-# %% ../../nbs/experiment/86_judge.ipynb #273c39d4
+# %% ../../nbs/experiment/86_judge.ipynb #06f74497
 def step_times(
     streams:dict[str, Timed],
     data:DataSpec,
@@ -84,7 +84,7 @@ def step_times(
     cuts = np.linspace(stream.start[0], stream.end.max(), T + 1)
     return cuts[:-1], cuts[1:]
 
-# %% ../../nbs/experiment/86_judge.ipynb #9af2c1fc
+# %% ../../nbs/experiment/86_judge.ipynb #3e726c04
 def special_steps(start:np.ndarray, end:np.ndarray)->set[int]: # (T,) seconds
     "Steps without length before the first word and behind the last: tokens that frame a text."
     T = len(start)
@@ -107,7 +107,7 @@ def edges_of(
             best[pair] = max(best.get(pair, 0.), float(A[i, j]))
     return tuple(Edge(*pair, w) for pair, w in sorted(best.items(), key=lambda kept: -kept[1]))
 
-# %% ../../nbs/experiment/86_judge.ipynb #b030ec19
+# %% ../../nbs/experiment/86_judge.ipynb #bff96e3e
 def details_of(loaded:Loaded, batch:Batch)->tuple:
     "What one seed says of a clip, (outputs,), and what happened inside; None for a model that does not tell."
     module = loaded.module.eval()
@@ -122,7 +122,7 @@ def mean_of(inside:list, name:str)->np.ndarray|None:
     parts = [getattr(one, name) for one in inside]
     return None if parts[0] is None else torch.stack([p[0].float() for p in parts]).mean(0).numpy()
 
-# %% ../../nbs/experiment/86_judge.ipynb #3337aede
+# %% ../../nbs/experiment/86_judge.ipynb #9e059be2
 def inside_of(
     some:list[Loaded],
     inside:list,                # `Details` of each
@@ -137,7 +137,7 @@ def inside_of(
     edges = () if A is None else edges_of(A, window, start, end)
     return Inside(start, end, mean_of(inside, "alpha"), mean_of(inside, "beta"), edges)
 
-# %% ../../nbs/experiment/86_judge.ipynb #a904c263
+# %% ../../nbs/experiment/86_judge.ipynb #d5e7624d
 @dataclass(frozen=True)
 class Judged:
     "What several seeds of a run say of one clip."
@@ -160,7 +160,7 @@ class Judged:
         "The deviation over the seeds."
         return self.each.std(0, ddof=1) if len(self.each) > 1 else None
 
-# %% ../../nbs/experiment/86_judge.ipynb #f491e029
+# %% ../../nbs/experiment/86_judge.ipynb #0517611f
 def bounded(values:np.ndarray, task:Task)->np.ndarray: # (seeds, outputs)
     "Intensities within the ends of their scale: a network may pass them."
     return np.clip(values, *task.scale) if task.kind == "intensity" and task.scale else values
@@ -180,6 +180,6 @@ def judged(
     with torch.inference_mode():
         values, inside = zip(*(details_of(one, batch) for one in some))
         nearer = calibration.familiar.nearer(pooled(some[0].module, batch))[0] if calibration else None
-    heard = tuple(m for m in data.modalities if batch.masks[m].any())
+    heard = tuple(m for m, mask in batch.masks.items() if mask.any())
     return Judged(tuple(one.run for one in some), data.task, tuple(data.modalities), heard,
                   bounded(np.stack(values), data.task), inside_of(some, inside, streams), calibration, nearer)

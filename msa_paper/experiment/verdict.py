@@ -7,7 +7,7 @@ __all__ = ['TOLD_AS', 'LEAST_WORDS', 'ENGLISH', 'NO_INTERVAL', 'Beside', 'listed
            'of_calibration', 'of_words', 'cautions', 'Verdict', 'signed', 'several', 'intensity_lines', 'classes_line',
            'judged_lines', 'verdict_lines', 'beside_facts', 'judged_facts', 'inside_facts', 'verdict_facts']
 
-# %% ../../nbs/experiment/89_verdict.ipynb #b278cd51
+# %% ../../nbs/experiment/89_verdict.ipynb #29111b38
 import re
 from dataclasses import dataclass
 import numpy as np
@@ -18,7 +18,7 @@ from .judge import Edge, Judged
 from ..media.timed import Remark, Word
 from ..tasks import scale_told
 
-# %% ../../nbs/experiment/89_verdict.ipynb #45e6fea9
+# %% ../../nbs/experiment/89_verdict.ipynb #52fa37b4
 @dataclass(frozen=True)
 class Beside:
     "Classes that another network gives to one stream of a clip."
@@ -34,7 +34,7 @@ class Beside:
         sd = [None] * len(self.p) if self.sd is None else self.sd.tolist()
         return sorted(zip(self.classes, self.p.tolist(), sd), key=lambda kept: -kept[1])
 
-# %% ../../nbs/experiment/89_verdict.ipynb #583e89b7
+# %% ../../nbs/experiment/89_verdict.ipynb #0a029a51
 TOLD_AS = dict(text="words", vision="face", audio="voice")
 
 def listed(names:list[str])->str:
@@ -52,7 +52,7 @@ def who_judged(judged:Judged)->str:
     told = f"{what.capitalize()} was judged by a model of {listed(reads)}"
     return f"{told}." if heard == reads else f"{told}; this clip had only {listed(heard)} for it."
 
-# %% ../../nbs/experiment/89_verdict.ipynb #87ec1d67
+# %% ../../nbs/experiment/89_verdict.ipynb #063e1fee
 LEAST_WORDS, ENGLISH = 10, frozenset(w for w in ENGLISH_STOP_WORDS if len(w) > 2)
 
 def looks_english(words:list[str])->bool|None: # None: too few to tell
@@ -64,7 +64,7 @@ def looks_english(words:list[str])->bool|None: # None: too few to tell
     parts = re.findall(r"[^\W\d_]+(?:'[a-z]+)?", " ".join(words).lower())
     return sum(p in ENGLISH for p in parts) >= .05 * len(parts) if len(parts) >= LEAST_WORDS else None
 
-# %% ../../nbs/experiment/89_verdict.ipynb #7b715c3f
+# %% ../../nbs/experiment/89_verdict.ipynb #d1b39a09
 NO_INTERVAL = (
     "No interval can be given: this run has no calibration beside it, "
     "and the data that it was trained on are not at hand."
@@ -95,9 +95,10 @@ def cautions(
     "What a reader of a verdict has to keep in mind, one sentence each."
     found = of_calibration(judged) if judged else []
     found += of_words(words) if judged and "text" in judged.heard else []
-    return tuple(dict.fromkeys([*found, *(r.told for r in remarks)]))
+    met = [f"{TOLD_AS.get(r.stream, r.stream)}: {r.told}" for r in remarks]
+    return tuple(dict.fromkeys([*found, *met]))
 
-# %% ../../nbs/experiment/89_verdict.ipynb #148bf993
+# %% ../../nbs/experiment/89_verdict.ipynb #2327f391
 @dataclass(frozen=True)
 class Verdict:
     "What is said of one clip."
@@ -133,7 +134,7 @@ class Verdict:
         near = [w for w in self.words if w.start - 1e-3 <= time <= w.end + 1e-3]
         return near[0].text if near else f"{time:.1f} s"
 
-# %% ../../nbs/experiment/89_verdict.ipynb #94854c16
+# %% ../../nbs/experiment/89_verdict.ipynb #319ca16f
 def signed(x:float, digits:int=1)->str:
     "A number with its sign, a true minus."
     told = f"{round(x, digits) + 0.:+.{digits}f}"
@@ -160,7 +161,7 @@ def intensity_lines(v:Verdict)->list[str]:
         lines.append("sign       " + ", ".join(f"{name} {p:.0%}" for name, p in ranked))
     return lines
 
-# %% ../../nbs/experiment/89_verdict.ipynb #d545f430
+# %% ../../nbs/experiment/89_verdict.ipynb #689007d9
 def classes_line(name:str, ranked:list[tuple], by:str, most:int=3)->str:
     "Classes with probabilities, the first ones, and who judged."
     told = [f"{c} {p:.0%}" + (f" ± {sd:.0%}" if sd is not None else "") for c, p, sd in ranked[:most]]
@@ -184,7 +185,7 @@ def verdict_lines(v:Verdict)->list[str]:
     lines += [f"edges      {', '.join(edges)}: moments that resemble each other"] if edges else []
     return [*lines, *(["", "Keep in mind:"] if v.keep_in_mind else []), *(f"- {t}" for t in v.keep_in_mind)]
 
-# %% ../../nbs/experiment/89_verdict.ipynb #d6c89a6a
+# %% ../../nbs/experiment/89_verdict.ipynb #3a6945af
 def beside_facts(b:Beside)->dict:
     "Classes of a stream as JSON has them."
     sd = None if b.sd is None else dict(zip(b.classes, b.sd))
