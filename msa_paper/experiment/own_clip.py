@@ -7,7 +7,7 @@ __all__ = ['LONGEST', 'SHORTEST', 'PAUSE', 'BY_VOICE', 'BY_FACE', 'WORDS_ALONE',
            'spoken_pieces', 'piece_of', 'observed', 'voice_streams', 'voice_beside', 'face_beside', 'of_transcripts',
            'settings_of', 'Read', 'remarks_of', 'tried_judgement', 'with_face', 'read_clip']
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #f2be715c
+# %% ../../nbs/experiment/90_own_clip.ipynb #3512e28f
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -24,7 +24,7 @@ from ..extract.voice_activity import speech_spans
 from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #8c4a15ff
+# %% ../../nbs/experiment/90_own_clip.ipynb #9764a1aa
 LONGEST, SHORTEST, PAUSE = 4., .6, .3    # seconds: of a piece of speech, and between two
 
 def spoken_pieces(
@@ -49,7 +49,7 @@ def piece_of(sound:Sound, start:float, end:float)->Sound:
     a, b = (int(np.clip(round((t - sound.start) * sound.rate), 0, len(sound.samples))) for t in (start, end))
     return replace(sound, samples=sound.samples[a:b], start=sound.start + a / sound.rate)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #ad17107e
+# %% ../../nbs/experiment/90_own_clip.ipynb #4f6b61f5
 BY_VOICE = "a model of acted voices, which nothing else here knows of"
 
 def observed(stream:Timed)->Timed:
@@ -79,7 +79,7 @@ def voice_beside(
     over = f"{several(len(p), 'seed')}, {several(len(streams), 'piece')} of speech"
     return Beside("voice", BY_VOICE, over, ready.loaded[0].data.task.classes, p.mean(0), p.std(0, ddof=1))
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #e40c4e6d
+# %% ../../nbs/experiment/90_own_clip.ipynb #d9f5a50d
 BY_FACE = "a network for facial expressions, which nothing else here knows of (deviation between frames)"
 
 def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody looked for one
@@ -90,7 +90,7 @@ def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody lo
     sd = p.std(0, ddof=1) if len(p) > 1 else None
     return Beside("face", BY_FACE, several(len(p), "frame"), clip.faces.names, p.mean(0), sd)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #6c0fe19f
+# %% ../../nbs/experiment/90_own_clip.ipynb #8231e58a
 # vision: the face is judged beside the words
 WORDS_ALONE = Extraction(streams=("text", "vision"), align="unaligned", language="")
 
@@ -117,7 +117,7 @@ def settings_of(ready:Ready)->Extraction:
         raise MsaPaperError(what, one.run, "install the weights that made them, or extract and train anew")
     return settings
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #700197e1
+# %% ../../nbs/experiment/90_own_clip.ipynb #6b4b2472
 @dataclass(frozen=True)
 class Read:
     "A clip that was read and judged."
@@ -146,7 +146,7 @@ def tried_judgement(ready:Ready, clip:Clip)->tuple[Judged|None, str]:
         return None, NO_WORDS
     return None, f"The clip has none of what the run reads ({', '.join(reads)}): nothing was judged."
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #d845062d
+# %% ../../nbs/experiment/90_own_clip.ipynb #9561025e
 def with_face(clip:Clip, path:Path)->Clip:
     "The same clip with its face, for those whose run does not look for one."
     if clip.faces is not None or "vision" in clip.streams:
@@ -162,12 +162,13 @@ def read_clip(
     voice:Ready|None=None,     # None: the packaged model of the voice
 )->Read:
     "Read a clip and judge it. Raises one sentence where the file is no clip, or does not fit the run."
-    ready, voice = ready or load_packaged("words"), voice or load_packaged("voice")
+    ready = ready or load_packaged("words")
     clip = with_face(extract_clip(path, text, settings_of(ready)), path)
     sound = clip.sound or read_sound(path)
     spans = tuple(speech_spans(sound)) if len(sound.samples) else ()
     verdict, instead = tried_judgement(ready, clip)
     keep = cautions(verdict, [w.text for w in clip.words], remarks_of(clip, sound, spans))
-    beside = tuple(b for b in (face_beside(clip), voice_beside(voice, sound, spans)) if b)
+    by_voice = voice_beside(voice or load_packaged("voice"), sound, spans)
+    beside = tuple(b for b in (face_beside(clip), by_voice) if b)
     told = Verdict(clip.id, float(clip.facts.duration), verdict, instead, beside, clip.words, keep)
     return Read(told, clip, sound, spans)

@@ -6,7 +6,7 @@
 __all__ = ['WIDTH', 'LONGEST', 'FACE', 'draw_intensity', 'intensity_title', 'draw_bars', 'draw_outcome', 'draw_beside',
            'title_of', 'clip_picture', 'faces_shown', 'shown_of', 'seen_said', 'alternative_text', 'save_picture']
 
-# %% ../../nbs/report/81_clip_picture.ipynb #1628401e
+# %% ../../nbs/report/81_clip_picture.ipynb #62ad9427
 import io
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
@@ -21,7 +21,7 @@ from .clip_rows import COLOURS, SMALL, Shown, draw_alpha, draw_beta, draw_faces
 from .clip_rows import draw_sound, draw_words, joined_spans, told_inside
 from .style import ACCENT, INK, KINDS, PALE, house_style
 
-# %% ../../nbs/report/81_clip_picture.ipynb #ab03c4ce
+# %% ../../nbs/report/81_clip_picture.ipynb #f73812b6
 def draw_intensity(axes:Axes, v:Verdict):
     "The prediction on its scale: each seed, their mean, the interval."
     each = v.judged.each
@@ -45,7 +45,7 @@ def draw_intensity(axes:Axes, v:Verdict):
     axes.set_xticks(ticks, [signed(t, 0) if low < 0 else f"{t:.0f}" for t in ticks])
     axes.tick_params(axis="x", labelsize=SMALL, length=2)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #282a73a5
+# %% ../../nbs/report/81_clip_picture.ipynb #e5dab18b
 def intensity_title(v:Verdict)->str:
     "What the row of the prediction shows."
     told = f"intensity: dot, mean of {several(len(v.judged.each), 'seed')} (ticks)"
@@ -66,9 +66,10 @@ def draw_bars(axes:Axes, b:Beside, most:int=5):
     axes.set(xlim=(0, 1.2), xticks=[])
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)
-    axes.set_title(f"{b.stream} beside it: {b.over}", fontsize=7, pad=2)
+    first = b.over.split(",")[0]
+    axes.set_title(f"{b.stream} beside it, n = {first}", fontsize=7, pad=2)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #ba7d59b8
+# %% ../../nbs/report/81_clip_picture.ipynb #8b97fe19
 def draw_outcome(axes:Axes, v:Verdict):
     "The intensity or the classes of the run; or why there is nothing."
     if v.judged is None:
@@ -91,7 +92,7 @@ def draw_beside(axes:list[Axes], v:Verdict):
             row.axis("off")
             told_inside(row, f"{stream}: not judged")
 
-# %% ../../nbs/report/81_clip_picture.ipynb #0e65ab86
+# %% ../../nbs/report/81_clip_picture.ipynb #df6278f3
 WIDTH = 12 / 2.54      # inches
 LONGEST = 46           # characters of a file's name in the title
 
@@ -124,7 +125,7 @@ def clip_picture(shown:Shown, v:Verdict)->Figure:
         plt.close(figure)
     return figure
 
-# %% ../../nbs/report/81_clip_picture.ipynb #cd11293f
+# %% ../../nbs/report/81_clip_picture.ipynb #ab3f1a76
 FACE = 96      # pixels of a crop
 
 def faces_shown(clip:Clip)->tuple[tuple, tuple]: # crops at their times, and the spans of their frames
@@ -143,7 +144,7 @@ def shown_of(read:Read)->Shown:
     return Shown(seconds, sound.samples, sound.rate, sound.start, read.spans, *faces_shown(clip),
                  clip.facts.video is not None)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #ba965423
+# %% ../../nbs/report/81_clip_picture.ipynb #af2473ad
 def seen_said(shown:Shown)->str:
     "What is seen and heard, as alternative text."
     if not shown.looked:
