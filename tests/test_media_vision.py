@@ -1,4 +1,4 @@
-"""Clips as they come, good and broken: what is read of their pictures, and what is refused in one sentence."""
+"""Clips as they come, good and broken: what is seen in them, and what is refused in one sentence."""
 
 import io
 import shutil
@@ -127,6 +127,16 @@ def test_folders_missing_files_and_lost_indices(noisy, media):
         look(late)
 
 
+def test_a_file_of_which_nothing_can_be_decoded(noisy, media):
+    content = noisy.read_bytes()
+    begin = content.index(b"mdat") + 4
+    empty = media / "empty.mp4"
+    empty.write_bytes(content[:begin] + bytes(len(content) - begin))
+    for read in (look, frames):
+        with pytest.raises(MsaPaperError, match="neither pictures nor sound that can be decoded"):
+            read(empty)
+
+
 @pytest.mark.parametrize("name", ["clip.txt", "clip.jpg", "clip.wav", "clip"])
 def test_a_wrong_name_is_remarked_and_the_clip_read(name, media, noisy):
     clip = media / f"named-{name}"
@@ -219,6 +229,26 @@ def test_no_video_no_sound_and_late_ones(media):
     assert look(late).video.start == pytest.approx(0.7, abs=1e-3)
     assert frames(late).there.tolist() == [False, False, False, True, True, True]
     assert not frames(late).remarks
+
+
+def test_the_cover_of_a_song_is_no_video(media):
+    import av
+
+    with av.open(str(media / "song.flac"), "w") as file:
+        heard, cover = file.add_stream("flac", rate=16000, layout="mono"), file.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 160, 90, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        picture = av.Packet(image("png"))
+        picture.stream, picture.pts, picture.dts = cover, 0, 0
+        for packet in (picture, *heard.encode(frame), *heard.encode(None)):
+            file.mux(packet)
+    with av.open(str(media / "song.flac")) as file:
+        assert len(file.streams.video) == 1
+    facts = look(media / "song.flac")
+    assert facts.video is None
+    assert facts.sound.duration == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_late_sound_of_a_clip():

@@ -22,6 +22,7 @@ from .functionals import egemaps
 from .log_mel import log_mel
 from .speech import recognise
 from .voice_activity import speech_spans
+from .words import given_words
 from ..media.frames import Frames, frames
 from ..media.look import Facts, look
 from ..media.sound import Sound, read_sound
@@ -43,6 +44,7 @@ class Clip:
     frames: Frames | None = None     # for drawing
     track: Track | None = None       # of the face, for drawing
     faces: FaceFeatures | None = None    # with the probabilities of its expressions
+    tokens: "TokenSteps | None" = None   # of the words
     sound: Sound | None = None
 
 # %% ../../nbs/extract/60_clip.ipynb #b2b8d2ec
@@ -55,6 +57,7 @@ class Material:
     remarks: list[Remark] = field(default_factory=list)
     track: Track | None = None
     faces: FaceFeatures | None = None
+    tokens: "TokenSteps | None" = None
 
     @cached_property
     def facts(self)->Facts:
@@ -82,9 +85,8 @@ def words_of(
     "The words of a clip on its clock: of the transcript, or recognised."
     s, sound = clip.settings, clip.sound
     if clip.text is not None:
-        from msa_paper.extract.words import given_words
         spans = speech_spans(sound) if len(sound.samples) else []
-        return given_words(clip.text, spans or [(0., clip.facts.duration)])
+        return given_words(clip.text, spans, clip.facts.duration)
     if not len(sound.samples):
         return []
     return recognise(sound, model=s.speech, beam=s.beam, language=s.language or None)
@@ -92,8 +94,10 @@ def words_of(
 # %% ../../nbs/extract/60_clip.ipynb #be757dc7
 def text_stream(clip:Material, words:list[Word])->Timed:
     "The last hidden state of every piece of a word."
-    from msa_paper.extract.tokens import token_features
-    return token_features(words, clip.settings.text)
+    from msa_paper.extract.tokens import token_steps       # imports PyTorch
+    clip.tokens = token_steps(words, clip.settings.text)
+    clip.remarks += clip.tokens.remarks
+    return clip.tokens.steps
 
 def vision_stream(clip:Material, words:list[Word])->Timed:
     "The expression of the face that is followed; where it is not seen, nothing."
@@ -159,7 +163,7 @@ def extract_clip(
         streams[m] = tried(clip, m, lambda: STREAMS[m](clip, words), nothing(0))    # noqa: B023
     clip.remarks += silent_streams(clip, streams)
     steps = on_one_clock(streams, words, settings.align, seconds_of(facts, streams))
-    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "sound")}
+    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "tokens", "sound")}
     remarks = tuple(dict.fromkeys(clip.remarks))
     digest, recognised = extractor_digest(settings), heard and text is None
     named = id or Path(path).name

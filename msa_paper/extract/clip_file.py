@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'BROKEN', 'Extracted', 'extracted', 'packed', 'unpacked', 'clip_place', 'kept_clip', 'clip_content']
 
-# %% ../../nbs/extract/65_clip_file.ipynb #3a6076b8
+# %% ../../nbs/extract/65_clip_file.ipynb #f2c23865
 import hashlib, json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from .clip import Clip, extract_clip
 from .extraction import Extraction
 from ..media.timed import Remark, Timed, Word
 
-# %% ../../nbs/extract/65_clip_file.ipynb #ae0e38b7
+# %% ../../nbs/extract/65_clip_file.ipynb #8d1f6f35
 @dataclass(frozen=True)
 class Extracted:
     "What is kept of a clip."
@@ -29,13 +29,23 @@ class Extracted:
     extractor: str                  # digest
     source: str                     # SHA-256 of the clip's file
     text: str | None                # the transcript that was given; None: it was recognised
+    seen: dict[str, float] = field(default_factory=dict)   # stream → share of the clip that was observed
 
     @property
     def transcript(self)->str:
         "The words, one after another."
         return " ".join(w.text.strip() for w in self.words)
 
-# %% ../../nbs/extract/65_clip_file.ipynb #e959fc42
+# %% ../../nbs/extract/65_clip_file.ipynb #b4c835ef
+def share_seen(
+    stream:Timed,       # on its own steps
+    duration:float,     # seconds of the clip
+)->float:               # 0 to 1
+    "For how much of a clip a stream was observed."
+    seconds = float((stream.end - stream.start)[stream.there].sum())
+    return round(min(seconds / duration, 1.), 4) if duration > 0 else 0.
+
+# %% ../../nbs/extract/65_clip_file.ipynb #f8cc0367
 def extracted(
     clip:Clip,
     source:str,        # SHA-256 of its file
@@ -43,9 +53,10 @@ def extracted(
 )->Extracted:
     "What is kept of a clip."
     seconds = float(clip.facts.duration)
-    return Extracted(clip.id, clip.steps, clip.words, clip.remarks, seconds, clip.extractor, source, text)
+    seen = {m: share_seen(x, seconds) for m, x in clip.streams.items()}
+    return Extracted(clip.id, clip.steps, clip.words, clip.remarks, seconds, clip.extractor, source, text, seen)
 
-# %% ../../nbs/extract/65_clip_file.ipynb #a32e0901
+# %% ../../nbs/extract/65_clip_file.ipynb #45da96a3
 PARTS = "values", "start", "end", "there"     # of a stream
 
 def packed(
@@ -57,13 +68,13 @@ def packed(
     text = json.dumps(plain(about) | dict(streams=list(found.steps)), ensure_ascii=False, allow_nan=False)
     return save(tensors, {"clip": text})
 
-# %% ../../nbs/extract/65_clip_file.ipynb #acb6590d
+# %% ../../nbs/extract/65_clip_file.ipynb #8952a807
 def header_of(content:bytes)->dict:
     "What the first line of a safetensors file says of the clip."
     size = int.from_bytes(content[:8], "little")
     return json.loads(json.loads(content[8:8 + size])["__metadata__"]["clip"])
 
-# %% ../../nbs/extract/65_clip_file.ipynb #21027ee6
+# %% ../../nbs/extract/65_clip_file.ipynb #8c47a789
 BROKEN = SafetensorError, LookupError, TypeError, ValueError     # what a damaged file raises
 
 def unpacked(
@@ -81,7 +92,7 @@ def unpacked(
         what = f"no extracted clip: {type(error).__name__}"
         raise MsaPaperError(what, where, "remove it: it is extracted again") from error
 
-# %% ../../nbs/extract/65_clip_file.ipynb #a38705a5
+# %% ../../nbs/extract/65_clip_file.ipynb #0aa886fb
 def clip_place(
     folder:Path,     # of the features
     id:str,          # of the clip
@@ -90,7 +101,7 @@ def clip_place(
     shown = "".join(c if c.isalnum() or c in "-_." else "_" for c in id)[-40:].strip(".")
     return folder/"clips"/f"{shown}-{hashlib.sha256(id.encode()).hexdigest()[:10]}.safetensors"
 
-# %% ../../nbs/extract/65_clip_file.ipynb #2b282532
+# %% ../../nbs/extract/65_clip_file.ipynb #68f2de05
 def kept_clip(
     folder:Path,           # of the features
     id:str,
@@ -109,7 +120,7 @@ def kept_clip(
     same = (found.id, found.source, found.text, found.extractor) == (id, source, text, digest)
     return found if same else None
 
-# %% ../../nbs/extract/65_clip_file.ipynb #881d75d7
+# %% ../../nbs/extract/65_clip_file.ipynb #e2531dec
 def clip_content(
     path:Path,
     id:str,

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['aligned', 'crops']
 
-# %% ../../nbs/extract/24_crops.ipynb #e103d6cb
+# %% ../../nbs/extract/24_crops.ipynb #7f200735
 import numpy as np
 from ..core import MsaPaperError
 from ..media.frames import Frames
 from ..media.weights import MEDIA
 from .face_track import Track
 
-# %% ../../nbs/extract/24_crops.ipynb #24a287e6
+# %% ../../nbs/extract/24_crops.ipynb #1b964f53
 TIGHT = .9   # of the longer side of a face's box
 
 def opencv()->object:
@@ -28,7 +28,7 @@ def lean(points:np.ndarray)->float:
     across, down = points[1] - points[0]
     return float(np.degrees(np.arctan2(down, across)))
 
-# %% ../../nbs/extract/24_crops.ipynb #0dee975e
+# %% ../../nbs/extract/24_crops.ipynb #81fa4f2f
 def aligned(
     picture:np.ndarray,   # (H, W, 3) uint8
     box:np.ndarray,       # (4,) left, top, right, bottom

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LogMelSettings', 'log_mel']
 
-# %% ../../nbs/extract/30_log_mel.ipynb #5dcd30a1
+# %% ../../nbs/extract/30_log_mel.ipynb #8de88f39
 import warnings
 from functools import cache
 from typing import Literal
@@ -16,7 +16,7 @@ from ..media.timed import Timed, nothing
 from ..media.sound import Sound
 from ..media.weights import needed
 
-# %% ../../nbs/extract/30_log_mel.ipynb #fa171ae6
+# %% ../../nbs/extract/30_log_mel.ipynb #3c4ea22b
 class LogMelSettings(BaseModel):
     "Everything that decides the numbers of a log-Mel spectrogram, beside the sound."
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,7 @@ class LogMelSettings(BaseModel):
             raise ValueError(f"bands from {self.f_min} to {self.f_max} Hz at {self.rate} samples a second")
         return self
 
-# %% ../../nbs/extract/30_log_mel.ipynb #1560a0aa
+# %% ../../nbs/extract/30_log_mel.ipynb #cf3e252a
 @cache
 def mel_transform(s:LogMelSettings)->object:
     "The Mel spectrogram of torchaudio, its triangles computed once."
@@ -64,16 +64,17 @@ def mel_transform(s:LogMelSettings)->object:
         raise MsaPaperError(what, "log-Mel", "choose fewer bands or a longer transform")
     return transform
 
-# %% ../../nbs/extract/30_log_mel.ipynb #8db43f14
+# %% ../../nbs/extract/30_log_mel.ipynb #9b4aa0f7
 def column_times(sound:Sound, columns:int, s:LogMelSettings)->tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Start and end of each column's step in seconds, and which columns were recorded whole."
     middle = sound.start + np.arange(columns) * s.hop / s.rate
     half = s.hop / s.rate / 2
     start, end = (np.clip(middle + side, sound.start, sound.end) for side in (-half, half))
+    end[-1] = sound.end
     reach = s.win_length / s.rate / 2
     return start, end, sound.heard(middle - reach, middle + reach)
 
-# %% ../../nbs/extract/30_log_mel.ipynb #ee1803dd
+# %% ../../nbs/extract/30_log_mel.ipynb #a9aa37b0
 def log_mel(
     sound:Sound,
     settings:LogMelSettings=LogMelSettings(),

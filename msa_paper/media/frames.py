@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Frames', 'frames']
 
-# %% ../../nbs/media/20_frames.ipynb #1b6f2445
+# %% ../../nbs/media/20_frames.ipynb #5a3ebed5
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,7 +16,7 @@ from .look import Facts, clip_streams, look, lost_seconds, media_library, opened
 from .look import quarter, shown_size
 from .timed import Remark
 
-# %% ../../nbs/media/20_frames.ipynb #5fb5eac8
+# %% ../../nbs/media/20_frames.ipynb #9dbe30a8
 @dataclass(frozen=True)
 class Frames:
     "Pictures of a clip, one a step, on the clip's clock."
@@ -30,7 +30,7 @@ class Frames:
     def __len__(self)->int:
         return len(self.pictures)
 
-# %% ../../nbs/media/20_frames.ipynb #51879020
+# %% ../../nbs/media/20_frames.ipynb #40829fa5
 def upright(
     frame:object,           # of PyAV
     aspect:Fraction|None,   # of a pixel
@@ -46,15 +46,15 @@ def upright(
     small = frame.reformat(width, lines, "rgb24", interpolation="AREA", threads=1)
     return np.ascontiguousarray(np.rot90(small.to_ndarray(), turned // 90))
 
-# %% ../../nbs/media/20_frames.ipynb #e5b70861
+# %% ../../nbs/media/20_frames.ipynb #ffa4b19d
 @dataclass
 class Decoded:
     "What was met while a stream was decoded."
-    frames: int = 0
-    damaged: int = 0   # frames, and packets of which no frame could be made
+    frames: int = 0    # packets of which no frame could be made included
+    damaged: int = 0
 
-def decoded(file:object, stream:object, met:Decoded)->Iterator:
-    "The frames of a stream in the order they are shown in, past whatever cannot be decoded."
+def decoded(file:object, stream:object, last:float, met:Decoded)->Iterator:
+    "The frames of a stream up to a last second, in the order they are shown in, past what cannot be decoded."
     failure = media_library(file.name).error.FFmpegError
     stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
     packets = file.demux(stream)
@@ -64,13 +64,13 @@ def decoded(file:object, stream:object, met:Decoded)->Iterator:
         except StopIteration:
             return
         except failure:
-            met.damaged += 1
-            continue
+            frames = [None]
+        timed = [f for f in frames if f is not None and f.time is not None and f.time <= last + .001]
         met.frames += len(frames)
-        met.damaged += sum(f.is_corrupt for f in frames)
-        yield from frames
+        met.damaged += len(frames) - sum(not f.is_corrupt for f in timed)
+        yield from timed
 
-# %% ../../nbs/media/20_frames.ipynb #d9575f04
+# %% ../../nbs/media/20_frames.ipynb #90d95eee
 def one_a_step(
     frames:Iterator,   # with `time` and `is_corrupt`
     zero:float,        # seconds
@@ -78,7 +78,7 @@ def one_a_step(
 )->Iterator[tuple[int, object]]:
     "Of the frames that begin in each step the best: undamaged, then nearest to its middle."
     step, best, key = -1, None, None
-    for frame in (f for f in frames if f.time is not None):
+    for frame in frames:
         at = (frame.time - zero) * rate
         k = int(np.floor(at + 1e-6))
         this = frame.is_corrupt, round(abs(at - k - .5), 6)
@@ -91,7 +91,7 @@ def one_a_step(
     if best is not None:
         yield step, best
 
-# %% ../../nbs/media/20_frames.ipynb #26e88cd9
+# %% ../../nbs/media/20_frames.ipynb #b793c4ad
 LARGEST = 2 * 2**30   # bytes of pictures that are held at once
 
 def check_settings(facts:Facts, rate:float, height:int):
@@ -103,10 +103,11 @@ def check_settings(facts:Facts, rate:float, height:int):
     scale = min(1, height / short)
     size = facts.video.end * rate * short * long * scale**2 * 3
     if size > LARGEST:
-        what = f"{facts.video.end / 60:.0f} minutes of pictures need {size / 2**30:.1f} GB of memory"
+        what = f"{facts.video.end:.0f} s of pictures of {facts.video.width} × {facts.video.height} pixels"
+        what = f"{what} need {size / 2**30:.1f} GB of memory"
         raise MsaPaperError(what, facts.path, "cut the clip into shorter ones, or lower rate or height")
 
-# %% ../../nbs/media/20_frames.ipynb #dd24211d
+# %% ../../nbs/media/20_frames.ipynb #4aa161cc
 def told(facts:Facts, met:Decoded, there:np.ndarray, begun:np.ndarray)->tuple[Remark, ...]:
     "What was met in the pictures of a clip: cut off, damaged, or none where there should be one."
     remarks, first = [], int(begun.argmax()) if len(begun) else 0
@@ -123,7 +124,7 @@ def told(facts:Facts, met:Decoded, there:np.ndarray, begun:np.ndarray)->tuple[Re
         remarks.append(Remark("vision", what, none / (len(begun) - first)))
     return tuple(remarks)
 
-# %% ../../nbs/media/20_frames.ipynb #dd9c315b
+# %% ../../nbs/media/20_frames.ipynb #58bb9bcc
 def no_frames(remark:Remark)->Frames:
     "The frames of a clip without pictures."
     none = np.zeros(0)
@@ -139,7 +140,7 @@ def gathered(pictures:dict[int, tuple], rate:float)->Frames:
     start = np.arange(T) / rate
     return Frames(shown, start, np.arange(1, T + 1) / rate, there, stamp)
 
-# %% ../../nbs/media/20_frames.ipynb #0dc0e36e
+# %% ../../nbs/media/20_frames.ipynb #afeea011
 def frames(
     path:str|Path,
     rate:float=5.,            # steps a second
@@ -154,9 +155,12 @@ def frames(
     met, pictures = Decoded(), {}
     with opened(facts.path) as file:
         stream = clip_streams(file)["video"]
-        for k, frame in one_a_step(decoded(file, stream, met), facts.zero, rate):
+        whole = decoded(file, stream, facts.zero + facts.video.end, met)
+        for k, frame in one_a_step(whole, facts.zero, rate):
             picture = upright(frame, stream.sample_aspect_ratio, height)
             pictures[k] = picture, frame.time - facts.zero, frame.is_corrupt
+    if not pictures:
+        return no_frames(Remark("vision", "none of its pictures could be decoded", 1.))
     found = gathered(pictures, rate)
     begun = np.array([k in pictures for k in range(len(found))])
     return replace(found, remarks=told(facts, met, found.there, begun))

@@ -6,7 +6,7 @@
 __all__ = ['TOLERANCE', 'media_library', 'opened', 'VideoFacts', 'SoundFacts', 'Facts', 'clip_streams', 'stated', 'quarter',
            'shown_size', 'look', 'lost_seconds']
 
-# %% ../../nbs/media/10_look.ipynb #b1c4b179
+# %% ../../nbs/media/10_look.ipynb #7cacba78
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from ..core import MsaPaperError
 from .timed import Remark
 from .weights import MEDIA
 
-# %% ../../nbs/media/10_look.ipynb #c4fa449f
+# %% ../../nbs/media/10_look.ipynb #79f464aa
 def media_library(where:object)->object:
     "PyAV. Raises where it is not installed."
     try:
@@ -26,7 +26,7 @@ def media_library(where:object)->object:
         raise MsaPaperError("PyAV, which reads and writes media, is not installed", where, MEDIA) from error
     return av
 
-# %% ../../nbs/media/10_look.ipynb #92c3f9b8
+# %% ../../nbs/media/10_look.ipynb #6460fba8
 CONVERT = "play it to see whether it is whole, copy it again, or convert it: ffmpeg -i FILE clip.mp4"
 NAME_A_CLIP = "name a video or a sound file"
 LISTS = {"concat", "hls", "dash", "imf", "webm_dash_manifest"}   # formats that only name other files
@@ -39,7 +39,7 @@ def is_text(head:bytes)->bool:
     wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\n" in head
     return wide or (bool(head) and all(c >= 32 or c in LINES for c in head))
 
-# %% ../../nbs/media/10_look.ipynb #439a1b3a
+# %% ../../nbs/media/10_look.ipynb #52ccb67f
 def check_is_file(path:Path):
     "Raise where there is no file, or one that cannot be a clip from its first bytes."
     if path.is_dir():
@@ -56,7 +56,7 @@ def check_is_file(path:Path):
     if is_text(head):
         raise MsaPaperError("a text, not a clip", path, NAME_A_CLIP)
 
-# %% ../../nbs/media/10_look.ipynb #50b9d100
+# %% ../../nbs/media/10_look.ipynb #608f95d1
 def check_format(name:str, path:Path):
     "Raise where FFmpeg opens as a format what is no clip."
     if name == "tty":
@@ -67,7 +67,7 @@ def check_format(name:str, path:Path):
     if name in LISTS:
         raise MsaPaperError(f"a list of other files ({name}), not a clip", path, "name the files themselves")
 
-# %% ../../nbs/media/10_look.ipynb #1e4f38a8
+# %% ../../nbs/media/10_look.ipynb #1f2dab72
 @contextmanager
 def opened(
     path:str|Path,
@@ -87,7 +87,7 @@ def opened(
         check_format(file.format.name, path)
         yield file
 
-# %% ../../nbs/media/10_look.ipynb #e4329966
+# %% ../../nbs/media/10_look.ipynb #81c907da
 @dataclass(frozen=True)
 class VideoFacts:
     "The pictures of a clip."
@@ -118,20 +118,16 @@ class Facts:
     sound: SoundFacts|None
     remarks: tuple[Remark, ...] = ()
 
-# %% ../../nbs/media/10_look.ipynb #5bad5d54
+# %% ../../nbs/media/10_look.ipynb #cff35dcb
 def clip_streams(
     file:object,   # that is open
 )->dict:           # {'video': stream, 'audio': stream}, what there is
     "The streams of a clip that are read."
-    found = {}
-    for kind in ("video", "audio"):
-        stream = file.streams.best(kind)
-        cover = stream is not None and "attached_pic" in str(stream.disposition)
-        if stream is not None and stream.codec_context is not None and not cover:
-            found[kind] = stream
-    return found
+    cover = media_library(file.name).stream.Disposition.attached_pic
+    best = {kind: file.streams.best(kind) for kind in ("video", "audio")}
+    return {kind: s for kind, s in best.items() if s and s.codec_context and not s.disposition & cover}
 
-# %% ../../nbs/media/10_look.ipynb #4a3b338a
+# %% ../../nbs/media/10_look.ipynb #7f2ed000
 @dataclass
 class Found:
     "What the packets of a stream tell."
@@ -139,12 +135,16 @@ class Found:
     end: float = float("-inf")    # seconds, as the file counts them
     packets: int = 0
 
-def note(packet:object, found:Found, failure:type):
+LEAP = 10   # seconds after the end that a file states: a packet that claims to be later is damaged
+
+def note(packet:object, found:Found, last:float, failure:type):
     "Note a packet of a stream; its frames are decoded until there is a first one."
     stamp = packet.dts if packet.pts is None else packet.pts
     if packet.size and stamp is not None:
-        found.packets += 1
-        found.end = max(found.end, float((stamp + (packet.duration or 0)) * packet.time_base))
+        end = float((stamp + (packet.duration or 0)) * packet.time_base)
+        if end > last:
+            return
+        found.packets, found.end = found.packets + 1, max(found.end, end)
     if found.first is None:
         try:
             found.first = next(iter(packet.decode()), None)
@@ -154,15 +154,16 @@ def note(packet:object, found:Found, failure:type):
 def scan(file:object, streams:dict)->dict[str, Found]:
     "Go through the packets of a file once, to its end or to where it cannot be read."
     av = media_library(file.name)
-    found = {kind: Found() for kind in streams}
+    found, second = {kind: Found() for kind in streams}, av.time_base
+    last = ((file.start_time or 0) + file.duration) / second + LEAP if file.duration else float("inf")
     try:
         for packet in file.demux(list(streams.values())):
-            note(packet, found[packet.stream.type], av.error.FFmpegError)
+            note(packet, found[packet.stream.type], last, av.error.FFmpegError)
     except av.error.FFmpegError:
         pass    # what comes after the damage is not there
     return {kind: f for kind, f in found.items() if f.first is not None}
 
-# %% ../../nbs/media/10_look.ipynb #9eac58bd
+# %% ../../nbs/media/10_look.ipynb #579719ef
 def stated(duration:int|None, base:object)->float|None:
     "A duration in seconds, where a file states one."
     return float(duration * base) if duration and duration > 0 else None
@@ -181,7 +182,7 @@ def shown_size(
     width, height = max(1, round(frame.width * aspect)), frame.height
     return (height, width) if quarter(frame.rotation) in (90, -90) else (width, height)
 
-# %% ../../nbs/media/10_look.ipynb #ecf26701
+# %% ../../nbs/media/10_look.ipynb #31ecd2c3
 def video_facts(found:Found, stream:object, zero:float)->VideoFacts:
     "The facts of a video stream."
     width, height = shown_size(found.first, stream.sample_aspect_ratio)
@@ -195,7 +196,7 @@ def sound_facts(found:Found, stream:object, zero:float)->SoundFacts:
     duration = stated(stream.duration, stream.time_base) or end - start
     return SoundFacts(found.first.sample_rate, found.first.layout.nb_channels, duration, start, end)
 
-# %% ../../nbs/media/10_look.ipynb #8ee5009a
+# %% ../../nbs/media/10_look.ipynb #49792b10
 def other_name(file:object, path:Path)->tuple[Remark, ...]:
     "A remark where a file's name says that it is something else."
     usual = file.format.extensions
@@ -213,7 +214,7 @@ def undecoded(file:object, found:dict)->tuple[Remark, ...]:
     what = "nothing of its {} could be decoded"
     return tuple(Remark(name, what.format(codec), 1.) for name, codec in codecs.items())
 
-# %% ../../nbs/media/10_look.ipynb #b3a97783
+# %% ../../nbs/media/10_look.ipynb #8748783c
 def check_found(found:dict[str, Found], path:Path):
     "Raise where a file holds nothing, one picture, or frames without time stamps."
     if not found:
@@ -230,7 +231,7 @@ def whole_duration(file:object, found:dict[str, Found], zero:float)->float:
     says = file.duration and file.duration / media_library(file.name).time_base
     return says if says and says > 0 else end
 
-# %% ../../nbs/media/10_look.ipynb #316ffe8a
+# %% ../../nbs/media/10_look.ipynb #6d375e7c
 def look(
     path:str|Path,
 )->Facts:
@@ -246,7 +247,7 @@ def look(
         remarks = *other_name(file, path), *undecoded(file, found)
         return Facts(path, whole_duration(file, found, zero), zero, video, sound, remarks)
 
-# %% ../../nbs/media/10_look.ipynb #76786aac
+# %% ../../nbs/media/10_look.ipynb #425a5d04
 TOLERANCE = .25   # seconds by which a header may be wrong
 
 def lost_seconds(

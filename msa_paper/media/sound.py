@@ -47,7 +47,7 @@ class Sound:
         return there
 
 # %% ../../nbs/media/30_sound.ipynb #1b1fc1d0
-NO_CLIP = "tty", "image2", "gif"   # demuxers that take a text for a film, or a picture for a frame
+NO_CLIP = "tty", "image2", "gif", "concat", "hls", "dash"   # a text, a picture, a list of other files
 
 @contextmanager
 def opened(path:str|Path)->Iterator:
@@ -57,13 +57,14 @@ def opened(path:str|Path)->Iterator:
     if not Path(path).is_file():
         raise MsaPaperError("there is no such file", path, remedy)
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        options = dict(protocol_whitelist="file")
+        container = av.open(str(path), metadata_errors="ignore", options=options)
     except (av.FFmpegError, ValueError) as error:
         what = f"no clip that can be opened: {getattr(error, 'strerror', None) or error}"
         raise MsaPaperError(what, path, f"{remedy}; one that was cut off may have lost its index") from error
     with container:
         if container.format.name in NO_CLIP or container.format.name.endswith("_pipe"):
-            raise MsaPaperError("a text or a picture, and no clip", path, remedy)
+            raise MsaPaperError("a text, a picture or a list, and no clip", path, remedy)
         yield container
 
 # %% ../../nbs/media/30_sound.ipynb #27f155ab
@@ -80,18 +81,26 @@ class Decoder:
     container: object
     stream: object
     damaged: int = 0
+    reached: float = 0.   # seconds of the file: where the last packet of any stream ends
+
+    def packets(self)->Iterator[object]:
+        "Packets of the stream, to the end or to where the file cannot be read."
+        try:
+            for packet in self.container.demux():
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    self.reached = max(self.reached, end)
+                if packet.stream.index == self.stream.index:
+                    yield packet
+        except needed("av").FFmpegError:
+            return
 
     def frames(self)->Iterator[object]:
-        av = needed("av")
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, av.FFmpegError):
-                return
+        "Frames that are whole."
+        for packet in self.packets():
             try:
                 found = packet.decode()
-            except av.FFmpegError:
+            except needed("av").FFmpegError:
                 self.damaged += 1
                 continue
             good = [frame for frame in found if not frame.is_corrupt]
@@ -123,6 +132,11 @@ class Piece:
         if frame is not None:
             self.length += frame.samples / frame.sample_rate
 
+    @property
+    def samples(self)->np.ndarray:
+        "What is there of it, (n,) float32."
+        return np.concatenate([np.zeros(0, np.float32), *self.parts])
+
     def continues(self, frame:object, time:float)->bool:
         "Whether a frame follows without a gap."
         return self.kind_of(frame) == self.kind and abs(time - self.time - self.length) <= JITTER
@@ -140,14 +154,14 @@ def pieces(
             time = 0. if piece is None else piece.time + piece.length
         if piece is not None and not piece.continues(frame, time):
             piece.add(None)
-            yield piece.time, np.concatenate(piece.parts)
+            yield piece.time, piece.samples
             piece = None
         piece = piece or Piece(frame, time, rate)
         frame.pts = None
         piece.add(frame)
     if piece is not None:
         piece.add(None)
-        yield piece.time, np.concatenate(piece.parts)
+        yield piece.time, piece.samples
 
 # %% ../../nbs/media/30_sound.ipynb #8c68ee2c
 LONGEST_GAP = 3600.   # seconds; time stamps further apart are damaged
@@ -193,19 +207,21 @@ def wav_seconds(path:str|Path)->float|None:
     return None
 
 # %% ../../nbs/media/30_sound.ipynb #e24010e1
-def declared(container:object, stream:object, path:str|Path)->float|None:
+SLACK = .25   # seconds by which durations of containers are wrong without anything lost
+
+def declared(container:object, stream:object, path:str|Path, reached:float)->float|None:
     "Seconds that a stream of sound should have, or None."
     if (seconds := wav_seconds(path)) is not None:
         return seconds
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    alone = container.duration is not None and not container.streams.video
-    late = float((stream.start_time or 0) * stream.time_base)
-    return container.duration / 1e6 - late if alone else None
+    if container.duration is None:
+        return None
+    late = float((stream.start_time or 0) * stream.time_base) - clock_zero(container)
+    whole, found = container.duration / 1e6, reached - clock_zero(container)
+    return whole - late if not container.streams.video or whole - found > SLACK else None
 
 # %% ../../nbs/media/30_sound.ipynb #b0d3772a
-SLACK = .15   # seconds by which durations of containers are wrong without anything lost
-
 def losses(sound:Sound, wanted:float|None, damaged:int)->Iterator[Remark]:
     "What there is to say of a sound that was read."
     if wanted and wanted - sound.seconds > SLACK:
@@ -253,7 +269,7 @@ def read_sound(
         for time, samples in pieces(decoder.frames(), rate):
             laid = laid or Laid(time)
             laid.add(time, samples, rate, path)
-        wanted = declared(container, stream, path)
+        wanted = declared(container, stream, path, decoder.reached)
     if laid is None or not laid.filled:
         return nothing_heard(rate, "a stream of sound without a sample")
     start = laid.start - zero
