@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'CLIPS', 'SOUND', 'LOG_MEL', 'POOLED', 'TERMS', 'SAME_WORDS', 'Spoken', 'spoken', 'clips_in',
-           'write_generated_clips', 'actor_splits', 'clip_corpus', 'ravdess']
+           'write_generated_clips', 'actor_splits', 'clip_corpus', 'voice_steps', 'ravdess']
 
-# %% ../../nbs/data/55_ravdess.ipynb #17011e31
+# %% ../../nbs/data/55_ravdess.ipynb #95958b62
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,13 @@ import re
 import numpy as np
 from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus
-from .sound_features import Prepared, extract_sounds, read_sound_features
+from .sound_features import Prepared, extract_sounds, extractor, read_sound_features
+from ..media.sound import Sound
 from ..registry import dataset
 from ..schema import DataSpec, Modality
 from ..tasks import TASKS, named, own_task
 
-# %% ../../nbs/data/55_ravdess.ipynb #60dd8abc
+# %% ../../nbs/data/55_ravdess.ipynb #11ac2d84
 own_task(
     "ravdess_emotions",
     classes=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
@@ -30,7 +31,7 @@ FIELDS = {   # field → what its numbers can be
     "statement": range(1, 3), "repetition": range(1, 3), "actor": range(1, 25),
 }
 
-# %% ../../nbs/data/55_ravdess.ipynb #2f6106f1
+# %% ../../nbs/data/55_ravdess.ipynb #6bc32e48
 @dataclass(frozen=True)
 class Spoken:
     "What the name of a clip says."
@@ -55,7 +56,7 @@ def spoken(
     kept = {k: numbers[k] for k in ("intensity", "statement", "actor")}
     return Spoken(path.stem, numbers["emotion"] - 1, **kept)
 
-# %% ../../nbs/data/55_ravdess.ipynb #5fd07e9d
+# %% ../../nbs/data/55_ravdess.ipynb #24011a34
 CLIPS = {824: 14, 1440: 24}    # how many there are → of how many actors: as posted, and as published
 SOUND = ".flac", ".wav"
 
@@ -76,7 +77,7 @@ def clips_in(
         raise MsaPaperError(what, folder, "fetch the files again, or say any_size=True")
     return found
 
-# %% ../../nbs/data/55_ravdess.ipynb #473c8ba6
+# %% ../../nbs/data/55_ravdess.ipynb #bfb73a89
 def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3):
     "A made-up clip: the emotion decides how loud a tone is, the actor how high."
     import soundfile
@@ -84,7 +85,7 @@ def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3)
     tone = np.sign(np.sin(2 * np.pi * (100 + 10 * one.actor) * t)) * .5 * .6 ** one.emotion
     soundfile.write(path, tone + .001 * rng.standard_normal(len(t)), 16000)
 
-# %% ../../nbs/data/55_ravdess.ipynb #647415ce
+# %% ../../nbs/data/55_ravdess.ipynb #d52e61d0
 def write_generated_clips(
     folder:Path,                  # the data folder: clips go to its folder 'ravdess'
     actors:Sequence[int]=range(1, 7),
@@ -101,7 +102,7 @@ def write_generated_clips(
                 write_tone(path, spoken(path), rng)
     return place
 
-# %% ../../nbs/data/55_ravdess.ipynb #eef6d768
+# %% ../../nbs/data/55_ravdess.ipynb #c177a2f8
 def actor_splits(
     actor:np.ndarray,     # (N,) who speaks in each clip
     fold:int,             # which pair of actors is the test
@@ -118,8 +119,8 @@ def actor_splits(
     parts = {"train": ~test & ~validation, "validation": validation, "test": test}
     return {split: np.flatnonzero(which) for split, which in parts.items()}
 
-# %% ../../nbs/data/55_ravdess.ipynb #45bbe58d
-LOG_MEL = dict(n_mels=40, floor=1e-7)     # beside the defaults of `LogMelSettings`
+# %% ../../nbs/data/55_ravdess.ipynb #3f83d2f3
+LOG_MEL = dict(n_mels=40, floor=1e-7, centred=True)     # beside the defaults of `LogMelSettings`
 POOLED = 4.                               # columns of 10 ms for one step of the model
 
 def clip_corpus(
@@ -145,7 +146,16 @@ def clip_corpus(
     modality = Modality(found.values.shape[1], *(("spectrum", POOLED) if kind == "log_mel" else ("vector",)))
     return corpus_of(told, {"audio": modality}, found.values, found.offsets, fold, (path,))
 
-# %% ../../nbs/data/55_ravdess.ipynb #3764c80c
+# %% ../../nbs/data/55_ravdess.ipynb #aa80edf0
+def voice_steps(
+    sound:Sound,      # of any clip, 16 kHz
+)->np.ndarray:        # (T, 40) float32, without a row where there is too little sound
+    "What a model that is trained here reads of a sound, by the same steps as its training data."
+    extract, _ = extractor("log_mel", LOG_MEL)
+    found = extract(Prepared()(sound))
+    return found.values[found.there].astype(np.float32)
+
+# %% ../../nbs/data/55_ravdess.ipynb #fcf26ada
 def corpus_of(
     told:list[Spoken],
     modalities:dict[str, Modality],   # the one that there is
@@ -165,7 +175,7 @@ def corpus_of(
     return check_corpus(Corpus("ravdess", "folds", spec, {m: values}, {m: offsets}, y, ids, splits, groups,
                                None, sources, truth, notes))
 
-# %% ../../nbs/data/55_ravdess.ipynb #94f5f914
+# %% ../../nbs/data/55_ravdess.ipynb #0c839886
 TERMS = (
     "Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song (PLoS ONE 13(5), "
     "2018): CC BY-NC-SA 4.0"

@@ -38,6 +38,8 @@ class ProposedSettings(BaseModel):
     vectors: Literal["as_is", "bilstm"] = "as_is"
     steps: int | None = Field(None, ge=1)               # T; None: the steps of the first modality
     bound: float | None = Field(None, gt=0)             # tanh range of a regression (§3.5)
+    # what the head reads of many steps: their mean (§3.5), or mean and deviation, standardised
+    pooling: Literal["mean", "statistics"] = "mean"
 
 # %% ../../nbs/model/50_proposed.ipynb #29475209
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def prediction_head(s:ProposedSettings, data:DataSpec, decision:bool)->Predictio
     "The output (§3.5)."
     d, task = s.width, data.task
     bound = None if task.classes else s.bound
-    return PredictionHead(d, d * decision, d, task.outputs, data.per_step, s.dropout, bound)
+    return PredictionHead(d, d * decision, d, task.outputs, data.per_step, s.dropout, bound, s.pooling)
 
 # %% ../../nbs/model/50_proposed.ipynb #0039a8e6
 class ProposedModel(nn.Module):
