@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'CLIPS', 'SOUND', 'LOG_MEL', 'POOLED', 'TERMS', 'SAME_WORDS', 'Spoken', 'spoken', 'clips_in',
            'write_generated_clips', 'actor_splits', 'clip_corpus', 'voice_steps', 'ravdess']
 
-# %% ../../nbs/data/55_ravdess.ipynb #95958b62
+# %% ../../nbs/data/55_ravdess.ipynb #57d72f25
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,9 @@ from .sound_features import Prepared, extract_sounds, extractor, read_sound_feat
 from ..media.sound import Sound
 from ..registry import dataset
 from ..schema import DataSpec, Modality
-from ..tasks import TASKS, named, own_task
+from ..tasks import TASKS, own_task
 
-# %% ../../nbs/data/55_ravdess.ipynb #11ac2d84
+# %% ../../nbs/data/55_ravdess.ipynb #0bc1ba0d
 own_task(
     "ravdess_emotions",
     classes=("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
@@ -31,7 +31,7 @@ FIELDS = {   # field → what its numbers can be
     "statement": range(1, 3), "repetition": range(1, 3), "actor": range(1, 25),
 }
 
-# %% ../../nbs/data/55_ravdess.ipynb #6bc32e48
+# %% ../../nbs/data/55_ravdess.ipynb #99794056
 @dataclass(frozen=True)
 class Spoken:
     "What the name of a clip says."
@@ -49,14 +49,15 @@ def spoken(
     right = len(fields) == len(FIELDS) and all(re.fullmatch(r"\d\d", f) for f in fields)
     wrong = [n for (n, some), f in zip(FIELDS.items(), fields) if right and int(f) not in some]
     if not right or wrong:
-        told = f": its {wrong[0]} is none of {', '.join(f'{k:02d}' for k in FIELDS[wrong[0]])}" if wrong else ""
+        some = ", ".join(f"{k:02d}" for k in FIELDS[wrong[0]]) if wrong else ""
+        told = f": its {wrong[0]} is none of {some}" if wrong else ""
         what = f"'{path.name}' is no name of a RAVDESS clip of speech{told}"
         raise MsaPaperError(what, path.parent, "names are like 03-01-05-02-01-01-12.flac: move others away")
     numbers = dict(zip(FIELDS, map(int, fields)))
     kept = {k: numbers[k] for k in ("intensity", "statement", "actor")}
     return Spoken(path.stem, numbers["emotion"] - 1, **kept)
 
-# %% ../../nbs/data/55_ravdess.ipynb #24011a34
+# %% ../../nbs/data/55_ravdess.ipynb #26053cc1
 CLIPS = {824: 14, 1440: 24}    # how many there are → of how many actors: as posted, and as published
 SOUND = ".flac", ".wav"
 
@@ -77,7 +78,7 @@ def clips_in(
         raise MsaPaperError(what, folder, "fetch the files again, or say any_size=True")
     return found
 
-# %% ../../nbs/data/55_ravdess.ipynb #bfb73a89
+# %% ../../nbs/data/55_ravdess.ipynb #39affd39
 def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3):
     "A made-up clip: the emotion decides how loud a tone is, the actor how high."
     import soundfile
@@ -85,7 +86,7 @@ def write_tone(path:Path, one:Spoken, rng:np.random.Generator, seconds:float=.3)
     tone = np.sign(np.sin(2 * np.pi * (100 + 10 * one.actor) * t)) * .5 * .6 ** one.emotion
     soundfile.write(path, tone + .001 * rng.standard_normal(len(t)), 16000)
 
-# %% ../../nbs/data/55_ravdess.ipynb #d52e61d0
+# %% ../../nbs/data/55_ravdess.ipynb #f711d248
 def write_generated_clips(
     folder:Path,                  # the data folder: clips go to its folder 'ravdess'
     actors:Sequence[int]=range(1, 7),
@@ -102,7 +103,7 @@ def write_generated_clips(
                 write_tone(path, spoken(path), rng)
     return place
 
-# %% ../../nbs/data/55_ravdess.ipynb #c177a2f8
+# %% ../../nbs/data/55_ravdess.ipynb #917e6cea
 def actor_splits(
     actor:np.ndarray,     # (N,) who speaks in each clip
     fold:int,             # which pair of actors is the test
@@ -119,7 +120,7 @@ def actor_splits(
     parts = {"train": ~test & ~validation, "validation": validation, "test": test}
     return {split: np.flatnonzero(which) for split, which in parts.items()}
 
-# %% ../../nbs/data/55_ravdess.ipynb #3f83d2f3
+# %% ../../nbs/data/55_ravdess.ipynb #5748da34
 LOG_MEL = dict(n_mels=40, floor=1e-7, centred=True)     # beside the defaults of `LogMelSettings`
 POOLED = 4.                               # columns of 10 ms for one step of the model
 
@@ -146,7 +147,7 @@ def clip_corpus(
     modality = Modality(found.values.shape[1], *(("spectrum", POOLED) if kind == "log_mel" else ("vector",)))
     return corpus_of(told, {"audio": modality}, found.values, found.offsets, fold, (path,))
 
-# %% ../../nbs/data/55_ravdess.ipynb #aa80edf0
+# %% ../../nbs/data/55_ravdess.ipynb #2d262711
 def voice_steps(
     sound:Sound,      # of any clip, 16 kHz
 )->np.ndarray:        # (T, 40) float32, without a row where there is too little sound
@@ -155,7 +156,7 @@ def voice_steps(
     found = extract(Prepared()(sound))
     return found.values[found.there].astype(np.float32)
 
-# %% ../../nbs/data/55_ravdess.ipynb #fcf26ada
+# %% ../../nbs/data/55_ravdess.ipynb #84b8677f
 def corpus_of(
     told:list[Spoken],
     modalities:dict[str, Modality],   # the one that there is
@@ -175,7 +176,7 @@ def corpus_of(
     return check_corpus(Corpus("ravdess", "folds", spec, {m: values}, {m: offsets}, y, ids, splits, groups,
                                None, sources, truth, notes))
 
-# %% ../../nbs/data/55_ravdess.ipynb #0c839886
+# %% ../../nbs/data/55_ravdess.ipynb #15de4884
 TERMS = (
     "Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song (PLoS ONE 13(5), "
     "2018): CC BY-NC-SA 4.0"

@@ -6,7 +6,7 @@
 __all__ = ['EXTRACTED', 'VERSION', 'AS_RECORDED', 'centred_log_mel', 'extractor', 'Prepared', 'extract_sounds', 'SoundFeatures',
            'read_sound_features']
 
-# %% ../../nbs/data/54_sound_features.ipynb #c3ffd450
+# %% ../../nbs/data/54_sound_features.ipynb #538cb722
 import hashlib, json, shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ from ..extract.text import is_whole
 from ..media.sound import Sound, read_sound
 from ..media.timed import Timed
 
-# %% ../../nbs/data/54_sound_features.ipynb #b68fb470
+# %% ../../nbs/data/54_sound_features.ipynb #4e23bd3a
 EXTRACTED = "log_mel", "egemaps", "functionals"
 VERSION = 1    # raised when the code changes what an extraction gives
 
@@ -55,11 +55,11 @@ def extractor(
         raise MsaPaperError(f"{kind} has no settings, and {sorted(settings)} are given", "sound features")
     return (egemaps if kind == "egemaps" else functionals_47), {}
 
-# %% ../../nbs/data/54_sound_features.ipynb #645dd394
+# %% ../../nbs/data/54_sound_features.ipynb #c080c408
 @dataclass(frozen=True)
 class Prepared:
     "What is done to every sound before anything is extracted."
-    below: float|None = 40.    # silence at both ends is cut: decibels under the loudest frame; None: it is not
+    below: float|None = 40.    # where silence begins: decibels under the loudest frame; None: it is not cut
     level: float|None = .1     # root mean square that every clip is brought to; None: as it was recorded
 
     def __call__(self, sound:Sound)->Sound:
@@ -69,7 +69,7 @@ class Prepared:
 
 AS_RECORDED = Prepared(None, None)
 
-# %% ../../nbs/data/54_sound_features.ipynb #53654bb8
+# %% ../../nbs/data/54_sound_features.ipynb #4ac0cb11
 def steps_of(path:Path, extract:Callable[[Sound], Timed], rate:int, prepare:Prepared)->np.ndarray: # (T, d)
     "The features of one clip, what was not observed left out. Raises where nothing was."
     found = extract(prepare(read_sound(path, rate)))
@@ -78,7 +78,7 @@ def steps_of(path:Path, extract:Callable[[Sound], Timed], rate:int, prepare:Prep
         raise MsaPaperError(what, path, "leave the clip out, or look for a whole copy")
     return found.values[found.there]
 
-# %% ../../nbs/data/54_sound_features.ipynb #d8d1ce8b
+# %% ../../nbs/data/54_sound_features.ipynb #d2eed36c
 def key_of(files:Sequence[Path], kind:str, settings:dict, prepare:Prepared)->str:
     "The name of an extraction: a hash of everything that decides its numbers."
     contents = [[f.stem, sha256(f)] for f in files]
@@ -95,7 +95,7 @@ def compute(files:Sequence[Path], extract:Callable[[Sound], Timed], rate:int, pr
     told = dict(facts=json.dumps(facts), ids=json.dumps([f.stem for f in files]))
     return save(dict(values=np.concatenate(rows).astype(np.float32), offsets=offsets), told)
 
-# %% ../../nbs/data/54_sound_features.ipynb #1d0200ce
+# %% ../../nbs/data/54_sound_features.ipynb #0868c5c9
 def extract_sounds(
     files:Sequence[Path],      # clips, each with a name of its own
     kind:str="log_mel",        # of `EXTRACTED`
@@ -120,7 +120,7 @@ def extract_sounds(
         lock.unlink(missing_ok=True)
     return final
 
-# %% ../../nbs/data/54_sound_features.ipynb #c4589197
+# %% ../../nbs/data/54_sound_features.ipynb #f349e583
 @dataclass(frozen=True)
 class SoundFeatures:
     "Ragged features as `extract_sounds` keeps them."

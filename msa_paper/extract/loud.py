@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['loud_part', 'at_level']
 
-# %% ../../nbs/extract/32_loud.ipynb #09ee1d4f
+# %% ../../nbs/extract/32_loud.ipynb #74ceb2c5
 from dataclasses import replace
 import numpy as np
 from ..core import MsaPaperError
 from ..media.sound import Sound
 
-# %% ../../nbs/extract/32_loud.ipynb #d5ae7305
+# %% ../../nbs/extract/32_loud.ipynb #13795e74
 FRAME, STEP = .025, .01   # seconds
 
 def levels(sound:Sound)->np.ndarray: # (frames,)
@@ -21,13 +21,13 @@ def levels(sound:Sound)->np.ndarray: # (frames,)
     power = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / size
     return 10 * np.log10(np.maximum(power, 1e-20) / max(power.max(), 1e-20))
 
-# %% ../../nbs/extract/32_loud.ipynb #e2fd19eb
+# %% ../../nbs/extract/32_loud.ipynb #9d035f98
 def loud_part(
     sound:Sound,
     below:float=40.,    # decibels under the loudest frame, where silence begins
     margin:float=.1,    # seconds that are kept before and after
 )->Sound:               # on the same clock
-    "A sound without the silence at both ends; all of it where it is shorter than a frame, or silent."
+    "A sound without the silence at both ends, if it is any. Raises where no level can be silence."
     if not below > 0 or margin < 0:
         what = f"silence {below:g} dB below the loudest frame, and {margin:g} s around what is not"
         raise MsaPaperError(what, "loud_part", "choose a positive number of decibels, such as 40")
@@ -39,12 +39,12 @@ def loud_part(
     last = min(loud[-1] * step + round(FRAME * sound.rate) + around, len(sound.samples))
     return replace(sound, samples=sound.samples[first:last], start=sound.start + first / sound.rate)
 
-# %% ../../nbs/extract/32_loud.ipynb #9656c677
+# %% ../../nbs/extract/32_loud.ipynb #c25105c6
 def at_level(
     sound:Sound,
     level:float=.1,    # root mean square, 1 is full scale
 )->Sound:              # samples beyond full scale are not cut off
-    "A sound as loud as every other; silence stays silence."
+    "A sound as loud as every other; silence stays silence. Raises for a level of 0 or less."
     if not level > 0:
         raise MsaPaperError(f"a level of {level:g}", "at_level", "choose a positive number, such as 0.1")
     rms = float(np.sqrt(np.mean(np.square(sound.samples, dtype=np.float64)))) if len(sound.samples) else 0.

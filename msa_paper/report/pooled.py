@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REFERENCE', 'recalls', 'average_recall', 'Pooled', 'told_of', 'difference_of', 'pooled_text']
 
-# %% ../../nbs/report/29_pooled.ipynb #a3ab3e80
+# %% ../../nbs/report/29_pooled.ipynb #802ab3f0
 from dataclasses import dataclass
 import json
 import numpy as np
@@ -18,7 +18,7 @@ from ..studies.comparisons import Configuration
 from ..studies.study import is_closed_form, studied
 from ..tasks import TASKS
 
-# %% ../../nbs/report/29_pooled.ipynb #98230d46
+# %% ../../nbs/report/29_pooled.ipynb #eae7c3bd
 def recalls(
     cells:np.ndarray,  # (..., classes²) counts
 )->np.ndarray:         # (..., classes), NaN for a class that does not occur
@@ -32,11 +32,12 @@ def average_recall(cells:np.ndarray)->np.ndarray: # (..., classes²) → (...)
     "The mean recall of the classes that occur."
     return np.nanmean(recalls(cells), -1)
 
-# %% ../../nbs/report/29_pooled.ipynb #e1c280c4
+# %% ../../nbs/report/29_pooled.ipynb #cfcd3e2f
 def without_fold(c:Configuration)->str:
-    "How the folds of one configuration are called: 'full', or 'ridge egemaps'."
+    "How the folds of one configuration are called: 'full', 'full statistics', 'ridge egemaps'."
     rest = {k: v for k, v in c.spec.data.items() if k not in ("fold", "source")}
-    parts = [c.model, c.spec.data.get("source", ""), json.dumps(rest, sort_keys=True) if rest else ""]
+    pooling, source = c.spec.settings.get("pooling", ""), c.spec.data.get("source", "")
+    parts = [c.model, pooling, source, json.dumps(rest, sort_keys=True) if rest else ""]
     return " ".join(p for p in parts if p)
 
 def folds_of(at:AtHand)->dict[tuple[str, str], list[Configuration]]: # {(experiment, name): its folds}
@@ -47,7 +48,7 @@ def folds_of(at:AtHand)->dict[tuple[str, str], list[Configuration]]: # {(experim
             found.setdefault((c.key, without_fold(c)), []).append(c)
     return found
 
-# %% ../../nbs/report/29_pooled.ipynb #0a26531e
+# %% ../../nbs/report/29_pooled.ipynb #d4aeb722
 @dataclass(frozen=True)
 class Pooled:
     "The tests of all folds as one."
@@ -70,7 +71,7 @@ class Pooled:
         "The same on resamples of the groups."
         return average_recall(np.einsum("dg,sgk->dsk", all_draws(self.cells.shape[1]), self.cells))
 
-# %% ../../nbs/report/29_pooled.ipynb #623e00dc
+# %% ../../nbs/report/29_pooled.ipynb #b04107d9
 def pooled(folds:list[Configuration], sums:Sums)->Pooled|None: # None where no seed has all folds
     "The folds of a configuration, by the seeds that all of them have."
     of = [{seed: x for (h, seed), x in sums.items() if h == c.hash} for c in folds]
@@ -81,7 +82,7 @@ def pooled(folds:list[Configuration], sums:Sums)->Pooled|None: # None where no s
     cells = np.stack([np.concatenate([one[s] for one in of]) for s in seeds])
     return Pooled(seeds, cells, classes, len(folds))
 
-# %% ../../nbs/report/29_pooled.ipynb #f9cf54d9
+# %% ../../nbs/report/29_pooled.ipynb #92b6f680
 def told_of(p:Pooled)->dict:
     "UAR with its interval, recalls, shares of the confusion matrix."
     k = len(p.classes)
@@ -107,7 +108,7 @@ def difference_of(a:Pooled, b:Pooled)->dict|None: # None where they share no see
     d = tested(estimate_from(points, *moments(draws), a.groups))
     return {k: d[k] for k in ("mean", "se", "low", "high", "p", "seeds")}
 
-# %% ../../nbs/report/29_pooled.ipynb #5ab373c8
+# %% ../../nbs/report/29_pooled.ipynb #279e02b6
 REFERENCE = "ridge egemaps"      # what the others are compared with
 
 def pooled_text(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['voice_figure', 'voice']
 
-# %% ../../nbs/report/51_voice_page.ipynb #eb3899f7
+# %% ../../nbs/report/51_voice_page.ipynb #a8257ea2
 import matplotlib.pyplot as plt, numpy as np
 from IPython.display import Markdown
 from matplotlib.axes import Axes
@@ -18,15 +18,16 @@ from .names import NAMES
 from .pages import nothing, page_folder, picture
 from .style import ACCENT, INK, PALE, house_style
 
-# %% ../../nbs/report/51_voice_page.ipynb #70ead35f
-SOURCES = {"": "log-Mel", "egemaps": "eGeMAPS (88)", "functionals": "47 functionals"}   # as a page calls them
+# %% ../../nbs/report/51_voice_page.ipynb #52d4439b
+READ = {"": "log-Mel", "statistics": "log-Mel, mean and deviation", "egemaps": "eGeMAPS (88)",
+        "functionals": "47 functionals"}     # as a page calls what a model reads
 
 def called(name:str)->str:
-    "A configuration as a page calls it: 'full model, log-Mel'."
+    "A configuration as a page calls it: 'full model: log-Mel'."
     model, _, source = name.partition(" ")
     label = "linear" if model == "ridge" else NAMES[model]
     label = "audio branch alone" if model == "concat_only" else label
-    return f"{label}, {SOURCES.get(source, source)}"
+    return f"{label}: {READ.get(source, source)}"
 
 def pooled_of(study:str, results:str="")->dict[str, dict]: # {configuration: its pooled test}
     "What was published of the folds of a study, the best first."
@@ -35,7 +36,7 @@ def pooled_of(study:str, results:str="")->dict[str, dict]: # {configuration: its
     some = {n.split(" ", 2)[2]: v for n, v in found.items() if n.startswith("pooled ")}
     return dict(sorted(some.items(), key=lambda item: -item[1]["uar"]["mean"]))
 
-# %% ../../nbs/report/51_voice_page.ipynb #b13f8210
+# %% ../../nbs/report/51_voice_page.ipynb #7b7dbb20
 def draw_recall(ax:Axes, some:dict[str, dict]):
     "A mark and an interval a model, beside chance."
     for i, (name, told) in enumerate(some.items()):
@@ -66,7 +67,7 @@ def draw_confusion(ax:Axes, confused:dict[str, dict[str, float]], title:str):
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
-# %% ../../nbs/report/51_voice_page.ipynb #5606f39b
+# %% ../../nbs/report/51_voice_page.ipynb #183cbeaf
 def voice_figure(
     some:dict[str, dict],    # {configuration: its pooled test}, the best first
 )->Figure:
@@ -75,11 +76,12 @@ def voice_figure(
     with house_style():
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1), width_ratios=(1, 1.05))
         draw_recall(axes[0], some)
-        draw_confusion(axes[1], some[best]["confused"], f"{called(best)}: acted (row), said (column), %")
+        title = f"{called(best)}; acted (row), said (column), %"
+        draw_confusion(axes[1], some[best]["confused"], title)
         plt.close(figure)
     return figure
 
-# %% ../../nbs/report/51_voice_page.ipynb #46720615
+# %% ../../nbs/report/51_voice_page.ipynb #7c623c92
 def between(d:dict|None, digits:int=1)->str:
     "A mean with its interval, in per cent; '–' where there is none."
     if d is None:
@@ -99,11 +101,11 @@ def voice_table(some:dict[str, dict])->str: # Markdown
         rows.append([called(name), between(uar), spread, str(uar["seeds"]), apart, *recall])
     first = next(iter(some.values()))
     told = (f"{first['n']:,} clips of {first['groups']} actors, each tested by a model that never heard its "
-            f"actor ({first['folds']} folds); chance is {100 * first['chance']:.1f}. Intervals are over actors "
-            "and seeds. The last columns are the recall of each emotion.")
+            f"actor ({first['folds']} folds); chance is {100 * first['chance']:.1f}. Intervals are over "
+            "actors and seeds. The last columns are the recall of each emotion.")
     return f"{told}\n\n{markdown(head, rows)}"
 
-# %% ../../nbs/report/51_voice_page.ipynb #48cc95ce
+# %% ../../nbs/report/51_voice_page.ipynb #4f41474d
 @page("voice", order=12)
 def voice(
     data:str,         # a study of folds: 'ravdess'

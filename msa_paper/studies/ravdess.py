@@ -5,34 +5,35 @@
 # %% auto #0
 __all__ = ['FOLDS', 'TRAINED', 'FIXED', 'TRAINING', 'from_sound', 'of_functionals', 'by_actors', 'ravdess']
 
-# %% ../../nbs/studies/58_ravdess.ipynb #13c139e9
+# %% ../../nbs/studies/58_ravdess.ipynb #6217aa37
 from ..experiment.specification import RunSpec
 from ..registry import study
 from .comparisons import metrics_alone
 from .study import Study
 
-# %% ../../nbs/studies/58_ravdess.ipynb #033364a2
+# %% ../../nbs/studies/58_ravdess.ipynb #2309c947
 FOLDS = range(7)
-TRAINED = "full", "concat_only"
+TRAINED = ("concat_only", "statistics"), ("full", "statistics"), ("full", "mean")   # model, pooling
 FIXED = dict(dataset="ravdess", protocol="folds", task="ravdess_emotions")
 TRAINING = dict(
-    batch_size=32, bucket_batches=4, learning_rate=.004, epochs=20, patience=20, monitor="accuracy",
-    settings=dict(width=48, dropout=.3),
+    batch_size=16, bucket_batches=8, learning_rate=.003, epochs=10, patience=10, monitor="accuracy",
 )
 
-def from_sound(model:str, fold:int)->RunSpec:
+def from_sound(model:str, pooling:str, fold:int)->RunSpec:
     "A model that is trained on the log-Mel spectrogram."
-    return RunSpec(**FIXED, **TRAINING, model=model, data=dict(fold=fold), seeds=(1, 2, 3, 4, 5))
+    settings = dict(width=64, dropout=.2) | (dict(pooling=pooling) if pooling != "mean" else {})
+    which = FIXED | TRAINING | dict(model=model, settings=settings)
+    return RunSpec(**which, data=dict(fold=fold), seeds=(1, 2, 3, 4, 5))
 
 def of_functionals(source:str, fold:int)->RunSpec:
     "A linear model of one vector a clip."
     return RunSpec(**FIXED, model="ridge", data=dict(fold=fold, source=source))
 
-# %% ../../nbs/studies/58_ravdess.ipynb #d5b82ccb
+# %% ../../nbs/studies/58_ravdess.ipynb #bf3ec24b
 def by_actors(results:str="")->list[RunSpec]:
-    "Every configuration: fold by fold, so that what is run first is whole folds."
+    "Every configuration, all folds of one after another."
     linear = [of_functionals(source, fold) for source in ("egemaps", "functionals") for fold in FOLDS]
-    return linear + [from_sound(model, fold) for fold in FOLDS for model in TRAINED]
+    return linear + [from_sound(*which, fold) for which in TRAINED for fold in FOLDS]
 
 @study("ravdess", order=15)
 def ravdess()->Study:
