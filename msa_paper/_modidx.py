@@ -2171,8 +2171,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                        'msa_paper/experiment/own_clip.py'),
                                                'msa_paper.experiment.own_clip.face_beside': ( 'experiment/own_clip.html#face_beside',
                                                                                               'msa_paper/experiment/own_clip.py'),
-                                               'msa_paper.experiment.own_clip.observed': ( 'experiment/own_clip.html#observed',
-                                                                                           'msa_paper/experiment/own_clip.py'),
                                                'msa_paper.experiment.own_clip.of_transcripts': ( 'experiment/own_clip.html#of_transcripts',
                                                                                                  'msa_paper/experiment/own_clip.py'),
                                                'msa_paper.experiment.own_clip.piece_of': ( 'experiment/own_clip.html#piece_of',

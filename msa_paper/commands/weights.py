@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Pack', 'Card', 'weights']
 
-# %% ../../nbs/commands/82_weights.ipynb #cda85255
+# %% ../../nbs/commands/82_weights.ipynb #a706bede
 from typing import Annotated
 import typer
 from .parsing import Results
 from .predict import runs_called
 from ..core import MsaPaperError
 
-# %% ../../nbs/commands/82_weights.ipynb #1ef0525d
+# %% ../../nbs/commands/82_weights.ipynb #bf4f6bf5
 Pack = Annotated[str, typer.Option(
     metavar="NAME=RUN", hidden=True, help="package the seeds of a finished run")]
 Card = Annotated[bool, typer.Option(
@@ -31,7 +31,8 @@ def weights(
     if pack:
         name, equals, run = pack.partition("=")
         if not equals or not run:
-            raise MsaPaperError(f"'{pack}' names no run", "--pack", "write NAME=RUN: words=mosei-official/full")
+            remedy = "write NAME=RUN: words=mosei-official/full"
+            raise MsaPaperError(f"'{pack}' names no run", "--pack", remedy)
         return print(pack_runs(runs_called(run, results), name))
     if card:
         return print(write_card())

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'SHORTEST', 'PAUSE', 'BY_VOICE', 'BY_FACE', 'WORDS_ALONE', 'NOBODY', 'ESTIMATED', 'NO_WORDS',
-           'spoken_pieces', 'piece_of', 'observed', 'voice_streams', 'voice_beside', 'face_beside', 'of_transcripts',
-           'settings_of', 'Read', 'remarks_of', 'tried_judgement', 'with_face', 'read_clip']
+           'spoken_pieces', 'piece_of', 'voice_streams', 'voice_beside', 'face_beside', 'of_transcripts', 'settings_of',
+           'Read', 'remarks_of', 'tried_judgement', 'with_face', 'read_clip']
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #3512e28f
+# %% ../../nbs/experiment/90_own_clip.ipynb #e9fef4c6
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError, validated
-from ..data.ravdess import LOG_MEL
-from ..data.sound_features import Prepared, extractor
+from ..data.ravdess import voice_steps
 from .calibrated_runs import Ready
 from .judge import Judged, judged
 from .packaged import load_packaged
@@ -24,7 +23,7 @@ from ..extract.voice_activity import speech_spans
 from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #9764a1aa
+# %% ../../nbs/experiment/90_own_clip.ipynb #dbd2beed
 LONGEST, SHORTEST, PAUSE = 4., .6, .3    # seconds: of a piece of speech, and between two
 
 def spoken_pieces(
@@ -49,21 +48,18 @@ def piece_of(sound:Sound, start:float, end:float)->Sound:
     a, b = (int(np.clip(round((t - sound.start) * sound.rate), 0, len(sound.samples))) for t in (start, end))
     return replace(sound, samples=sound.samples[a:b], start=sound.start + a / sound.rate)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #4f6b61f5
+# %% ../../nbs/experiment/90_own_clip.ipynb #09bdb9cf
 BY_VOICE = "a model of acted voices, which nothing else here knows of"
 
-def observed(stream:Timed)->Timed:
-    "The steps that were observed, one after another, as in training."
-    return Timed(*(getattr(stream, k)[stream.there] for k in ("values", "start", "end", "there")))
-
-def voice_streams(ready:Ready, sound:Sound, spans:list[tuple[float, float]])->list[tuple[Timed, float]]:
+def voice_streams(sound:Sound, spans:list[tuple[float, float]])->list[tuple[Timed, float]]:
     "What the voice model reads of each piece of speech, and how many seconds it lasts."
-    options = ready.loaded[0].spec.data
-    mel = LOG_MEL | options.get("log_mel", {})
-    extract, _ = extractor(options.get("source", "log_mel"), mel)
-    prepare = Prepared(**{k: options[k] for k in ("below", "level") if k in options})
-    found = [(observed(extract(prepare(piece))), piece.seconds) for piece in spoken_pieces(sound, spans)]
-    return [(stream, seconds) for stream, seconds in found if len(stream)]
+    found = []
+    for piece in spoken_pieces(sound, spans):
+        x = voice_steps(piece)
+        cuts = np.linspace(piece.start, piece.end, len(x) + 1)
+        if len(x):
+            found.append((Timed(x, cuts[:-1], cuts[1:], np.ones(len(x), bool)), piece.seconds))
+    return found
 
 def voice_beside(
     ready:Ready,        # the voice model
@@ -71,7 +67,7 @@ def voice_beside(
     spans:list[tuple[float, float]],   # seconds, of speech
 )->Beside|None:         # None: nobody speaks for long enough
     "What the voice sounds like: the mean over the pieces of speech, with its deviation over the seeds."
-    streams = voice_streams(ready, sound, spans)
+    streams = voice_streams(sound, spans)
     if not streams:
         return None
     each = np.stack([judged(list(ready.loaded), dict(audio=stream)).each for stream, _ in streams])
@@ -79,7 +75,7 @@ def voice_beside(
     over = f"{several(len(p), 'seed')}, {several(len(streams), 'piece')} of speech"
     return Beside("voice", BY_VOICE, over, ready.loaded[0].data.task.classes, p.mean(0), p.std(0, ddof=1))
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #d9f5a50d
+# %% ../../nbs/experiment/90_own_clip.ipynb #6e5d6e22
 BY_FACE = "a network for facial expressions, which nothing else here knows of (deviation between frames)"
 
 def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody looked for one
@@ -90,7 +86,7 @@ def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody lo
     sd = p.std(0, ddof=1) if len(p) > 1 else None
     return Beside("face", BY_FACE, several(len(p), "frame"), clip.faces.names, p.mean(0), sd)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #8231e58a
+# %% ../../nbs/experiment/90_own_clip.ipynb #4b5ea631
 # vision: the face is judged beside the words
 WORDS_ALONE = Extraction(streams=("text", "vision"), align="unaligned", language="")
 
@@ -117,7 +113,7 @@ def settings_of(ready:Ready)->Extraction:
         raise MsaPaperError(what, one.run, "install the weights that made them, or extract and train anew")
     return settings
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #6b4b2472
+# %% ../../nbs/experiment/90_own_clip.ipynb #cddfb9e9
 @dataclass(frozen=True)
 class Read:
     "A clip that was read and judged."
@@ -146,7 +142,7 @@ def tried_judgement(ready:Ready, clip:Clip)->tuple[Judged|None, str]:
         return None, NO_WORDS
     return None, f"The clip has none of what the run reads ({', '.join(reads)}): nothing was judged."
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #9561025e
+# %% ../../nbs/experiment/90_own_clip.ipynb #9b0f80b9
 def with_face(clip:Clip, path:Path)->Clip:
     "The same clip with its face, for those whose run does not look for one."
     if clip.faces is not None or "vision" in clip.streams:

@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'VOICE', 'PACKAGED', 'MOST', 'FACTS', 'OwnWeights', 'packaged_folder', 'packaged_bytes', 'pack',
            'load_folder', 'load_packaged']
 
-# %% ../../nbs/experiment/88_packaged.ipynb #48c885cd
+# %% ../../nbs/experiment/88_packaged.ipynb #78f66edd
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
@@ -18,34 +18,36 @@ from .manifest import MANIFEST, verify_folder, write_listed
 from .portable import export_run, load
 from .runs import Run
 
-# %% ../../nbs/experiment/88_packaged.ipynb #2633e762
+# %% ../../nbs/experiment/88_packaged.ipynb #39c1be2d
 @dataclass(frozen=True)
 class OwnWeights:
     "A model that this package brings along."
     name: str          # of its folder
-    who: str           # judges, as a verdict says it
+    reads: str         # of a clip
     what: str          # is judged
     data: str          # it was trained on
     licence: str       # of these data, and so what the weights may be used for
     not_for: str       # what they must not be used for
 
 WORDS = OwnWeights(
-    "words", "a model of words", "the intensity of what is said, from −3 to 3",
+    "words", "the words, given or recognised, and nothing else", "the intensity of what is said, from −3 to 3",
     "CMU-MOSEI: the official training transcripts, each opinion segment for itself",
     "CMU-MOSEI: academic research only; its videos are not redistributed, nor are its words here",
     "deciding anything about a person; languages other than English; single words; irony; other topics than "
     "opinions on video",
 )
 VOICE = OwnWeights(
-    "voice", "a model of the voice", "which of eight acted emotions a voice sounds like",
-    "RAVDESS: the speech of 24 actors, two sentences, eight emotions acted on demand",
+    "voice", "the sound of speech, and nothing else",
+    "which of eight acted emotions a voice sounds like (by chance 12.5 % would be right)",
+    "RAVDESS: speech of 14 of its 24 actors, ten of them trained on, two each to validate and to test; two "
+    "sentences, eight emotions acted on demand",
     "RAVDESS: CC BY-NC-SA 4.0, so not for commercial use",
     "deciding anything about a person; feelings that are not acted; other sentences, languages and rooms "
     "without a check of one's own",
 )
 PACKAGED = {w.name: w for w in (WORDS, VOICE)}
 
-# %% ../../nbs/experiment/88_packaged.ipynb #f4232ae6
+# %% ../../nbs/experiment/88_packaged.ipynb #464b3376
 MOST = 4 * 2**20    # bytes of all packaged weights together
 FACTS = "facts.json"
 
@@ -60,7 +62,7 @@ def packaged_bytes(folder:Path|None=None)->int:
     "How much all packaged weights and what is beside them weigh."
     return sum(p.stat().st_size for p in (folder or packaged_folder()).rglob("*") if p.is_file())
 
-# %% ../../nbs/experiment/88_packaged.ipynb #1bdfef06
+# %% ../../nbs/experiment/88_packaged.ipynb #dbb3d440
 def pack(
     runs:list[Run],            # seeds of one configuration, their weights at hand
     to:Path,                   # `packaged_folder(name)`, not there yet
@@ -76,7 +78,7 @@ def pack(
     beside |= {f"s{run.seed}/{MANIFEST}": (to/f"s{run.seed}"/MANIFEST).read_bytes() for run in runs}
     return write_listed(to, to.name, beside, anew=False)
 
-# %% ../../nbs/experiment/88_packaged.ipynb #72453103
+# %% ../../nbs/experiment/88_packaged.ipynb #e9f0cfa0
 def load_folder(folder:Path)->Ready:
     "Packaged weights, every digest compared. Raises `Damaged` where a file is not what was written."
     listed = verify_folder(folder, folder.name)["files"]

@@ -6,7 +6,7 @@
 __all__ = ['KEPT', 'CARD', 'MADE_BY', 'OTHERS', 'READ_FIRST', 'card_facts', 'pack_runs', 'metric_line', 'calibration_line',
            'sequences_line', 'model_section', 'declared_weights', 'weights_table', 'model_card', 'write_card']
 
-# %% ../../nbs/report/82_model_card.ipynb #0eaa0c77
+# %% ../../nbs/report/82_model_card.ipynb #96e1ac3a
 import pkgutil
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from .markdown import markdown
 from .names import METRICS
 from .tables import summary
 
-# %% ../../nbs/report/82_model_card.ipynb #346f7500
+# %% ../../nbs/report/82_model_card.ipynb #5eefe68b
 KEPT = "mean", "sd", "low", "high", "seeds"    # of a metric
 
 def card_facts(
@@ -45,7 +45,7 @@ def pack_runs(
     "Write runs as packaged weights, with the facts of their card. Raises where there are some already."
     return pack(runs, to or packaged_folder(name), json_text(card_facts(runs)).encode())
 
-# %% ../../nbs/report/82_model_card.ipynb #534903f8
+# %% ../../nbs/report/82_model_card.ipynb #e7d00ca3
 def metric_line(name:str, told:dict)->str:
     "A metric over the seeds, with its interval."
     m = METRICS[name]
@@ -66,14 +66,14 @@ def sequences_line(facts:dict)->str:
     told = [f"{n:,} {split}" for split, n in facts["sequences"].items()]
     return f"{', '.join(told)}; {facts['n']:,} labels in the test"
 
-# %% ../../nbs/report/82_model_card.ipynb #07940832
+# %% ../../nbs/report/82_model_card.ipynb #d2240e7c
 def model_section(own:OwnWeights, folder:Path)->str:
     "What is told of one packaged model. Raises `Damaged` where a file is not what was written."
     verify_folder(folder, folder.name)
     facts = read_json(folder/FACTS)
     test = "; ".join(metric_line(m, told) for m, told in facts["test"].items() if not m.startswith("f1_"))
     rows = [
-        ("judges", own.what), ("reads", f"{own.who}: nothing else of a clip"),
+        ("judges", own.what), ("reads", own.reads),
         ("model", f"`{facts['model']}`, {facts['parameters']:,} parameters, {len(facts['runs'])} seeds"),
         ("trained on", own.data), ("sequences", sequences_line(facts)), ("on the test split", test),
         ("calibration", calibration_line(folder)), ("must not be used for", own.not_for),
@@ -81,7 +81,7 @@ def model_section(own:OwnWeights, folder:Path)->str:
     ]
     return f"## {own.name}\n\n{markdown(('', ''), rows)}"
 
-# %% ../../nbs/report/82_model_card.ipynb #e155e5f8
+# %% ../../nbs/report/82_model_card.ipynb #d4f43e00
 def declared_weights()->list[PackagedWeights]:
     "Every weight of another package that is declared anywhere in the code that reads clips."
     found = {}
@@ -97,7 +97,7 @@ def weights_table()->str:
     rows = [(w.name, f"`{w.package}`", w.purpose, w.source, w.licence) for w in declared_weights()]
     return markdown(("weights", "package", "what for", "who trained them, on what", "licence"), rows)
 
-# %% ../../nbs/report/82_model_card.ipynb #ce2f2956
+# %% ../../nbs/report/82_model_card.ipynb #88362113
 CARD = "README.md"
 MADE_BY = "<!-- rendered by `msa-paper weights --card`; do not edit -->"
 OTHERS = """## Weights of other packages
