@@ -13,6 +13,7 @@ import typer
 import msa_paper
 from .commands import datasets, own_data
 from .commands.audit import audit
+from .commands.clip import clip
 from .commands.extract import extract
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
@@ -22,6 +23,7 @@ from .commands.reproduce import reproduce
 from .commands.status import overhead, status
 from .commands.table import table
 from .commands.train import train
+from .commands.weights import weights
 from .core import MsaPaperError
 from .processes import interruptible
 
@@ -57,6 +59,9 @@ add(app, train, "msa-paper train my-study --model full lmf ridge --seeds 5",
     "msa-paper train planted-tone --option segments=100 --set epochs=5")
 add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predictions.csv",
     "msa-paper predict taken planted-mixed --option segments=100 --weights -o p.parquet")
+add(app, clip, 'msa-paper clip me.mp4 -o me.png', 'msa-paper clip me.mp4 --text "I loved it" --json',
+    "msa-paper clip me.mp4 --run my-clips-own/full -o me.svg")
+add(app, weights, "msa-paper weights", "msa-paper weights --card")
 add(app, table, "msa-paper table my-study-own --name mine",
     "msa-paper table planted-tone/full planted-tone/lmf -o compared")
 add(app, export, "msa-paper export mosi-context/full/s1 taken")

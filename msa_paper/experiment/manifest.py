@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'checked', 'Damaged', 'sealed', 'unsealed', 'manifest_of', 'read_manifest', 'verify_file', 'verify_folder',
-           'set_aside', 'parquet']
+           'write_listed', 'set_aside', 'parquet']
 
 # %% ../../nbs/experiment/14_manifest.ipynb #4bba664f
 import io, os, sys
 from hashlib import sha256 as hash_of
 from pathlib import Path
-from ..core import MsaPaperError, json_text, plain, sha256, strict_json
+from ..core import MsaPaperError, json_text, plain, sha256, strict_json, write_whole
 from .identity import stamp
 
 # %% ../../nbs/experiment/14_manifest.ipynb #35fba84e
@@ -94,6 +94,21 @@ def verify_folder(
         if weights or not file.endswith(".safetensors"):
             verify_file(folder/file, digest)
     return content
+
+# %% ../../nbs/experiment/14_manifest.ipynb #d89d8304
+def write_listed(
+    to:Path,
+    name:str,                  # what the manifest says it is
+    files:dict[str, bytes],    # {name: content}
+    anew:bool=True,            # into a folder that is empty or not there yet
+)->Path:
+    "Files and their manifest in a folder. Raises where it is to be new and there is something."
+    to = Path(to)
+    if anew and to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
+    for file, content in (files | {MANIFEST: manifest_of(name, files).encode()}).items():
+        write_whole(to/file, content)
+    return to
 
 # %% ../../nbs/experiment/14_manifest.ipynb #008d9f25
 def set_aside(

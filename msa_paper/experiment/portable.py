@@ -16,12 +16,14 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from safetensors.torch import load as load_bytes
 from torch import Tensor
-from ..core import MsaPaperError, json_text, strict_json, validated, write_whole
+from ..core import MsaPaperError, json_text, strict_json, validated
 from ..corpus import Corpus
+from .calibration import CALIBRATION, FAMILIAR, Calibration, calibration_from
 from ..extract.extraction import other_extractor
 from .evaluation import need_fit, predict, prediction_columns
 from .identity import read_corpus
-from .manifest import MANIFEST, manifest_of, verify_folder
+from .manifest import verify_folder, write_listed
+from .precision import Precision, rounded
 from .runs import Run
 from .specification import RunSpec
 from .training import Training
@@ -101,21 +103,17 @@ def weights_of(run:Run)->bytes:
 def export_run(
     run:Run,      # finished, its weights at hand
     to:Path,      # a folder that is not there yet, or empty
+    precision:Precision="float32",
+    beside:dict[str, bytes]={},   # other files, {name: content}
 )->Path:          # the folder
     "Write a run as one folder that predicts elsewhere. Raises where there is something, or no weights."
-    to = Path(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise MsaPaperError("there is something already", to, "name a folder that is not there yet")
-    weights = weights_of(run)
-    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"))
+    about = dict(format=FORMAT, run=run.id, seed=run.seed, spec=run.read("spec.json"), precision=precision)
     about |= dict(data=data_told(trained_on(run)))
     if encoders := run.read("provenance.json").get("encoders"):
         about |= dict(encoders=encoders)     # what is not in this folder, and has to be there beside it
     about |= dict(extractor=made) if (made := extractor_of(run)) else {}
-    files = {ABOUT: json_text(about).encode(), WEIGHTS: weights}
-    for name, content in (files | {MANIFEST: manifest_of(run.id, files).encode()}).items():
-        write_whole(to/name, content)
-    return to
+    files = {ABOUT: json_text(about).encode(), WEIGHTS: rounded(weights_of(run), precision)}
+    return write_listed(to, run.id, files | beside)
 
 # %% ../../nbs/experiment/85_portable.ipynb #5f6ed5d3
 def need_same_extractor(ours:dict|None, corpus:Corpus, run:str):
@@ -149,6 +147,7 @@ class Loaded:
     data: DataSpec       # what it was trained on, as far as a model knows
     module: Training
     extractor: dict | None = None    # of the features of clips that it was trained on
+    calibration: Calibration | None = None    # of this run alone
 
     def predict(self,
         corpus:Corpus,   # with labels or without
@@ -196,10 +195,14 @@ def load(
     about = strict_json((folder/ABOUT).read_bytes(), folder/ABOUT)
     if not isinstance(about, dict) or not {"run", "spec", "data"} <= about.keys():
         raise MsaPaperError("this says nothing of a run", folder/ABOUT, "export the run again")
-    verify_folder(folder, about["run"])
+    listed = verify_folder(folder, about["run"])["files"]
     spec = validated(RunSpec, about["spec"] | dict(device=device), folder/ABOUT)
     weights = (folder/WEIGHTS).read_bytes()
-    return restored(about["run"], spec, data_of(about["data"]), weights, about.get("extractor"))
+    found = restored(about["run"], spec, data_of(about["data"]), weights, about.get("extractor"))
+    if CALIBRATION in listed:
+        files = {name: (folder/name).read_bytes() for name in (CALIBRATION, FAMILIAR)}
+        found.calibration = calibration_from(files, folder/CALIBRATION)
+    return found
 
 # %% ../../nbs/experiment/85_portable.ipynb #e40a685a
 def mean_over(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'TEXTUAL', 'MANY', 'LONG', 'Loss', 'SPECIFICATIONS', 'number_of', 'numbers_in', 'wants_numbers', 'Machine',
-           'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'BenchmarkSpec', 'ProbeSpec', 'GpuSpec',
-           'read_parameters', 'short_hash', 'spec_hash', 'RunId', 'run_id', 'file_name', 'is_called']
+           'Question', 'RunSpec', 'TuneSpec', 'EvaluationSpec', 'ClipSpec', 'BenchmarkSpec', 'ProbeSpec', 'GpuSpec',
+           'read_parameters', 'short_hash', 'spec_hash', 'RunId', 'run_id', 'file_name']
 
 # %% ../../nbs/experiment/00_specification.ipynb #d2a9596e
 import hashlib, json, math, re
@@ -143,6 +143,13 @@ class EvaluationSpec(Machine):
     data: dict = {}                                    # options of the reader
     split: Literal["train", "validation", "test"] = "test"
 
+class ClipSpec(Machine):
+    "A verdict: one clip of one's own, before the packaged models or a run."
+    file: str = ""                                     # the clip
+    text: str = ""                                     # what is said; empty: it is recognised
+    run: str = ""                                      # empty: the packaged models
+    picture: str = ""                                  # '….png' or '….svg'; empty: only shown
+
 # %% ../../nbs/experiment/00_specification.ipynb #e6c6033a
 class BenchmarkSpec(Machine):
     "A benchmark: the sizes to time at."
@@ -194,6 +201,7 @@ class GpuSpec(Machine):
 SPECIFICATIONS = {
     "train": RunSpec, "tune": TuneSpec, "evaluate": EvaluationSpec,
     "benchmark": BenchmarkSpec, "probe": ProbeSpec, "gpu": GpuSpec,
+    "predict_clip": ClipSpec,
 }   # run notebook → what its parameters are
 
 # %% ../../nbs/experiment/00_specification.ipynb #2214a303
@@ -281,18 +289,3 @@ def file_name(
 )->str:
     "The name of a run as that of one file or folder."
     return run.replace("/", "_")
-
-# %% ../../nbs/experiment/00_specification.ipynb #da38e2ac
-def is_called(
-    run:str,      # the name of a run
-    name:str,     # whole, or parts of it
-)->bool:
-    "Whether a name means a run."
-    parts, asked = run.split("/"), name.strip("/").split("/")
-    def fits(part:str, wanted:str, last:bool)->bool:
-        "A part begins with what is wanted, up to a dash; the last one may also hold it inside."
-        return f"{part}-".startswith(f"{wanted}-") or last and f"-{wanted}-" in f"-{part}-"
-    starts = range(len(parts) - len(asked) + 1)
-    return bool(name) and any(
-        all(fits(parts[k + i], wanted, k + i == 2) for i, wanted in enumerate(asked)) for k in starts
-    )

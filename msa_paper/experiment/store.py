@@ -16,7 +16,8 @@ from .identity import data_digest
 from .locks import hold, holder, signature
 from .manifest import MANIFEST, Damaged, manifest_of, parquet, set_aside, verify_folder
 from .runs import FILES, Run, check_files, name_of, run_folders
-from .specification import is_called, RunSpec, run_id
+from .runs import is_called
+from .specification import RunSpec, run_id
 
 # %% ../../nbs/experiment/20_store.ipynb #24dc7544
 class Store:
@@ -91,7 +92,7 @@ def runs(self:Store, dataset:str="*", protocol:str="*", model:str="*")->list[Run
 def called(self:Store,
     *names:str,    # ids, or parts of them
 )->list[Run]:
-    "The finished runs that any of some names means (`specification.is_called`)."
+    "The finished runs that any of some names means (`runs.is_called`)."
     return [r for r in self.runs() if any(is_called(r.id, name) for name in names)]
 
 @patch
