@@ -48,8 +48,9 @@ def draw_recall(ax:Axes, some:dict[str, dict]):
     chance = 100 * next(iter(some.values()))["chance"]
     ax.axvline(chance, color=PALE, lw=1, ls=(0, (4, 2)))
     ax.text(chance, len(some) - .45, " chance", color=PALE, fontsize=7.5, va="bottom")
-    ax.set(yticks=range(len(some)), yticklabels=[called(n) for n in some], ylim=(len(some) - .4, -.6),
-           xlim=(0, None), xlabel="unweighted average recall (%), 95 % interval")
+    ax.set(yticks=range(len(some)), ylim=(len(some) - .4, -.6), xlim=(0, None),
+           xlabel="unweighted average recall (%), 95 % interval")
+    ax.set_yticklabels([called(n).replace(": ", "\n") for n in some], fontsize=8)
     ax.tick_params(axis="y", length=0)
 
 def draw_confusion(ax:Axes, confused:dict[str, dict[str, float]], title:str):
@@ -76,7 +77,7 @@ def voice_figure(
     with house_style():
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.1), width_ratios=(1, 1.05))
         draw_recall(axes[0], some)
-        title = f"{called(best)}; acted (row), said (column), %"
+        title = f"{called(best)}\nacted (row), said (column), %"
         draw_confusion(axes[1], some[best]["confused"], title)
         plt.close(figure)
     return figure
