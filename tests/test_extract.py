@@ -4,27 +4,33 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from msa_paper.cli import main
 from msa_paper.commands import extract as command
 from msa_paper.core import read_json
 from msa_paper.data.own import forget_own, own
+from msa_paper.data.planted import planted_corpus
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
+from msa_paper.experiment.training import Training
 from msa_paper.extract import clip as clips
 from msa_paper.extract.clock import on_one_clock, to_words
 from msa_paper.extract.extraction import Extraction
 from msa_paper.formats.feature_store import open_corpus
-from msa_paper.jobs.clips import InsideEngine
+from msa_paper.jobs.clips import ClipEngine
 from msa_paper.loaders import batches
 from msa_paper.media.made_media import MadeSound, plain_pictures, write_clip
 from msa_paper.media.timed import Timed, Word, nothing
+from msa_paper.registry import model as models
+from msa_paper.schema import Modality
 
 pytest.importorskip("av", reason="PyAV is not installed: no clip can be made or read")
 
@@ -66,7 +72,7 @@ def made_up(monkeypatch):
 
     monkeypatch.setattr(clips, "words_of", words_of)
     monkeypatch.setattr(clips, "STREAMS", dict(text=text, vision=vision, audio=audio))
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     yield
     forget_own()
 
@@ -117,7 +123,7 @@ def test_zero_length_words_and_holes():
 
 
 def test_failures_are_reported_and_the_batch_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     folder = tmp_path / "clips"
     folder.mkdir()
     write_clip(folder / "good.wav", sound=tone())
@@ -148,7 +154,7 @@ from unittest.mock import patch
 from msa_paper.extract import clip as clips
 from msa_paper.extract.clip_table import wanted_clips
 from msa_paper.extract.extraction import Extraction
-from msa_paper.jobs.clips import InsideEngine
+from msa_paper.jobs.clips import ClipEngine
 from msa_paper.jobs.features import extract_all
 real = clips.audio_stream
 def slow(clip, words):
@@ -157,7 +163,7 @@ def slow(clip, words):
     return real(clip, words)
 with patch.dict(clips.STREAMS, audio=slow):
     settings = Extraction(streams=("audio",), align=4)
-    extract_all(wanted_clips(Path(sys.argv[1])), Path(sys.argv[2]), settings, InsideEngine(1))
+    extract_all(wanted_clips(Path(sys.argv[1])), Path(sys.argv[2]), settings, ClipEngine(1, inside=True))
 """
 
 
@@ -175,7 +181,7 @@ def test_a_batch_that_was_killed_goes_on(tmp_path, monkeypatch, capsys):
         at_work.wait()
     before = {p: p.stat().st_mtime_ns for p in output.glob("clips/*.safetensors")}
     assert len(before) == 2, (tmp_path / "told").read_text()
-    monkeypatch.setattr(command, "engine_of", lambda where: InsideEngine(1))
+    monkeypatch.setattr(command, "engine_of", lambda where: ClipEngine(1, inside=True))
     assert main(["extract", str(folder), "-o", str(output), "--align", "4", *AUDIO]) == 0
     assert "4 clips: 4 extracted" in capsys.readouterr().out
     assert len(list(output.glob("clips/*.safetensors"))) == 4
@@ -233,3 +239,38 @@ def test_training_and_the_refusal_of_another_extractor(tmp_path, made_up, capsys
     refused = capsys.readouterr().err
     assert f"was trained on features of extractor {ours}, and these are of {theirs}" in refused
     assert "rate 5.0 there, 8.0 here" in refused
+
+
+def holed(corpus, stands: float):
+    "The same data, of which three steps in ten were not observed; `stands`: what is found there."
+    rng, features, observed = np.random.default_rng(0), {}, {}
+    for m in ("vision", "audio"):
+        observed[m] = rng.random(len(corpus.features[m])) < 0.7
+        features[m] = np.where(observed[m][:, None], corpus.features[m], np.float32(stands))
+    return replace(corpus, features=corpus.features | features, observed=observed)
+
+
+@pytest.mark.parametrize("rate", (1, 2))
+def test_what_was_not_observed_changes_no_prediction_of_any_model(rate):
+    "From the standardisation to the output, of data in step and out of step."
+    kinds = dict(text=("tokens", 1), vision=("frames", rate), audio=("frames", rate))
+    modalities = {m: Modality(18, kind, r) for m, (kind, r) in kinds.items()}
+    corpus = planted_corpus("tone", segments=30, modalities=modalities)
+    said = {}
+    for name in models:
+        spec = RunSpec(model=name, settings=models.facts(name).get("small", {}))
+        outputs = []
+        for stands in (0, 50):
+            data = holed(corpus, stands)
+            module = Training(spec, data.spec, 1).eval()
+            module.scale.fit(data)
+            if hasattr(module.model, "fit_closed_form"):
+                module.model.fit_closed_form(data, module.scale)
+            with torch.inference_mode():
+                outputs.append(module(next(iter(batches(data, "test", 8)))))
+        assert torch.equal(*outputs), name
+        said[name] = outputs[0]
+    assert len(said) > 10
+    whole = Training(RunSpec(model="full", settings=models.facts("full")["small"]), corpus.spec, 1).eval()
+    whole.scale.fit(corpus)
+    assert not torch.equal(whole(next(iter(batches(corpus, "test", 8)))), said["full"])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Clips', 'Features', 'Table', 'Align', 'Meant', 'Chosen', 'extract']
 
-# %% ../../nbs/commands/35_extract.ipynb #f44efdb8
+# %% ../../nbs/commands/35_extract.ipynb #175b1cfa
 from pathlib import Path
 from typing import Annotated, Literal
 import typer
@@ -13,7 +13,7 @@ from .parsing import counted, most_workers, read_options, usually
 from .reproduce import CA, Cert, Insecure, Key, Scheduler, Where, Workers
 from ..core import MsaPaperError, validated
 
-# %% ../../nbs/commands/35_extract.ipynb #9672763e
+# %% ../../nbs/commands/35_extract.ipynb #660aff6b
 Clips = Annotated[str, typer.Argument(metavar="DIR", help="a folder of video or sound files")]
 Features = Annotated[str, typer.Option(
     "-o", "--output", metavar="FEATURES", **usually("the folder that is written", "DIR-features"))]
@@ -27,7 +27,7 @@ Chosen = Annotated[list[str]|None, typer.Option(
     "--set", metavar="NAME=VALUE...",
     help="how clips are read: rate=5, audio=egemaps, speech=FOLDER, streams='[\"text\", \"audio\"]', …")]
 
-# %% ../../nbs/commands/35_extract.ipynb #19be207d
+# %% ../../nbs/commands/35_extract.ipynb #08de978e
 def extraction_of(align:str, given:list[str]|None)->"Extraction":
     "How clips are read. Raises for a setting that there is not, or a value that it cannot have."
     from msa_paper.extract.extraction import Extraction
@@ -47,7 +47,7 @@ def engine_of(where:Where)->object:
     security = tls_security(where.ca, where.cert, where.key) if where.secure else None
     return ClipCluster(where.scheduler, False, where.insecure_network, security)
 
-# %% ../../nbs/commands/35_extract.ipynb #8d2b6e54
+# %% ../../nbs/commands/35_extract.ipynb #7325c909
 def place_of(folder:str, output:str)->Path:
     "Where features go. Raises where that is the folder of the clips."
     clips = Path(folder).resolve()
@@ -64,7 +64,7 @@ def others_told(folder:Path, table:str)->str:
     told = f"{len(others)} other files are no clips and were left alone: {some}"
     return told if others and not table else ""
 
-# %% ../../nbs/commands/35_extract.ipynb #43c75877
+# %% ../../nbs/commands/35_extract.ipynb #9320bbed
 def extract(
     folder:Clips,
     output:Features="",

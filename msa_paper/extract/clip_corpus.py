@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Told', 'clip_corpus']
 
-# %% ../../nbs/extract/70_clip_corpus.ipynb #dd2088a8
+# %% ../../nbs/extract/70_clip_corpus.ipynb #75177e98
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
@@ -17,7 +17,7 @@ from ..media.timed import Timed
 from ..schema import DataSpec, Modality
 from ..tasks import Task
 
-# %% ../../nbs/extract/70_clip_corpus.ipynb #43345cb6
+# %% ../../nbs/extract/70_clip_corpus.ipynb #3f1bf90f
 @dataclass(frozen=True)
 class JoinedStream:
     "One stream of all clips, one after another."
@@ -47,15 +47,16 @@ def joined(clips:Sequence[Extracted], m:str, width:int)->JoinedStream:
     return JoinedStream(np.concatenate([empty, *rows]), np.concatenate([np.zeros((0, 2)), *times]),
                         np.concatenate([np.zeros(0, bool), *(x.there for x in streams)]), offsets)
 
-# %% ../../nbs/extract/70_clip_corpus.ipynb #61dd6cd5
+# %% ../../nbs/extract/70_clip_corpus.ipynb #1eab7fae
 KIND_OF = dict(text="tokens", vision="frames")     # audio: by what is taken of it
 
 def modality_of(m:str, joined:JoinedStream, first:JoinedStream, settings:Extraction)->Modality:
     "What a model is told of a stream: its width, kind and pace."
     kind = KIND_OF.get(m, "spectrum" if settings.audio == "log_mel" else "frames")
-    rate = 1.
-    if settings.align == "unaligned":
-        rate = max(round(max(len(joined.values), 1) / max(len(first.values), 1), 2), .01)
+    steps, of_first = np.diff(joined.offsets), np.diff(first.offsets)
+    both = (steps > 0) & (of_first > 0)         # a clip without words says nothing of the pace
+    pace = steps[both].sum() / of_first[both].sum() if both.any() else 1.
+    rate = max(round(float(pace), 2), .01) if settings.align == "unaligned" else 1.
     return Modality(joined.values.shape[1], kind, rate)
 
 def truth_of(clips:Sequence[Extracted], streams:dict[str, JoinedStream])->dict[str, np.ndarray]:
@@ -69,7 +70,7 @@ def truth_of(clips:Sequence[Extracted], streams:dict[str, JoinedStream])->dict[s
         word_offsets=np.cumsum([0, *(len(clip.words) for clip in clips)]),
     )
 
-# %% ../../nbs/extract/70_clip_corpus.ipynb #0efe4d99
+# %% ../../nbs/extract/70_clip_corpus.ipynb #39d42927
 @dataclass(frozen=True)
 class Told:
     "What is known of clips besides what is in them."
@@ -78,7 +79,7 @@ class Told:
     groups: np.ndarray               # (N,) what no split may cut
     splits: dict[str, np.ndarray]    # {'train' | 'validation' | 'test': numbers of clips}
 
-# %% ../../nbs/extract/70_clip_corpus.ipynb #d2650bd2
+# %% ../../nbs/extract/70_clip_corpus.ipynb #67a296cc
 def clip_corpus(
     clips:Sequence[Extracted],
     name:str,                     # of the data set

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'BROKEN', 'Extracted', 'extracted', 'packed', 'unpacked', 'clip_place', 'kept_clip', 'clip_content']
 
-# %% ../../nbs/extract/65_clip_file.ipynb #f2c23865
+# %% ../../nbs/extract/65_clip_file.ipynb #f2601feb
 import hashlib, json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from .clip import Clip, extract_clip
 from .extraction import Extraction
 from ..media.timed import Remark, Timed, Word
 
-# %% ../../nbs/extract/65_clip_file.ipynb #8d1f6f35
+# %% ../../nbs/extract/65_clip_file.ipynb #019634e7
 @dataclass(frozen=True)
 class Extracted:
     "What is kept of a clip."
@@ -36,7 +36,7 @@ class Extracted:
         "The words, one after another."
         return " ".join(w.text.strip() for w in self.words)
 
-# %% ../../nbs/extract/65_clip_file.ipynb #b4c835ef
+# %% ../../nbs/extract/65_clip_file.ipynb #75d95209
 def share_seen(
     stream:Timed,       # on its own steps
     duration:float,     # seconds of the clip
@@ -45,7 +45,7 @@ def share_seen(
     seconds = float((stream.end - stream.start)[stream.there].sum())
     return round(min(seconds / duration, 1.), 4) if duration > 0 else 0.
 
-# %% ../../nbs/extract/65_clip_file.ipynb #f8cc0367
+# %% ../../nbs/extract/65_clip_file.ipynb #51176e67
 def extracted(
     clip:Clip,
     source:str,        # SHA-256 of its file
@@ -54,9 +54,10 @@ def extracted(
     "What is kept of a clip."
     seconds = float(clip.facts.duration)
     seen = {m: share_seen(x, seconds) for m, x in clip.streams.items()}
-    return Extracted(clip.id, clip.steps, clip.words, clip.remarks, seconds, clip.extractor, source, text, seen)
+    about = clip.remarks, seconds, clip.extractor
+    return Extracted(clip.id, clip.steps, clip.words, *about, source, text, seen)
 
-# %% ../../nbs/extract/65_clip_file.ipynb #45da96a3
+# %% ../../nbs/extract/65_clip_file.ipynb #0c7e70f0
 PARTS = "values", "start", "end", "there"     # of a stream
 
 def packed(
@@ -68,13 +69,13 @@ def packed(
     text = json.dumps(plain(about) | dict(streams=list(found.steps)), ensure_ascii=False, allow_nan=False)
     return save(tensors, {"clip": text})
 
-# %% ../../nbs/extract/65_clip_file.ipynb #8952a807
+# %% ../../nbs/extract/65_clip_file.ipynb #22230fd2
 def header_of(content:bytes)->dict:
     "What the first line of a safetensors file says of the clip."
     size = int.from_bytes(content[:8], "little")
     return json.loads(json.loads(content[8:8 + size])["__metadata__"]["clip"])
 
-# %% ../../nbs/extract/65_clip_file.ipynb #8c47a789
+# %% ../../nbs/extract/65_clip_file.ipynb #4fb7f1bc
 BROKEN = SafetensorError, LookupError, TypeError, ValueError     # what a damaged file raises
 
 def unpacked(
@@ -92,7 +93,7 @@ def unpacked(
         what = f"no extracted clip: {type(error).__name__}"
         raise MsaPaperError(what, where, "remove it: it is extracted again") from error
 
-# %% ../../nbs/extract/65_clip_file.ipynb #0aa886fb
+# %% ../../nbs/extract/65_clip_file.ipynb #93d19497
 def clip_place(
     folder:Path,     # of the features
     id:str,          # of the clip
@@ -101,7 +102,7 @@ def clip_place(
     shown = "".join(c if c.isalnum() or c in "-_." else "_" for c in id)[-40:].strip(".")
     return folder/"clips"/f"{shown}-{hashlib.sha256(id.encode()).hexdigest()[:10]}.safetensors"
 
-# %% ../../nbs/extract/65_clip_file.ipynb #68f2de05
+# %% ../../nbs/extract/65_clip_file.ipynb #6ea5bab4
 def kept_clip(
     folder:Path,           # of the features
     id:str,
@@ -120,7 +121,7 @@ def kept_clip(
     same = (found.id, found.source, found.text, found.extractor) == (id, source, text, digest)
     return found if same else None
 
-# %% ../../nbs/extract/65_clip_file.ipynb #e2531dec
+# %% ../../nbs/extract/65_clip_file.ipynb #1914fc7f
 def clip_content(
     path:Path,
     id:str,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXTRACTOR_FILE', 'need_same_folder', 'Outcome', 'write_report', 'counted_line', 'extract_all', 'write_features']
 
-# %% ../../nbs/jobs/77_features.ipynb #6d89d5a3
+# %% ../../nbs/jobs/77_features.ipynb #5d32b164
 import json, re, sys, time
 from collections import deque
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from .clips import ClipEnd, ClipEngine
 from ..registry import DECLARATION, dataset
 from ..tasks import TASKS, Task
 
-# %% ../../nbs/jobs/77_features.ipynb #af1badda
+# %% ../../nbs/jobs/77_features.ipynb #08951973
 EXTRACTOR_FILE = "extractor.json"
 
 def need_same_folder(
@@ -45,7 +45,7 @@ def need_same_folder(
     if not (folder/".gitignore").exists():
         write_whole(folder/".gitignore", "# data of people are not committed\n*\n")
 
-# %% ../../nbs/jobs/77_features.ipynb #62a19127
+# %% ../../nbs/jobs/77_features.ipynb #b3475cc7
 @dataclass
 class Outcome:
     "What became of a clip."
@@ -83,7 +83,7 @@ def counted_line(outcomes:Sequence[Outcome])->str:
     failed = len(outcomes) - len(ok)
     return f"{len(outcomes)} clips: {len(ok)} extracted ({partly} with remarks), {failed} failed"
 
-# %% ../../nbs/jobs/77_features.ipynb #330203f8
+# %% ../../nbs/jobs/77_features.ipynb #9713a04e
 class Bar:
     "Tells how far a batch is: a bar on a terminal, a line now and then elsewhere."
     def __init__(self, total:int):
@@ -108,7 +108,7 @@ class Bar:
         line = f"[{self.done}/{self.total}] {text}"
         self.bar.write(line) if self.bar else print(line, flush=True)
 
-# %% ../../nbs/jobs/77_features.ipynb #4f0f9d57
+# %% ../../nbs/jobs/77_features.ipynb #8ee2e1e6
 def written(folder:Path, settings:Extraction, clip:Wanted, end:ClipEnd)->Outcome:
     "A clip, written; one that is not what was asked for failed."
     place = clip_place(folder, clip.id)
@@ -121,7 +121,7 @@ def written(folder:Path, settings:Extraction, clip:Wanted, end:ClipEnd)->Outcome
     write_whole(place, end.content)
     return Outcome(clip, found)
 
-# %% ../../nbs/jobs/77_features.ipynb #1a364acb
+# %% ../../nbs/jobs/77_features.ipynb #d5f92b3e
 TRIES = 2    # of a clip whose process died
 
 @dataclass
@@ -157,7 +157,7 @@ class Batch:
         self.outcomes[number] = written(self.folder, self.settings, clip, end) if done else failed
         return self.outcomes[number]
 
-# %% ../../nbs/jobs/77_features.ipynb #8aa1e4e8
+# %% ../../nbs/jobs/77_features.ipynb #742a0564
 def extract_all(
     clips:Sequence[Wanted],
     folder:Path,              # of the features
@@ -179,7 +179,7 @@ def extract_all(
         (folder/"extract.lock").unlink(missing_ok=True)
     return [batch.outcomes[k] for k in range(len(clips))]
 
-# %% ../../nbs/jobs/77_features.ipynb #b104fac8
+# %% ../../nbs/jobs/77_features.ipynb #9af1df34
 def hand_out(batch:Batch, todo:deque, engine:ClipEngine, bar:Bar):
     "Give free workers the clips that are next."
     while todo and len(engine.running) < engine.size:
@@ -204,7 +204,7 @@ def work_off(batch:Batch, todo:deque, engine:ClipEngine, bar:Bar):
             outcome = batch.settle(job.number, end)
             todo.append(job.number) if outcome is None else bar.ended(outcome)
 
-# %% ../../nbs/jobs/77_features.ipynb #449bea3a
+# %% ../../nbs/jobs/77_features.ipynb #d4571b23
 def known_task(said:TaskDeclared, name:str, where:Path)->Task:
     "The task of some clips: the project's own intensity, or a task of the data set's name."
     if said.kind == "intensity" and said.range == (-3, 3):
@@ -228,7 +228,7 @@ def name_of(folder:Path)->str:
     name = re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-")[:50] or "clips"
     return f"my-{name}" if name in dataset and not dataset.is_adopted(name) else name
 
-# %% ../../nbs/jobs/77_features.ipynb #6f1d4445
+# %% ../../nbs/jobs/77_features.ipynb #71929ff9
 OURS = "# written by `msa-paper extract`, and again when it runs; remove this line, and it is left as it is"
 
 def declaration_of(name:str, said:TaskDeclared)->str:
@@ -245,7 +245,7 @@ def write_declaration(folder:Path, name:str, said:TaskDeclared):
     if not path.exists() or path.read_text(encoding="utf-8").startswith(OURS):
         write_whole(path, declaration_of(name, said))
 
-# %% ../../nbs/jobs/77_features.ipynb #ebcd6e16
+# %% ../../nbs/jobs/77_features.ipynb #95e7f4e1
 def write_features(
     outcomes:Sequence[Outcome],
     folder:Path,                 # FEATURES
