@@ -1,6 +1,8 @@
 """RAVDESS: names of clips, folds that share no actor, one fold of made-up clips trained from sound."""
 
+import json
 import os
+import re
 from unittest.mock import patch
 
 import numpy as np
@@ -10,9 +12,12 @@ from msa_paper.core import MsaPaperError, data_folder
 from msa_paper.data.audit import audit
 from msa_paper.data.catalogue import load_corpus
 from msa_paper.data.ravdess import FIELDS, actor_splits, clips_in, spoken, write_generated_clips
+from msa_paper.experiment.published import open_results
 from msa_paper.experiment.run import run_seed
 from msa_paper.experiment.specification import RunSpec
 from msa_paper.experiment.store import Store
+from msa_paper.experiment.study_tables import TABLES
+from msa_paper.report.pooled import REFERENCE
 
 pytest.importorskip("av", reason="no clip is read without PyAV: pip install .[media]")
 pytest.importorskip("soundfile", reason="no clip is made up without soundfile: pip install .[media]")
@@ -105,3 +110,21 @@ def test_the_real_clips():
     real = [spoken(path) for path in clips_in(data_folder() / "ravdess")]
     assert len(real) == 824
     assert len({one.actor for one in real}) == 14
+
+
+@pytest.mark.parametrize("study", ["ravdess", "packaged"])
+def test_no_name_of_a_clip_is_published(study):
+    "A name tells the label."
+    found = open_results().studies[study]
+    text = "".join(found.table(name).to_csv() for name in TABLES) + json.dumps(found.derived)
+    assert "actor" not in text
+    assert not re.search(r"03-01-0\d-0\d-", text)
+
+
+def test_folds_are_published_as_one_test():
+    derived = open_results().studies["ravdess"].derived
+    names = [name for name in derived if name.startswith("pooled ")]
+    assert f"pooled ravdess-folds-{TASK} {REFERENCE}" in names
+    for told in (derived[name] for name in names):
+        assert (told["folds"], told["groups"], told["n"]) == (7, 14, 824)
+        assert told["chance"] < told["uar"]["low"] < told["uar"]["mean"] < told["uar"]["high"] < 1
