@@ -38,7 +38,8 @@ def clips(tmp_path_factory):
     photograph = face_photograph()
     pictures = plain_pictures(45, 180, 320)
     if photograph is not None:
-        pictures = [with_photographs([(60 + k, 0, 180)], photograph, 180, 320) for k in range(30)] + pictures[:15]
+        seen = [with_photographs([(60 + k, 0, 180)], photograph, 180, 320) for k in range(30)]
+        pictures = seen + pictures[:15]
     write_clip(folder / "whole.mp4", pictures, [k / 15 for k in range(45)], tone(3))
     write_clip(folder / "mute.mp4", plain_pictures(10, 90, 160), [k / 10 for k in range(10)])
     write_clip(folder / "sound.wav", sound=MadeSound(np.zeros(16000, np.float32), codec="pcm_s16le"))
@@ -55,7 +56,10 @@ def test_packaged_weights_are_small_and_three_seeds_each(name):
     assert (ready.calibration is None) == (name == "voice")
 
 
-@pytest.mark.parametrize("file", ["s1/weights.safetensors", "s2/run.json", "s3/manifest.json", "manifest.json"])
+FILES = "s1/weights.safetensors", "s2/run.json", "s3/manifest.json", "manifest.json"
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_a_flipped_byte_of_packaged_weights_is_refused(tmp_path, file):
     copy = shutil.copytree(packaged_folder("voice"), tmp_path / "voice")
     assert len(load_folder(copy).loaded) == 3
