@@ -2843,6 +2843,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                               'msa_paper/experiment/verdict.py'),
                                               'msa_paper.experiment.verdict.of_calibration': ( 'experiment/verdict.html#of_calibration',
                                                                                                'msa_paper/experiment/verdict.py'),
+                                              'msa_paper.experiment.verdict.of_distance': ( 'experiment/verdict.html#of_distance',
+                                                                                            'msa_paper/experiment/verdict.py'),
                                               'msa_paper.experiment.verdict.of_words': ( 'experiment/verdict.html#of_words',
                                                                                          'msa_paper/experiment/verdict.py'),
                                               'msa_paper.experiment.verdict.several': ( 'experiment/verdict.html#several',

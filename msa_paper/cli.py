@@ -59,6 +59,8 @@ add(app, train, "msa-paper train my-study --model full lmf ridge --seeds 5",
     "msa-paper train planted-tone --option segments=100 --set epochs=5")
 add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predictions.csv",
     "msa-paper predict taken planted-mixed --option segments=100 --weights -o p.parquet")
+
+# %% ../nbs/90_cli.ipynb #7e2f1ad0
 add(app, clip, 'msa-paper clip me.mp4 -o me.png', 'msa-paper clip me.mp4 --text "I loved it" --json',
     "msa-paper clip me.mp4 --run my-clips-own/full -o me.svg")
 add(app, weights, "msa-paper weights", "msa-paper weights --card")

@@ -6,7 +6,7 @@
 __all__ = ['need_streams', 'masked', 'one_batch', 'Edge', 'Inside', 'step_times', 'special_steps', 'edges_of', 'details_of',
            'mean_of', 'inside_of', 'Judged', 'bounded', 'judged']
 
-# %% ../../nbs/experiment/86_judge.ipynb #0faf1157
+# %% ../../nbs/experiment/86_judge.ipynb #33a8e662
 from dataclasses import dataclass
 from inspect import signature
 import numpy as np, torch
@@ -19,7 +19,7 @@ from ..media.timed import Timed
 from ..schema import DataSpec
 from ..tasks import Task
 
-# %% ../../nbs/experiment/86_judge.ipynb #8e390a6d
+# %% ../../nbs/experiment/86_judge.ipynb #588c08ab
 def need_streams(streams:dict[str, Timed], data:DataSpec, where:str):
     "Raise where a stream is not of the size that a model was trained with, or nothing was observed."
     for m, modality in data.modalities.items():
@@ -31,7 +31,7 @@ def need_streams(streams:dict[str, Timed], data:DataSpec, where:str):
         what = f"the clip has none of what the run reads: {', '.join(data.modalities)}"
         raise MsaPaperError(what, where, "give a clip that has, or its words with --text")
 
-# %% ../../nbs/experiment/86_judge.ipynb #c3cb4e9b
+# %% ../../nbs/experiment/86_judge.ipynb #cae33b44
 def masked(T:int, dim:int)->Timed:
     "A stream of which no step was observed."
     return Timed(np.zeros((T, dim), np.float32), np.zeros(T), np.zeros(T), np.zeros(T, bool))
@@ -54,7 +54,7 @@ def one_batch(
     holes = {m: torch.from_numpy(np.array(s.there, bool)) for m, s in whole.items() if not s.there.all()}
     return collate([Sample(features, torch.tensor(torch.nan), where, there=holes or None)])
 
-# %% ../../nbs/experiment/86_judge.ipynb #3aa06193
+# %% ../../nbs/experiment/86_judge.ipynb #f5cc95b0
 @dataclass(frozen=True)
 class Edge:
     "A semantic edge of the graph."
@@ -70,8 +70,9 @@ class Inside:
     alpha: np.ndarray|None       # (T, M) weight of each modality at each step
     beta: np.ndarray|None        # (M,) weight of each summary of the clip
     edges: tuple[Edge, ...]      # semantic ones, the heaviest first
+    beta_of: tuple[str, ...] = ()    # what each summary is of: a modality, or all of them (E4)
 
-# %% ../../nbs/experiment/86_judge.ipynb #06f74497
+# %% ../../nbs/experiment/86_judge.ipynb #fd5bbdc5
 def step_times(
     streams:dict[str, Timed],
     data:DataSpec,
@@ -84,7 +85,7 @@ def step_times(
     cuts = np.linspace(stream.start[0], stream.end.max(), T + 1)
     return cuts[:-1], cuts[1:]
 
-# %% ../../nbs/experiment/86_judge.ipynb #3e726c04
+# %% ../../nbs/experiment/86_judge.ipynb #06384c05
 def special_steps(start:np.ndarray, end:np.ndarray)->set[int]: # (T,) seconds
     "Steps without length before the first word and behind the last: tokens that frame a text."
     T = len(start)
@@ -107,7 +108,7 @@ def edges_of(
             best[pair] = max(best.get(pair, 0.), float(A[i, j]))
     return tuple(Edge(*pair, w) for pair, w in sorted(best.items(), key=lambda kept: -kept[1]))
 
-# %% ../../nbs/experiment/86_judge.ipynb #bff96e3e
+# %% ../../nbs/experiment/86_judge.ipynb #64460a5d
 def details_of(loaded:Loaded, batch:Batch)->tuple:
     "What one seed says of a clip, (outputs,), and what happened inside; None for a model that does not tell."
     module = loaded.module.eval()
@@ -122,7 +123,7 @@ def mean_of(inside:list, name:str)->np.ndarray|None:
     parts = [getattr(one, name) for one in inside]
     return None if parts[0] is None else torch.stack([p[0].float() for p in parts]).mean(0).numpy()
 
-# %% ../../nbs/experiment/86_judge.ipynb #9e059be2
+# %% ../../nbs/experiment/86_judge.ipynb #9bfb368d
 def inside_of(
     some:list[Loaded],
     inside:list,                # `Details` of each
@@ -135,9 +136,12 @@ def inside_of(
     start, end = step_times(streams, some[0].data, T)
     A, window = mean_of(inside, "graph"), getattr(getattr(some[0].module.model, "graph", None), "window", 1)
     edges = () if A is None else edges_of(A, window, start, end)
-    return Inside(start, end, mean_of(inside, "alpha"), mean_of(inside, "beta"), edges)
+    own = getattr(getattr(some[0].module.model, "decision", None), "reads", "") == "modality"
+    names = tuple(some[0].data.modalities)
+    of = names if own or len(names) == 1 else tuple(f"LSTM {k + 1}" for k in range(len(names)))
+    return Inside(start, end, mean_of(inside, "alpha"), mean_of(inside, "beta"), edges, of)
 
-# %% ../../nbs/experiment/86_judge.ipynb #d5e7624d
+# %% ../../nbs/experiment/86_judge.ipynb #3705248b
 @dataclass(frozen=True)
 class Judged:
     "What several seeds of a run say of one clip."
@@ -160,7 +164,7 @@ class Judged:
         "The deviation over the seeds."
         return self.each.std(0, ddof=1) if len(self.each) > 1 else None
 
-# %% ../../nbs/experiment/86_judge.ipynb #0517611f
+# %% ../../nbs/experiment/86_judge.ipynb #ddd1653d
 def bounded(values:np.ndarray, task:Task)->np.ndarray: # (seeds, outputs)
     "Intensities within the ends of their scale: a network may pass them."
     return np.clip(values, *task.scale) if task.kind == "intensity" and task.scale else values

@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'VOICE', 'PACKAGED', 'MOST', 'FACTS', 'OwnWeights', 'packaged_folder', 'packaged_bytes', 'pack',
            'load_folder', 'load_packaged']
 
-# %% ../../nbs/experiment/88_packaged.ipynb #78f66edd
+# %% ../../nbs/experiment/88_packaged.ipynb #f4b45c98
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
@@ -18,7 +18,7 @@ from .manifest import MANIFEST, verify_folder, write_listed
 from .portable import export_run, load
 from .runs import Run
 
-# %% ../../nbs/experiment/88_packaged.ipynb #39c1be2d
+# %% ../../nbs/experiment/88_packaged.ipynb #5a23af78
 @dataclass(frozen=True)
 class OwnWeights:
     "A model that this package brings along."
@@ -30,7 +30,8 @@ class OwnWeights:
     not_for: str       # what they must not be used for
 
 WORDS = OwnWeights(
-    "words", "the words, given or recognised, and nothing else", "the intensity of what is said, from −3 to 3",
+    "words", "the words, given or recognised, and nothing else",
+    "the intensity of what is said, from −3 to 3",
     "CMU-MOSEI: the official training transcripts, each opinion segment for itself",
     "CMU-MOSEI: academic research only; its videos are not redistributed, nor are its words here",
     "deciding anything about a person; languages other than English; single words; irony; other topics than "
@@ -47,7 +48,7 @@ VOICE = OwnWeights(
 )
 PACKAGED = {w.name: w for w in (WORDS, VOICE)}
 
-# %% ../../nbs/experiment/88_packaged.ipynb #464b3376
+# %% ../../nbs/experiment/88_packaged.ipynb #1336a0ca
 MOST = 4 * 2**20    # bytes of all packaged weights together
 FACTS = "facts.json"
 
@@ -62,7 +63,7 @@ def packaged_bytes(folder:Path|None=None)->int:
     "How much all packaged weights and what is beside them weigh."
     return sum(p.stat().st_size for p in (folder or packaged_folder()).rglob("*") if p.is_file())
 
-# %% ../../nbs/experiment/88_packaged.ipynb #dbb3d440
+# %% ../../nbs/experiment/88_packaged.ipynb #f2c29379
 def pack(
     runs:list[Run],            # seeds of one configuration, their weights at hand
     to:Path,                   # `packaged_folder(name)`, not there yet
@@ -78,7 +79,7 @@ def pack(
     beside |= {f"s{run.seed}/{MANIFEST}": (to/f"s{run.seed}"/MANIFEST).read_bytes() for run in runs}
     return write_listed(to, to.name, beside, anew=False)
 
-# %% ../../nbs/experiment/88_packaged.ipynb #e9f0cfa0
+# %% ../../nbs/experiment/88_packaged.ipynb #7ee1efa7
 def load_folder(folder:Path)->Ready:
     "Packaged weights, every digest compared. Raises `Damaged` where a file is not what was written."
     listed = verify_folder(folder, folder.name)["files"]

@@ -6,8 +6,9 @@
 __all__ = ['WIDTH', 'LONGEST', 'FACE', 'draw_intensity', 'intensity_title', 'draw_bars', 'draw_outcome', 'draw_beside',
            'title_of', 'clip_picture', 'faces_shown', 'shown_of', 'seen_said', 'alternative_text', 'save_picture']
 
-# %% ../../nbs/report/81_clip_picture.ipynb #62ad9427
+# %% ../../nbs/report/81_clip_picture.ipynb #54849e0c
 import io
+import textwrap
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ from .clip_rows import COLOURS, SMALL, Shown, draw_alpha, draw_beta, draw_faces
 from .clip_rows import draw_sound, draw_words, joined_spans, told_inside
 from .style import ACCENT, INK, KINDS, PALE, house_style
 
-# %% ../../nbs/report/81_clip_picture.ipynb #f73812b6
+# %% ../../nbs/report/81_clip_picture.ipynb #79d97b31
 def draw_intensity(axes:Axes, v:Verdict):
     "The prediction on its scale: each seed, their mean, the interval."
     each = v.judged.each
@@ -45,7 +46,7 @@ def draw_intensity(axes:Axes, v:Verdict):
     axes.set_xticks(ticks, [signed(t, 0) if low < 0 else f"{t:.0f}" for t in ticks])
     axes.tick_params(axis="x", labelsize=SMALL, length=2)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #e5dab18b
+# %% ../../nbs/report/81_clip_picture.ipynb #9195a048
 def intensity_title(v:Verdict)->str:
     "What the row of the prediction shows."
     told = f"intensity: dot, mean of {several(len(v.judged.each), 'seed')} (ticks)"
@@ -69,7 +70,7 @@ def draw_bars(axes:Axes, b:Beside, most:int=5):
     first = b.over.split(",")[0]
     axes.set_title(f"{b.stream} beside it, n = {first}", fontsize=7, pad=2)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #8b97fe19
+# %% ../../nbs/report/81_clip_picture.ipynb #7ea5a3df
 def draw_outcome(axes:Axes, v:Verdict):
     "The intensity or the classes of the run; or why there is nothing."
     if v.judged is None:
@@ -92,7 +93,7 @@ def draw_beside(axes:list[Axes], v:Verdict):
             row.axis("off")
             told_inside(row, f"{stream}: not judged")
 
-# %% ../../nbs/report/81_clip_picture.ipynb #df6278f3
+# %% ../../nbs/report/81_clip_picture.ipynb #110ef944
 WIDTH = 12 / 2.54      # inches
 LONGEST = 46           # characters of a file's name in the title
 
@@ -107,7 +108,7 @@ def clip_picture(shown:Shown, v:Verdict)->Figure:
     "A clip and its verdict on one page."
     with house_style(), plt.rc_context({"figure.constrained_layout.use": False}):
         figure, time = plt.figure(figsize=(WIDTH, 6.)), slice(0, 10)
-        place = dict(left=.04, right=.985, top=.905, bottom=.02, hspace=.58, wspace=.4)
+        place = dict(left=.04, right=.985, top=.895, bottom=.02, hspace=.58, wspace=.4)
         grid = figure.add_gridspec(6, 12, height_ratios=[1., .8, 2.1, .8, 1.2, 1.3], **place)
         rows = [figure.add_subplot(grid[k, time]) for k in range(4)]
         inside, reads = (v.judged.inside, v.judged.reads) if v.judged else (None, ())
@@ -116,16 +117,16 @@ def clip_picture(shown:Shown, v:Verdict)->Figure:
         draw_words(rows[2], v.words, inside.edges if inside else (), shown.seconds)
         draw_alpha(rows[3], inside, reads, shown.seconds)
         if inside:
-            draw_beta(figure.add_subplot(grid[3, 10:]), inside, reads)
+            draw_beta(figure.add_subplot(grid[3, 10:]), inside)
         draw_outcome(figure.add_subplot(grid[4, :]), v)
         draw_beside([figure.add_subplot(grid[5, 1:6]), figure.add_subplot(grid[5, 7:])], v)
         head, *who = title_of(v).split("\n")
         figure.text(.04, .985, head, fontsize=9, fontweight="bold", va="top")
-        figure.text(.04, .957, who[0], fontsize=7, va="top")
+        figure.text(.04, .957, textwrap.fill(who[0], 78), fontsize=7, va="top")
         plt.close(figure)
     return figure
 
-# %% ../../nbs/report/81_clip_picture.ipynb #ab3f1a76
+# %% ../../nbs/report/81_clip_picture.ipynb #ab876873
 FACE = 96      # pixels of a crop
 
 def faces_shown(clip:Clip)->tuple[tuple, tuple]: # crops at their times, and the spans of their frames
@@ -144,7 +145,7 @@ def shown_of(read:Read)->Shown:
     return Shown(seconds, sound.samples, sound.rate, sound.start, read.spans, *faces_shown(clip),
                  clip.facts.video is not None)
 
-# %% ../../nbs/report/81_clip_picture.ipynb #af2473ad
+# %% ../../nbs/report/81_clip_picture.ipynb #4f28c9d7
 def seen_said(shown:Shown)->str:
     "What is seen and heard, as alternative text."
     if not shown.looked:

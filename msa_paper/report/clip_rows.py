@@ -7,7 +7,7 @@ __all__ = ['GROUND', 'COLOURS', 'OTHERS', 'SMALL', 'ARCS', 'Shown', 'colour_of',
            'square', 'spread_out', 'draw_faces', 'outline', 'draw_sound', 'word_middles', 'readable', 'ends_of',
            'draw_arcs', 'draw_words', 'draw_alpha', 'draw_beta']
 
-# %% ../../nbs/report/80_clip_rows.ipynb #daaecfc0
+# %% ../../nbs/report/80_clip_rows.ipynb #7aad3217
 from dataclasses import dataclass
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from ..experiment.verdict import TOLD_AS
 from ..media.timed import Word
 from .style import ACCENT, INK, PALE
 
-# %% ../../nbs/report/80_clip_rows.ipynb #a57f8390
+# %% ../../nbs/report/80_clip_rows.ipynb #119dead6
 @dataclass(frozen=True)
 class Shown:
     "What can be seen and heard of a clip, as far as a picture shows it."
@@ -38,7 +38,7 @@ def colour_of(modality:str, number:int)->str:
     "Of a modality: its own, or the next of the others."
     return COLOURS.get(modality, OTHERS[number % len(OTHERS)])
 
-# %% ../../nbs/report/80_clip_rows.ipynb #f7c88b39
+# %% ../../nbs/report/80_clip_rows.ipynb #c804baed
 SMALL = 6.5       # points: the smallest text, in a picture of 12 cm
 
 def bare_row(axes:Axes, seconds:float, title:str):
@@ -53,7 +53,7 @@ def told_inside(axes:Axes, what:str):
     "A sentence in the middle of a row that has nothing to show."
     axes.text(.5, .5, what, transform=axes.transAxes, ha="center", va="center", fontsize=7, color=INK)
 
-# %% ../../nbs/report/80_clip_rows.ipynb #c12e0ffb
+# %% ../../nbs/report/80_clip_rows.ipynb #d7d3ef54
 def joined_spans(spans:tuple[tuple[float, float], ...], gap:float=.05)->list[tuple[float, float]]:
     "Spans that touch, as one."
     found = []
@@ -79,7 +79,7 @@ def spread_out(faces:tuple, seconds:float, width:float)->list[tuple[float, np.nd
             kept.append((min(max(time, width / 2), seconds - width / 2), crop))
     return kept
 
-# %% ../../nbs/report/80_clip_rows.ipynb #ddec2608
+# %% ../../nbs/report/80_clip_rows.ipynb #b9257420
 def draw_faces(axes:Axes, shown:Shown):
     "Crops at their times over a line that says when a face was found; gaps are pale."
     bare_row(axes, shown.seconds, "face (line: where one was found)")
@@ -101,7 +101,7 @@ def draw_faces(axes:Axes, shown:Shown):
     axes.set_xlim(0, shown.seconds)
     axes.set_ylim(0, 1)
 
-# %% ../../nbs/report/80_clip_rows.ipynb #a154779f
+# %% ../../nbs/report/80_clip_rows.ipynb #f1eb59f5
 def outline(samples:np.ndarray, bins:int=600)->tuple[np.ndarray, np.ndarray]: # (bins,) lowest, highest
     "The outline of a waveform."
     edges = np.linspace(0, len(samples), min(bins, len(samples)) + 1).astype(int)
@@ -125,7 +125,7 @@ def draw_sound(axes:Axes, shown:Shown):
     if shown.sound_start > .05:
         axes.axvspan(0, shown.sound_start, color=GROUND, lw=0)
 
-# %% ../../nbs/report/80_clip_rows.ipynb #93f56856
+# %% ../../nbs/report/80_clip_rows.ipynb #6dafd6cc
 ARCS = 8       # of the heaviest semantic edges
 
 def word_middles(words:tuple[Word, ...])->np.ndarray: # (N,) seconds
@@ -145,7 +145,7 @@ def ends_of(edges:tuple[Edge, ...], words:tuple[Word, ...])->set[int]:
     middles = word_middles(words)
     return {int(np.abs(middles - t).argmin()) for e in edges for t in (e.a, e.b)} if len(words) else set()
 
-# %% ../../nbs/report/80_clip_rows.ipynb #2e2fb8e4
+# %% ../../nbs/report/80_clip_rows.ipynb #8f50a96b
 def draw_arcs(axes:Axes, edges:tuple[Edge, ...], seconds:float, ground:float):
     "Semantic edges as arcs, the heavier the thicker."
     turn = np.linspace(0, np.pi, 60)
@@ -177,7 +177,7 @@ def draw_words(axes:Axes, words:tuple[Word, ...], edges:tuple[Edge, ...], second
         axes.text(*at, words[k].text[:14], fontweight="bold" if k in ends else "normal", **style)
     draw_arcs(axes, some, seconds, ground)
 
-# %% ../../nbs/report/80_clip_rows.ipynb #ea9fdacd
+# %% ../../nbs/report/80_clip_rows.ipynb #40faa93f
 def draw_alpha(axes:Axes, inside:Inside|None, reads:tuple[str, ...], seconds:float):
     "α of each step, stacked; a single modality says that there is nothing to weigh."
     bare_row(axes, seconds, "α: weight of each modality at each step")
@@ -196,20 +196,20 @@ def draw_alpha(axes:Axes, inside:Inside|None, reads:tuple[str, ...], seconds:flo
     axes.set_yticks([0, 1])
     axes.tick_params(axis="y", labelsize=SMALL, length=2)
 
-# %% ../../nbs/report/80_clip_rows.ipynb #1bb4e271
-def draw_beta(axes:Axes, inside:Inside|None, reads:tuple[str, ...]):
-    "β of the whole clip as one stacked bar that names its modalities."
+# %% ../../nbs/report/80_clip_rows.ipynb #fd8c127e
+def draw_beta(axes:Axes, inside:Inside|None):
+    "β of the whole clip as one stacked bar; grey where no summary is of one modality alone (E4)."
     axes.set_title("β: whole clip", fontsize=7.5, pad=2)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     if inside is None or inside.beta is None:
         return told_inside(axes, "none")
-    bottom = 0.
-    for k, m in enumerate(reads):
-        share = float(inside.beta[k])
-        strength = 1 if len(reads) > 1 else .25
-        axes.add_patch(Rectangle((0, bottom), .3, share, color=colour_of(m, k), alpha=strength, lw=0))
+    bottom, greys = 0., ("#5f6368", "#9aa0a6", "#c9cdd2")
+    for k, name in enumerate(inside.beta_of):
+        share, own = float(inside.beta[k]), name in TOLD_AS
+        colour = colour_of(name, k) if own or not name.startswith("LSTM") else greys[k % 3]
+        axes.add_patch(Rectangle((0, bottom), .3, share, color=colour, alpha=.25 if share == 1 else 1, lw=0))
         if share > .02:
-            name = TOLD_AS.get(m, m)
-            axes.text(.36, bottom + share / 2, f"{name} {share:.2f}", fontsize=SMALL, va="center")
+            told = f"{TOLD_AS.get(name, name)} {share:.2f}"
+            axes.text(.36, bottom + share / 2, told, fontsize=SMALL, va="center")
         bottom += share
