@@ -4884,6 +4884,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                                   'msa_paper/model/encoders.py'),
                                           'msa_paper.model.encoders.ModalityEncoders.forward': ( 'model/encoders.html#modalityencoders.forward',
                                                                                                  'msa_paper/model/encoders.py'),
+                                          'msa_paper.model.encoders.ModalityEncoders.sequences': ( 'model/encoders.html#modalityencoders.sequences',
+                                                                                                   'msa_paper/model/encoders.py'),
                                           'msa_paper.model.encoders.NoEncoder': ( 'model/encoders.html#noencoder',
                                                                                   'msa_paper/model/encoders.py'),
                                           'msa_paper.model.encoders.NoEncoder.__init__': ( 'model/encoders.html#noencoder.__init__',

@@ -18,8 +18,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 WIDTH, LONGEST_CELL, LARGEST_CELL, LONGEST_MODULE = 110, 40, 1800, 300
 # a module may import from what stands before it
-LAYERS = """core registry processes tasks intensity schema batch corpus loaders formats media extract data model
-baselines measures experiment studies jobs report evidence benchmark commands cli face""".split()
+LAYERS = """core registry processes tasks intensity schema batch corpus loaders formats media extract data
+model baselines measures experiment studies jobs report evidence benchmark commands cli face""".split()
 BLOCKS = ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try
 
 

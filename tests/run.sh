@@ -20,6 +20,6 @@ echo "== notebooks run"
 nbdev_test --n_workers 2 --timing
 
 echo "== tests"
-python -m pytest -q -ra tests
+python -m pytest -q -ra --durations=15 -n 2 --dist loadfile tests   # two cores, a file at a time
 
 if [ "$(state)" != "$before" ]; then git status --porcelain; git diff --stat; echo "the tests have changed the tree"; exit 1; fi

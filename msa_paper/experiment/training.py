@@ -153,12 +153,13 @@ class Training(L.LightningModule):
         for name, value in scores.items():
             self.log(name, value, batch_size=n, sync_dist=True)
 
-    def configure_optimizers(self):
-        "Adam, with a learning rate that goes down a cosine over all epochs, unless the run asks for others."
-        steps = int(self.trainer.estimated_stepping_batches) if moves_by_step(self.spec) else 0
-        return optimisation(self.model, self.spec, steps)
-
 # %% ../../nbs/experiment/30_training.ipynb #6a13ba83
+@patch
+def configure_optimizers(self:Training):
+    "Adam, with a learning rate that goes down a cosine over all epochs, unless the run asks for others."
+    steps = int(self.trainer.estimated_stepping_batches) if moves_by_step(self.spec) else 0
+    return optimisation(self.model, self.spec, steps)
+
 @patch
 def on_train_batch_start(self:Training, batch:Batch, _:int):
     "Randomness depends on the run's seed and the place in the run alone."

@@ -10,7 +10,6 @@ __all__ = ['Model', 'Ensemble', 'ClosedForm', 'settings_class', 'model_settings'
 import copy, inspect, typing
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 import torch, torch.nn.functional as F
 from pydantic import BaseModel
 from safetensors.torch import load, save
@@ -25,8 +24,8 @@ from .holes import check_holes
 from .parameter_groups import parameter_groups
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
-@runtime_checkable
-class Model(Protocol):
+@typing.runtime_checkable
+class Model(typing.Protocol):
     "What every model is: an `nn.Module` with a `head`."
     head: nn.Module    # its matrices decay, nothing else does (E9)
 
@@ -36,8 +35,8 @@ class Model(Protocol):
         "An intensity, or the scores of the classes."
 
 # %% ../../nbs/model/00_contract.ipynb #55357a53
-@runtime_checkable
-class Ensemble(Protocol):
+@typing.runtime_checkable
+class Ensemble(typing.Protocol):
     "A model of several members: in training each has a loss of its own."
     def member_outputs(self,
         batch:Batch,
@@ -45,8 +44,8 @@ class Ensemble(Protocol):
         "What each member says."
 
 # %% ../../nbs/model/00_contract.ipynb #03ff03b8
-@runtime_checkable
-class ClosedForm(Protocol):
+@typing.runtime_checkable
+class ClosedForm(typing.Protocol):
     "A model that is fitted in closed form: no epochs, no seed."
     def fit_closed_form(self,
         corpus:Corpus,
@@ -280,8 +279,7 @@ def check_state(model, batch):
     other = copy.deepcopy(model)
     for p in other.parameters():
         p.data.normal_()
-    written = save(model.state_dict())      # as a checkpoint: no two names for one tensor
-    other.load_state_dict(load(written))
+    other.load_state_dict(load(save(model.state_dict())))   # as a checkpoint: no two names for one tensor
     assert torch.equal(other(batch), y), "saved weights give another output"
 
 # %% ../../nbs/model/00_contract.ipynb #fd3ddd2a

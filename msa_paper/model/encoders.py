@@ -9,6 +9,7 @@ __all__ = ['reversed_within', 'BiLSTM', 'strides_of', 'StridedConvolutions', 'Sp
 # %% ../../nbs/model/10_encoders.ipynb #19b74bb6
 import math
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..batch import Batch, closed
 from ..schema import DataSpec, Modality
@@ -208,15 +209,24 @@ class ModalityEncoders(nn.Module):
     def forward(self,
         batch:Batch,
     )->tuple[Tensor, Tensor]: # f (B, T, M, d) and its mask (B, T, M)
-        whole, wanted, T = closed(batch), None, 0
-        sequences = [e(whole.features[m], whole.masks[m]) for m, e in self.encoders.items()]
-        if not self.aligned:
-            wanted = wanted_steps(torch.stack([whole.masks[m].sum(1) for m in self.encoders]), self.steps)
-            T = self.steps or max(int(wanted.max()), 1)
-            sequences = resampled(sequences, wanted, T)
-        if whole is not batch:
-            seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
-            sequences = [(x, mask & there) for (x, mask), there in zip(sequences, seen)]
+        sequences = self.sequences(batch)
         read = zip(self.projections.values(), sequences)
         f = [project(self.dropout(x)) * mask[..., None] for project, (x, mask) in read]
         return torch.stack(f, 2), torch.stack([mask for _, mask in sequences], 2)
+
+# %% ../../nbs/model/10_encoders.ipynb #0ce01f69
+@patch
+def sequences(self:ModalityEncoders,
+    batch:Batch,
+)->list[tuple[Tensor, Tensor]]:   # of each modality x (B, T, d_m) and its mask (B, T)
+    "Every modality encoded, at the common steps, without what was not observed."
+    whole, wanted, T = closed(batch), None, 0
+    found = [e(whole.features[m], whole.masks[m]) for m, e in self.encoders.items()]
+    if not self.aligned:
+        wanted = wanted_steps(torch.stack([whole.masks[m].sum(1) for m in self.encoders]), self.steps)
+        T = self.steps or max(int(wanted.max()), 1)
+        found = resampled(found, wanted, T)
+    if whole is batch:
+        return found
+    seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
+    return [(x, mask & there) for (x, mask), there in zip(found, seen)]
