@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEXTS', 'File', 'Text', 'OwnRun', 'Picture', 'ready_for', 'said_in', 'draw', 'clip']
 
-# %% ../../nbs/commands/80_clip.ipynb #dada4352
+# %% ../../nbs/commands/80_clip.ipynb #1ce9657e
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -13,7 +13,7 @@ from .parsing import Json, Results, aside, said, usually
 from .predict import runs_called
 from ..core import MsaPaperError, known
 
-# %% ../../nbs/commands/80_clip.ipynb #a3827d3a
+# %% ../../nbs/commands/80_clip.ipynb #d83d351f
 def ready_for(
     run:str,           # empty: the packaged models; a name of the store, or an exported or packaged folder
     results:str="",    # the working store
@@ -33,7 +33,7 @@ def ready_for(
         return load_folder(folder)
     return ready_runs(runs_called(run, results), Store(results).folder)
 
-# %% ../../nbs/commands/80_clip.ipynb #1db1c48b
+# %% ../../nbs/commands/80_clip.ipynb #dfd6acd2
 TEXTS = ".txt"
 
 def said_in(
@@ -50,7 +50,7 @@ def said_in(
         what = f"no transcript can be read: {getattr(error, 'strerror', None) or error}"
         raise MsaPaperError(what, text, "give what is said, or the name of a .txt file in UTF-8") from error
 
-# %% ../../nbs/commands/80_clip.ipynb #ba77629b
+# %% ../../nbs/commands/80_clip.ipynb #edbe1104
 File = Annotated[str, typer.Argument(metavar="FILE", help="a video or a sound file")]
 Text = Annotated[str, typer.Option(
     metavar="TEXT", **usually("what is said, or a .txt file that holds it", "it is recognised"))]
@@ -65,7 +65,7 @@ def draw(read:"Read", output:str)->Path:
     shown = shown_of(read)
     return save_picture(clip_picture(shown, read.verdict), output, alternative_text(shown, read.verdict))
 
-# %% ../../nbs/commands/80_clip.ipynb #b1965773
+# %% ../../nbs/commands/80_clip.ipynb #97552d80
 def clip(
     file:File,
     text:Text="",

@@ -7,7 +7,7 @@ __all__ = ['LONGEST', 'SHORTEST', 'PAUSE', 'BY_VOICE', 'BY_FACE', 'WORDS_ALONE',
            'spoken_pieces', 'piece_of', 'voice_streams', 'voice_beside', 'face_beside', 'of_transcripts', 'settings_of',
            'Read', 'remarks_of', 'tried_judgement', 'with_face', 'read_clip']
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #55340ffd
+# %% ../../nbs/experiment/90_own_clip.ipynb #e39733c0
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -23,7 +23,7 @@ from ..extract.voice_activity import speech_spans
 from ..media.sound import Sound, read_sound
 from ..media.timed import Remark, Timed
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #e62ba746
+# %% ../../nbs/experiment/90_own_clip.ipynb #7e27dd1c
 LONGEST, SHORTEST, PAUSE = 4., .6, .3    # seconds: of a piece of speech, and between two
 
 def spoken_pieces(
@@ -48,7 +48,7 @@ def piece_of(sound:Sound, start:float, end:float)->Sound:
     a, b = (int(np.clip(round((t - sound.start) * sound.rate), 0, len(sound.samples))) for t in (start, end))
     return replace(sound, samples=sound.samples[a:b], start=sound.start + a / sound.rate)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #7c1eacc9
+# %% ../../nbs/experiment/90_own_clip.ipynb #01d968c3
 BY_VOICE = "a model of acted voices, which nothing else here knows of"
 
 def voice_streams(sound:Sound, spans:list[tuple[float, float]])->list[tuple[Timed, float]]:
@@ -75,7 +75,7 @@ def voice_beside(
     over = f"{several(len(p), 'seed')}, {several(len(streams), 'piece')} of speech"
     return Beside("voice", BY_VOICE, over, ready.loaded[0].data.task.classes, p.mean(0), p.std(0, ddof=1))
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #5e9b32fc
+# %% ../../nbs/experiment/90_own_clip.ipynb #8f5f8d41
 BY_FACE = "a network for facial expressions, which nothing else here knows of (deviation between frames)"
 
 def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody looked for one
@@ -86,7 +86,7 @@ def face_beside(clip:Clip)->Beside|None: # None: no face was found, or nobody lo
     sd = p.std(0, ddof=1) if len(p) > 1 else None
     return Beside("face", BY_FACE, several(len(p), "frame"), clip.faces.names, p.mean(0), sd)
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #0ad9babd
+# %% ../../nbs/experiment/90_own_clip.ipynb #b9a71f19
 # vision: the face is judged beside the words
 WORDS_ALONE = Extraction(streams=("text", "vision"), align="unaligned", language="")
 
@@ -113,7 +113,7 @@ def settings_of(ready:Ready)->Extraction:
         raise MsaPaperError(what, one.run, "install the weights that made them, or extract and train anew")
     return settings
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #22bd4819
+# %% ../../nbs/experiment/90_own_clip.ipynb #885e008e
 @dataclass(frozen=True)
 class Read:
     "A clip that was read and judged."
@@ -142,7 +142,7 @@ def tried_judgement(ready:Ready, clip:Clip)->tuple[Judged|None, str]:
         return None, NO_WORDS
     return None, f"The clip has none of what the run reads ({', '.join(reads)}): nothing was judged."
 
-# %% ../../nbs/experiment/90_own_clip.ipynb #266af632
+# %% ../../nbs/experiment/90_own_clip.ipynb #c432bf55
 def with_face(clip:Clip, path:Path)->Clip:
     "The same clip with its face, for those whose run does not look for one."
     if clip.faces is not None or "vision" in clip.streams:

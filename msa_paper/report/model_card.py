@@ -6,7 +6,7 @@
 __all__ = ['KEPT', 'CARD', 'MADE_BY', 'OTHERS', 'READ_FIRST', 'card_facts', 'pack_runs', 'metric_line', 'calibration_line',
            'sequences_line', 'model_section', 'declared_weights', 'weights_table', 'model_card', 'write_card']
 
-# %% ../../nbs/report/82_model_card.ipynb #b772a1b5
+# %% ../../nbs/report/82_model_card.ipynb #00ca8556
 import pkgutil
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from .markdown import markdown
 from .names import METRICS
 from .tables import summary
 
-# %% ../../nbs/report/82_model_card.ipynb #d018a100
+# %% ../../nbs/report/82_model_card.ipynb #a67a45ea
 KEPT = "mean", "sd", "low", "high", "seeds"    # of a metric
 
 def card_facts(
@@ -45,7 +45,7 @@ def pack_runs(
     "Write runs as packaged weights, with the facts of their card. Raises where there are some already."
     return pack(runs, to or packaged_folder(name), json_text(card_facts(runs)).encode())
 
-# %% ../../nbs/report/82_model_card.ipynb #aa1f2dee
+# %% ../../nbs/report/82_model_card.ipynb #678377ec
 def metric_line(name:str, told:dict)->str:
     "A metric over the seeds, with its interval."
     m = METRICS[name]
@@ -66,7 +66,7 @@ def sequences_line(facts:dict)->str:
     told = [f"{n:,} {split}" for split, n in facts["sequences"].items()]
     return f"{', '.join(told)}; {facts['n']:,} labels in the test"
 
-# %% ../../nbs/report/82_model_card.ipynb #e6d58d71
+# %% ../../nbs/report/82_model_card.ipynb #175aa152
 def model_section(own:OwnWeights, folder:Path)->str:
     "What is told of one packaged model. Raises `Damaged` where a file is not what was written."
     verify_folder(folder, folder.name)
@@ -81,7 +81,7 @@ def model_section(own:OwnWeights, folder:Path)->str:
     ]
     return f"## {own.name}\n\n{markdown(('', ''), rows)}"
 
-# %% ../../nbs/report/82_model_card.ipynb #6762ffdd
+# %% ../../nbs/report/82_model_card.ipynb #2561a7ba
 def declared_weights()->list[PackagedWeights]:
     "Every weight of another package that is declared anywhere in the code that reads clips."
     found = {}
@@ -97,7 +97,7 @@ def weights_table()->str:
     rows = [(w.name, f"`{w.package}`", w.purpose, w.source, w.licence) for w in declared_weights()]
     return markdown(("weights", "package", "what for", "who trained them, on what", "licence"), rows)
 
-# %% ../../nbs/report/82_model_card.ipynb #4093b68f
+# %% ../../nbs/report/82_model_card.ipynb #11818a15
 CARD = "README.md"
 MADE_BY = "<!-- rendered by `msa-paper weights --card`; do not edit -->"
 OTHERS = """## Weights of other packages
@@ -106,12 +106,12 @@ What reads a clip before these models judge it: installed by `make media`, compa
 they are used, never downloaded unasked."""
 READ_FIRST = """Trained for `msa-paper clip`, so that it works without data and without training. They judge
 what they were trained on, and are wrong often enough that nothing may be decided about a person by them:
-read the intervals. Three seeds each; the mean is the judgement, and their spread is told beside it. Weights are in
-half precision, under digests that are compared whenever they are loaded. Validation ended the training, odds
-and interval are from the same split, and segments of one video resemble each other: an interval holds a little
-less often than it promises."""
+read the intervals. Three seeds each; the mean is the judgement, and their spread is told beside it. Weights
+are in half precision, under digests that are compared whenever they are loaded. Validation ended the
+training, odds and interval are from the same split, and segments of one video resemble each other: an
+interval holds a little less often than it promises."""
 
-# %% ../../nbs/report/82_model_card.ipynb #3de27c18
+# %% ../../nbs/report/82_model_card.ipynb #ade6b479
 def model_card(folder:Path|None=None)->str: # Markdown
     "The card of all packaged models. Raises where one is not there."
     folder = folder or packaged_folder()
