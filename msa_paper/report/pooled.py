@@ -41,9 +41,9 @@ def without_fold(c:Configuration)->str:
     return " ".join(p for p in parts if p)
 
 def folds_of(at:AtHand)->dict[tuple[str, str], list[Configuration]]: # {(experiment, name): its folds}
-    "The configurations of a study that are folds of the same."
+    "The configurations of a study that are folds of the same, whether or not they are run."
     found = {}
-    for c in at.every:
+    for c in at.some:
         if "fold" in c.spec.data:
             found.setdefault((c.key, without_fold(c)), []).append(c)
     return found
