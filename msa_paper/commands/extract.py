@@ -17,8 +17,8 @@ from ..core import MsaPaperError, validated
 Clips = Annotated[str, typer.Argument(metavar="DIR", help="a folder of video or sound files")]
 Features = Annotated[str, typer.Option(
     "-o", "--output", metavar="FEATURES", **usually("the folder that is written", "DIR-features"))]
-Table = Annotated[str, typer.Option(
-    metavar="FILE", **usually("a row a clip: id, file, transcript, label, group, split", "all media files"))]
+Table = Annotated[str, typer.Option(metavar="FILE", **usually(
+    "a row a clip: id, file, transcript, label, group, split", "DIR/samples.csv, or all media files"))]
 Align = Annotated[str, typer.Option(
     metavar="words|N|unaligned", help="common steps: the words, N equal ones, or each stream its own")]
 Meant = Annotated[Literal["intensity", "classes", ""], typer.Option(
@@ -56,13 +56,22 @@ def place_of(folder:str, output:str)->Path:
         raise MsaPaperError("features do not go among the clips", output, "name another folder with -o")
     return place
 
-def others_told(folder:Path, table:str)->str:
-    "Which files of a folder are no clips; empty where a table says what is."
+def table_of(folder:Path, table:str)->str:
+    "The table of a folder: the one that is named, or samples.csv where it is there; empty: none."
+    return table or ("samples.csv" if (folder/"samples.csv").is_file() else "")
+
+def left_alone(folder:Path, clips:list, table:str)->str:
+    "Which files of a folder are not extracted, and why; empty where there is none."
     from msa_paper.extract.clip_table import media_files
-    _, others = media_files(folder)
-    some = ", ".join(sorted({p.suffix or p.name for p in others})[:8])
-    told = f"{len(others)} other files are no clips and were left alone: {some}"
-    return told if others and not table else ""
+    media, others = media_files(folder)
+    if table:
+        here = {c.path.resolve() for c in clips}
+        missed = [p.name for p in media if p.resolve() not in here]
+        why = f"media files stand in no row of {table}"
+    else:
+        missed, why = sorted(p.suffix or p.name for p in others), "other files are no clips"
+    some = ", ".join(dict.fromkeys(missed[:40]))
+    return f"{len(missed)} {why} and were left alone: {some}" if missed else ""
 
 # %% ../../nbs/commands/35_extract.ipynb #9320bbed
 def extract(
@@ -87,8 +96,10 @@ def extract(
     settings, place = extraction_of(align, choice), place_of(folder, output)
     workers = counted(workers, "--workers", most_workers())
     where = Where(scheduler, workers, False, insecure_network, tls_ca, tls_cert, tls_key)
+    table = table_of(Path(folder), table)
     clips = wanted_clips(Path(folder), Path(table) if table else None)
-    if told := others_told(Path(folder), table):
+    print(f"{len(clips)} clips, {f'the rows of {table}' if table else 'all media files'}", flush=True)
+    if told := left_alone(Path(folder), clips, table):
         print(told, flush=True)
     from msa_paper.jobs.features import counted_line, extract_all, write_features, write_report
     outcomes = extract_all(clips, place, settings, engine_of(where))
