@@ -53,14 +53,16 @@ def export(
 ):
     """Write a run as one folder that predicts elsewhere.
 
-    It holds weights, scaling, specification, class names and digests; `msa-paper predict DIR …` and
+    It holds weights, scaling, specification, class names and digests, and, where its data are at hand, what
+    validation says of an intensity's interval; `msa-paper predict DIR …` and
     `msa_paper.load(DIR)` read it, and ask for nothing else but the text encoder of a run that has one."""
-    from msa_paper.experiment.portable import encoders_needed, export_run
+    from msa_paper.experiment.calibrated_runs import export_calibrated
+    from msa_paper.experiment.portable import encoders_needed
     found = runs_called(run, results)
     if len(found) > 1:
         what, remedy = f"'{run}' fits {len(found)} seeds", f"name one: {found[0].id}, …"
         raise MsaPaperError(what, results or "runs/", remedy)
-    print(export_run(found[0], Path(to)))
+    print(export_calibrated(found[0], Path(to)))
     for told in encoders_needed(Path(to)):
         print(told)
 
