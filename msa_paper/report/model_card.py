@@ -50,6 +50,8 @@ def metric_line(name:str, told:dict)->str:
     "A metric over the seeds, with its interval."
     m = METRICS[name]
     between = m.between(told["low"], told["high"]) if told["low"] is not None else ""
+    if (told["low"], told["high"]) == (0, 1):
+        between = "(too few groups in the test for an interval)"
     return f"{m.label} {m.show(told['mean'])} ± {m.show(told['sd'])} {between}".rstrip()
 
 def calibration_line(folder:Path)->str:
