@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['reversed_within', 'BiLSTM', 'strides_of', 'StridedConvolutions', 'SpectrumEncoder', 'NoEncoder', 'make_encoder',
-           'resampling', 'wanted_steps', 'resampled', 'ModalityEncoders']
+           'resampling', 'wanted_steps', 'common_steps', 'resampled', 'ModalityEncoders']
 
 # %% ../../nbs/model/10_encoders.ipynb #19b74bb6
 import math
 import torch, torch.nn.functional as F
-from fastcore.basics import patch
 from torch import Tensor, nn
 from ..batch import Batch, closed
 from ..schema import DataSpec, Modality
@@ -160,6 +159,15 @@ def wanted_steps(
     first = (lengths > 0).int().argmax(0, keepdim=True)
     return lengths.gather(0, first)[0]
 
+# %% ../../nbs/model/10_encoders.ipynb #78071589
+def common_steps(
+    masks:list[Tensor],   # of each modality (B, T_m), without holes
+    steps:int|None,       # T; None: those of the first modality that a sample has
+)->tuple[Tensor, int]:    # (B,), and the longest
+    "To how many steps each sample is brought, and the padded length of them."
+    wanted = wanted_steps(torch.stack([mask.sum(1) for mask in masks]), steps)
+    return wanted, steps or max(int(wanted.max()), 1)
+
 # %% ../../nbs/model/10_encoders.ipynb #cf1952f3
 def resampled(
     sequences:list[tuple[Tensor, Tensor]],  # for each modality x (B, L_m, d_m) and its mask (B, L_m)
@@ -196,7 +204,7 @@ class ModalityEncoders(nn.Module):
         width:int,            # d
         dropout:float=0.,     # on what is projected
         steps:int|None=None,  # T; None: those of the first modality
-        vectors:str="as_is",  # what reads a sequence of vectors: nothing, or a 'bilstm'
+        vectors:str="as_is",  # what reads vectors: nothing, or a 'bilstm'
         text:"TextEncoderSettings|None"=None,   # what reads token numbers; None: its defaults
     ):
         super().__init__()
@@ -209,24 +217,14 @@ class ModalityEncoders(nn.Module):
     def forward(self,
         batch:Batch,
     )->tuple[Tensor, Tensor]: # f (B, T, M, d) and its mask (B, T, M)
-        sequences = self.sequences(batch)
+        whole, wanted, T = closed(batch), None, 0
+        sequences = [e(whole.features[m], whole.masks[m]) for m, e in self.encoders.items()]
+        if not self.aligned:
+            wanted, T = common_steps(list(map(whole.masks.get, self.encoders)), self.steps)
+            sequences = resampled(sequences, wanted, T)
+        if whole is not batch:
+            seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
+            sequences = [(x, mask & there) for (x, mask), there in zip(sequences, seen)]
         read = zip(self.projections.values(), sequences)
         f = [project(self.dropout(x)) * mask[..., None] for project, (x, mask) in read]
         return torch.stack(f, 2), torch.stack([mask for _, mask in sequences], 2)
-
-# %% ../../nbs/model/10_encoders.ipynb #0ce01f69
-@patch
-def sequences(self:ModalityEncoders,
-    batch:Batch,
-)->list[tuple[Tensor, Tensor]]:   # of each modality x (B, T, d_m) and its mask (B, T)
-    "Every modality encoded, at the common steps, without what was not observed."
-    whole, wanted, T = closed(batch), None, 0
-    found = [e(whole.features[m], whole.masks[m]) for m, e in self.encoders.items()]
-    if not self.aligned:
-        wanted = wanted_steps(torch.stack([whole.masks[m].sum(1) for m in self.encoders]), self.steps)
-        T = self.steps or max(int(wanted.max()), 1)
-        found = resampled(found, wanted, T)
-    if whole is batch:
-        return found
-    seen = seen_steps(*(list(map(b.masks.get, self.encoders)) for b in (batch, whole)), wanted, T)
-    return [(x, mask & there) for (x, mask), there in zip(found, seen)]

@@ -100,7 +100,8 @@ def switches(
     told = []
     for name, f in settings.model_fields.items():
         ways = ways_of(f.annotation)
-        if name != "variant" and ways:
+        own = name != "variant" and not name.startswith("encoder_")    # how words are read is no baseline's
+        if own and ways:
             default = {True: "yes", False: "no", None: "by variant"}.get(f.default, f.default)
             told.append(f"{name}: {', '.join([str(default), *(w for w in ways if w != default)])}")
     return "; ".join(told)
