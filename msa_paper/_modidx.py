@@ -5632,6 +5632,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                          'msa_paper/report/model_card.py'),
                                              'msa_paper.report.model_card.declared_weights': ( 'report/model_card.html#declared_weights',
                                                                                                'msa_paper/report/model_card.py'),
+                                             'msa_paper.report.model_card.media_table': ( 'report/model_card.html#media_table',
+                                                                                          'msa_paper/report/model_card.py'),
                                              'msa_paper.report.model_card.metric_line': ( 'report/model_card.html#metric_line',
                                                                                           'msa_paper/report/model_card.py'),
                                              'msa_paper.report.model_card.model_card': ( 'report/model_card.html#model_card',
