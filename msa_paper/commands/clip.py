@@ -34,26 +34,28 @@ def ready_for(
     return ready_runs(runs_called(run, results), Store(results).folder)
 
 # %% ../../nbs/commands/80_clip.ipynb #dfd6acd2
-TEXTS = ".txt"
+TEXTS = ".txt", ".srt", ".vtt", ".ctm", ".tsv", ".json"
 
 def said_in(
-    text:str,        # what is said, or the name of a .txt file; empty: it is to be recognised
-)->str|None:         # None: it is to be recognised
+    text:str,        # what is said, or the name of a file of `TEXTS`; empty: it is to be recognised
+)->str|Path|None:    # a file: its words have times; None: it is to be recognised
     "A transcript. Raises where it names a file that cannot be read."
     if not text.strip():
         return None
     if not text.lower().endswith(TEXTS):
         return text
+    if not text.lower().endswith(".txt") and Path(text).is_file():
+        return Path(text)
     try:
         return Path(text).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         what = f"no transcript can be read: {getattr(error, 'strerror', None) or error}"
-        raise MsaPaperError(what, text, "give what is said, or the name of a .txt file in UTF-8") from error
+        raise MsaPaperError(what, text, "give what is said, or the name of a file in UTF-8") from error
 
 # %% ../../nbs/commands/80_clip.ipynb #edbe1104
 File = Annotated[str, typer.Argument(metavar="FILE", help="a video or a sound file")]
-Text = Annotated[str, typer.Option(
-    metavar="TEXT", **usually("what is said, or a .txt file that holds it", "it is recognised"))]
+Text = Annotated[str, typer.Option(metavar="TEXT", **usually(
+    "what is said, or its file: .txt, or .srt, .vtt, .ctm, .tsv, .json with times", "it is recognised"))]
 OwnRun = Annotated[str, typer.Option(
     "--run", metavar="RUN", **usually("a run of one's own, or an exported folder", "the packaged models"))]
 Picture = Annotated[str, typer.Option(
@@ -85,8 +87,13 @@ def clip(
         known(Path(output).suffix.lower(), (".png", ".svg", ".pdf"), "kind of picture", output)
     with aside(as_json):
         read = read_clip(Path(file), said_in(text), ready_for(run, results))
+    lines = verdict_lines(read.verdict)
+    try:
         drawn = draw(read, output) if output else None
-    lines = verdict_lines(read.verdict) + ([f"\npicture    {drawn}"] if drawn else [])
+    except OSError as error:
+        remedy = "name another place with -o; the verdict is:\n" + "\n".join(lines)
+        raise MsaPaperError(f"the picture cannot be written: {error.strerror}", output, remedy) from error
+    lines += [f"\npicture    {drawn}"] if drawn else []
     told = verdict_facts(read.verdict)
     told |= dict(extractor=read.clip.extractor, picture=drawn and str(drawn))
     said(told, "\n".join(lines), as_json)

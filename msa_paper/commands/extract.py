@@ -34,7 +34,7 @@ def extraction_of(align:str, given:list[str]|None)->"Extraction":
     said = read_options(given)
     if "align" in said:
         raise MsaPaperError("align is an option of its own", "--set", "give --align")
-    steps = int(align) if align.isdigit() else align
+    steps = int(align) if align.isdecimal() else align
     return validated(Extraction, said | dict(align=steps), "--set, --align")
 
 def engine_of(where:Where)->object:
@@ -73,6 +73,16 @@ def left_alone(folder:Path, clips:list, table:str)->str:
     some = ", ".join(dict.fromkeys(missed[:40]))
     return f"{len(missed)} {why} and were left alone: {some}" if missed else ""
 
+def clips_meant(folder:Path, table:str)->list:   # of `Wanted`
+    "The clips of a folder, and on the screen which these are."
+    from msa_paper.extract.clip_table import wanted_clips
+    table = table_of(folder, table)
+    clips = wanted_clips(folder, Path(table) if table else None)
+    print(f"{len(clips)} clips, {f'the rows of {table}' if table else 'all media files'}", flush=True)
+    if told := left_alone(folder, clips, table):
+        print(told, flush=True)
+    return clips
+
 # %% ../../nbs/commands/35_extract.ipynb #9320bbed
 def extract(
     folder:Clips,
@@ -92,16 +102,12 @@ def extract(
 
     Finished clips are not done again; the same command goes on after an interruption. FEATURES/report.csv
     tells of every clip. `msa-paper train FEATURES` and `msa-paper predict RUN FEATURES` take the result."""
-    from msa_paper.extract.clip_table import wanted_clips
     settings, place = extraction_of(align, choice), place_of(folder, output)
     workers = counted(workers, "--workers", most_workers())
     where = Where(scheduler, workers, False, insecure_network, tls_ca, tls_cert, tls_key)
-    table = table_of(Path(folder), table)
-    clips = wanted_clips(Path(folder), Path(table) if table else None)
-    print(f"{len(clips)} clips, {f'the rows of {table}' if table else 'all media files'}", flush=True)
-    if told := left_alone(Path(folder), clips, table):
-        print(told, flush=True)
-    from msa_paper.jobs.features import counted_line, extract_all, write_features, write_report
+    clips = clips_meant(Path(folder), table)
+    from msa_paper.jobs.features import check_told, counted_line, extract_all, write_features, write_report
+    check_told(clips, place, task)
     outcomes = extract_all(clips, place, settings, engine_of(where))
     write_report(outcomes, place)
     failed = [o for o in outcomes if not o.found]

@@ -83,11 +83,11 @@ def of_calibration(judged:Judged)->list[str]:
     return of_distance(judged)
 
 def of_distance(judged:Judged)->list[str]:
-    "Whether a clip is unlike what its model has learnt from."
-    if judged.nearer > FAR:
-        told = f"farther from them than {FAR:.0%} of the clips that the model was checked on"
-        return [f"This clip is unlike the training data: {told}. Interval and odds do not hold for it."]
-    return []
+    "Whether a clip is unlike what its model has learnt from; few clips cannot say where 99 % lie."
+    if judged.nearer <= FAR or judged.calibration.n < 1 / (1 - FAR):
+        return []
+    told = f"farther from them than {FAR:.0%} of the clips that the model was checked on"
+    return [f"This clip is unlike the training data: {told}. Interval and odds do not hold for it."]
 
 # %% ../../nbs/experiment/89_verdict.ipynb #14b27f1d
 FEW = 3     # words, below which a transcript is no sentence

@@ -22,7 +22,7 @@ from .functionals import egemaps
 from .log_mel import log_mel
 from .speech import recognise
 from .voice_activity import speech_spans
-from .words import given_words
+from .words import transcript
 from ..media.frames import Frames, frames
 from ..media.look import Facts, look
 from ..media.sound import Sound, read_sound
@@ -53,7 +53,7 @@ class Material:
     "A clip that is being read: what several streams need is read once."
     path: Path
     settings: Extraction
-    text: str | None = None    # the transcript, where it is known
+    text: str | Path | None = None    # the transcript, or a file that holds it with times
     remarks: list[Remark] = field(default_factory=list)
     track: Track | None = None
     faces: FaceFeatures | None = None
@@ -86,7 +86,9 @@ def words_of(
     s, sound = clip.settings, clip.sound
     if clip.text is not None:
         spans = speech_spans(sound) if len(sound.samples) else []
-        return given_words(clip.text, spans, clip.facts.duration)
+        given = transcript(clip.text, spans, clip.facts.duration)
+        clip.remarks += given.remarks
+        return given.words
     if not len(sound.samples):
         return []
     return recognise(sound, model=s.speech, beam=s.beam, language=s.language or None)
@@ -149,7 +151,7 @@ def silent_streams(clip:Material, streams:dict[str, Timed])->list[Remark]:
 # %% ../../nbs/extract/60_clip.ipynb #f6059558
 def extract_clip(
     path:Path|str,
-    text:str|None=None,                  # the transcript; None: what is said is recognised
+    text:str|Path|None=None,             # the transcript, or its file; None: what is said is recognised
     settings:Extraction=Extraction(),
     id:str="",                           # empty: the file's name
 )->Clip:

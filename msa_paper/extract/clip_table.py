@@ -6,6 +6,7 @@
 __all__ = ['SUFFIXES', 'COLUMNS', 'Wanted', 'media_files', 'columns_of', 'wanted_clips', 'task_declared']
 
 # %% ../../nbs/extract/74_clip_table.ipynb #96d1ccd7
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -62,7 +63,7 @@ def file_of(folder:Path, named_file:str)->Path:
     path = folder/named_file
     if path.is_file():
         return path
-    there = [p for p in path.parent.glob(f"{path.name}.*") if p.suffix.lower() in SUFFIXES]
+    there = [p for p in path.parent.glob(f"{glob.escape(path.name)}.*") if p.suffix.lower() in SUFFIXES]
     return there[0] if len(there) == 1 else path
 
 def table_in(folder:Path, table:Path)->Path:
@@ -120,6 +121,8 @@ def task_declared(
     if are_words.any():
         wrong = words[int(are_words.argmax())]
         raise MsaPaperError(f"label '{wrong}' is no intensity", remedy="leave --task out, or mend the label")
+    if np.isinf(numbers).any():
+        raise MsaPaperError("a label is infinite", "the table", "mend it, or leave it empty: it is missing")
     low, high = min(numbers, default=-3.), max(numbers, default=3.)
-    within = -3 <= low and high <= 3
+    within = -3 <= low < 0 < high <= 3       # both signs: the field's scale
     return TaskDeclared(kind="intensity", range=(-3., 3.) if within else (np.floor(low), np.ceil(high)))

@@ -27,7 +27,8 @@ Steps = Annotated[int, Field(ge=1, le=10_000)]
 class Extraction(BaseModel):
     "All that decides what comes out of a clip."
     model_config = ConfigDict(extra="forbid", frozen=True)
-    streams: tuple[Stream, ...] = ("text", "vision", "audio")   # what is extracted, the first sets the pace
+    # what is extracted, the first sets the pace
+    streams: tuple[Stream, ...] = Field(("text", "vision", "audio"), min_length=1)
     align: Literal["words", "unaligned"] | Steps = "words"   # common steps: a number of equal ones
     rate: float = Field(5., gt=0, le=60)   # frames a second
     height: int = Field(360, ge=64)   # pixels of a frame's shorter side, at most

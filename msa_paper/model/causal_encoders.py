@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
-from ..batch import Batch
+from ..batch import Batch, closed
 from ..core import MsaPaperError
 from ..schema import DataSpec, Modality
 from .encoders import NoEncoder, SpectrumEncoder, strides_of, wanted_steps
@@ -213,7 +213,8 @@ def clocked(self:CausalEncoders,
 def forward(self:CausalEncoders,
     batch:Batch,
 )->tuple[Tensor, Tensor]: # f (B, T, M, d) and its mask (B, T, M)
-    "What had arrived by the end of each step."
+    "What had arrived by the end of each step; a step that was not observed is one of zeros."
+    batch = closed(batch)
     sequences = {m: e(batch.features[m], batch.masks[m]) for m, e in self.encoders.items()}
     steps = list(sequences.values())
     if not self.aligned:

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from ..core import known, write_whole
 from ..experiment.own_clip import Read
 from ..experiment.verdict import Beside, Verdict, signed, several, verdict_lines, who_judged
@@ -42,7 +43,8 @@ def draw_intensity(axes:Axes, v:Verdict):
     axes.text(y, .55, signed(y), ha="center", fontsize=9, color=ACCENT, fontweight="bold")
     odds = ", ".join(f"{name} {p:.0%}" for name, p in sorted(v.odds.items(), key=lambda kept: -kept[1]))
     axes.text(low, 1.25, odds, fontsize=7, color=INK)
-    ticks = np.arange(np.ceil(low), high + .01)
+    ticks = MaxNLocator(7, integer=high - low >= 5).tick_values(low, high)
+    ticks = ticks[(ticks >= low) & (ticks <= high)]
     axes.set_xticks(ticks, [signed(t, 0) if low < 0 else f"{t:.0f}" for t in ticks])
     axes.tick_params(axis="x", labelsize=SMALL, length=2)
 
