@@ -163,7 +163,8 @@ def slow(clip, words):
     return real(clip, words)
 with patch.dict(clips.STREAMS, audio=slow):
     settings = Extraction(streams=("audio",), align=4)
-    extract_all(wanted_clips(Path(sys.argv[1])), Path(sys.argv[2]), settings, ClipEngine(1, inside=True))
+    some = wanted_clips(Path(sys.argv[1]), Path("samples.csv"))
+    extract_all(some, Path(sys.argv[2]), settings, ClipEngine(1, inside=True))
 """
 
 
