@@ -111,7 +111,8 @@ def cautions(
 )->tuple[str, ...]:
     "What a reader of a verdict has to keep in mind, one sentence each."
     found = of_calibration(judged) if judged else []
-    found += of_words(words) if judged and "text" in judged.heard else []
+    words_alone = judged and judged.reads == judged.heard == ("text",)   # others: as their owner knows
+    found += of_words(words) if words_alone else []
     met = [f"{TOLD_AS.get(r.stream, r.stream)}: {r.told}" for r in remarks]
     return tuple(dict.fromkeys([*found, *met]))
 
