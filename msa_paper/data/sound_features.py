@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import save
 from ..core import MsaPaperError, known, project_folder, sha256, validated, write_whole
 from ..extract.functionals import egemaps, functionals_47
 from ..extract.log_mel import LogMelSettings, log_mel
 from ..extract.loud import at_level, loud_part
-from ..extract.text import is_whole
+from ..extract.text import computed_once
 from ..media.sound import Sound, read_sound
 from ..media.timed import Timed
 
@@ -108,17 +107,12 @@ def extract_sounds(
     facts = dict(kind=kind, settings=told, clips=len(files), version=VERSION) | asdict(prepare)
     key, rate = key_of(files, kind, told, prepare), told.get("rate", 16000)
     final = Path(folder or project_folder()/"data"/"features")/f"sound-{key}.safetensors"
-    if is_whole(final):
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    lock = final.with_suffix(".lock")
-    with FileLock(lock):
-        if not is_whole(final):
-            content = compute(files, extract, rate, prepare, facts)
-            write_whole(final.with_suffix(".sha256"), hashlib.sha256(content).hexdigest())
-            write_whole(final, content)
-        lock.unlink(missing_ok=True)
-    return final
+    def made():
+        "All of it, and its digest."
+        content = compute(files, extract, rate, prepare, facts)
+        write_whole(final.with_suffix(".sha256"), hashlib.sha256(content).hexdigest())
+        write_whole(final, content)
+    return computed_once(final, made)
 
 # %% ../../nbs/data/54_sound_features.ipynb #f349e583
 @dataclass(frozen=True)

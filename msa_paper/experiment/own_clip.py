@@ -127,9 +127,7 @@ NO_WORDS = "No words were found, and the model judges words: the intensity was n
 
 def remarks_of(clip:Clip, sound:Sound, spans:tuple)->list[Remark]:
     "What was met in a clip."
-    found = [*clip.remarks]
-    found += [NOBODY] if len(sound.samples) and not spans else []
-    return found
+    return [*clip.remarks, *([NOBODY] if len(sound.samples) and not spans else [])]
 
 def tried_judgement(ready:Ready, clip:Clip)->tuple[Judged|None, str]:
     "What the run says; or why it says nothing."
@@ -152,15 +150,16 @@ def with_face(clip:Clip, path:Path)->Clip:
 
 def read_clip(
     path:Path,
-    text:str|None=None,        # what is said; None: it is recognised
+    text:str|Path|None=None,   # what is said, or its file; None: it is recognised
     ready:Ready|None=None,     # of a run of one's own; None: the packaged model of words
     voice:Ready|None=None,     # None: the packaged model of the voice
 )->Read:
     "Read a clip and judge it. Raises one sentence where the file is no clip, or does not fit the run."
     ready = ready or load_packaged("words")
     clip = with_face(extract_clip(path, text, settings_of(ready)), path)
-    sound = clip.sound or read_sound(path)
-    spans = tuple(speech_spans(sound)) if len(sound.samples) else ()
+    sound = clip.sound or read_sound(path, facts=clip.facts)
+    heard = speech_spans(sound) if clip.spans is None and len(sound.samples) else clip.spans
+    spans = tuple(heard or ())
     verdict, instead = tried_judgement(ready, clip)
     keep = cautions(verdict, [w.text for w in clip.words], remarks_of(clip, sound, spans))
     by_voice = voice_beside(voice or load_packaged("voice"), sound, spans)

@@ -46,6 +46,7 @@ class Clip:
     faces: FaceFeatures | None = None    # with the probabilities of its expressions
     tokens: "TokenSteps | None" = None   # of the words
     sound: Sound | None = None
+    spans: list[tuple[float, float]] | None = None   # of speech, seconds; None: nobody asked
 
 # %% ../../nbs/extract/60_clip.ipynb #b2b8d2ec
 @dataclass
@@ -67,9 +68,14 @@ class Material:
     @cached_property
     def sound(self)->Sound:
         "Its sound, without a sample where there is none."
-        found = read_sound(self.path)
+        found = read_sound(self.path, facts=self.facts)
         self.remarks += found.remarks
         return found
+
+    @cached_property
+    def spans(self)->list[tuple[float, float]]:
+        "When somebody speaks, seconds on the clip's clock."
+        return speech_spans(self.sound) if len(self.sound.samples) else []
 
     @cached_property
     def frames(self)->Frames:
@@ -85,13 +91,12 @@ def words_of(
     "The words of a clip on its clock: of the transcript, or recognised."
     s, sound = clip.settings, clip.sound
     if clip.text is not None:
-        spans = speech_spans(sound) if len(sound.samples) else []
-        given = transcript(clip.text, spans, clip.facts.duration)
+        given = transcript(clip.text, clip.spans, clip.facts.duration)
         clip.remarks += given.remarks
         return given.words
     if not len(sound.samples):
         return []
-    return recognise(sound, model=s.speech, beam=s.beam, language=s.language or None)
+    return recognise(sound, clip.spans, model=s.speech, beam=s.beam, language=s.language or None)
 
 # %% ../../nbs/extract/60_clip.ipynb #be757dc7
 def text_stream(clip:Material, words:list[Word])->Timed:
@@ -165,7 +170,7 @@ def extract_clip(
         streams[m] = tried(clip, m, lambda: STREAMS[m](clip, words), nothing(0))    # noqa: B023
     clip.remarks += silent_streams(clip, streams)
     steps = on_one_clock(streams, words, settings.align, seconds_of(facts, streams))
-    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "tokens", "sound")}
+    kept = {k: vars(clip).get(k) for k in ("frames", "track", "faces", "tokens", "sound", "spans")}
     remarks = tuple(dict.fromkeys(clip.remarks))
     digest, recognised = extractor_digest(settings), heard and text is None
     named = id or Path(path).name

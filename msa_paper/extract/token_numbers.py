@@ -9,10 +9,9 @@ __all__ = ['SPECIAL', 'tokenizer_digest', 'TokenSettings', 'token_numbers']
 import hashlib, json, os
 from pathlib import Path
 import numpy as np
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from ..core import project_folder, sha256, validated, write_whole
-from .text import TextSettings, checked_texts, is_whole, limit_of
+from .text import TextSettings, checked_texts, computed_once, limit_of
 from .text_encoder import TextEncoder, load_text_encoder, tokenise
 from ..formats.tensor_file import write_tensors
 
@@ -69,14 +68,10 @@ def token_numbers(
     limit = limit_of(TextSettings(model=s.model, max_tokens=s.max_tokens), encoder)
     key = tokens_key(ids, texts, tokenizer_digest(encoder.tokenizer), limit)
     final = Path(folder or project_folder()/"data"/"features")/f"tokens-{key}.safetensors"
-    if is_whole(final):
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.with_suffix(".lock")) as lock:
-        if not is_whole(final):
-            part = final.with_suffix(".partial")
-            write_numbers(part, ids, texts, encoder, s, limit)
-            write_whole(final.with_suffix(".sha256"), sha256(part))
-            os.replace(part, final)
-        Path(lock.lock_file).unlink(missing_ok=True)
-    return final
+    def made():
+        "All of it, and its digest."
+        part = final.with_suffix(".partial")
+        write_numbers(part, ids, texts, encoder, s, limit)
+        write_whole(final.with_suffix(".sha256"), sha256(part))
+        os.replace(part, final)
+    return computed_once(final, made)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from ..core import MsaPaperError
-from .look import Facts, clip_streams, look, opened
+from .look import Facts, clip_streams, look, media_library, opened
 from .timed import Remark
-from .weights import needed
 
 # %% ../../nbs/media/30_sound.ipynb #12fb14f0
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Decoder:
                     self.reached = max(self.reached, end)
                 if packet.stream.index == self.stream.index:
                     yield packet
-        except needed("av").FFmpegError:
+        except media_library("sound").FFmpegError:
             return
 
     def frames(self)->Iterator[object]:
@@ -72,7 +71,7 @@ class Decoder:
         for packet in self.packets():
             try:
                 found = packet.decode()
-            except needed("av").FFmpegError:
+            except media_library("sound").FFmpegError:
                 self.damaged += 1
                 continue
             good = [frame for frame in found if not frame.is_corrupt]
@@ -91,7 +90,7 @@ class Piece:
     ):
         self.time, self.length, self.parts = time, 0., []
         self.kind = self.kind_of(frame)
-        self.resampler = needed("av").AudioResampler(format="fltp", rate=rate)
+        self.resampler = media_library("sound").AudioResampler(format="fltp", rate=rate)
 
     @staticmethod
     def kind_of(frame:object)->tuple:

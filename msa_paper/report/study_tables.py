@@ -17,7 +17,7 @@ from ..experiment.trials import read_search, tuning_file
 from ..experiment.runs import Run
 from ..jobs.status import failed_notebooks
 from ..jobs.notebook import read_notebook
-from .at_hand import AtHand, in_order, metrics_of, origin, run_row
+from .at_hand import TOLD, AtHand, in_order, metrics_of, origin, run_row
 from .resamples import Draws, other_draws
 from ..studies.comparisons import comparisons
 from ..studies.variances import variances
@@ -37,10 +37,11 @@ def runs_and_origins(at:AtHand)->tuple[pd.DataFrame, list[dict]]:
 
 # %% ../../nbs/report/29_study_tables.ipynb #b1d6ce34
 def row_and_origin(run:Run)->tuple[dict, dict]:
-    "A run's row and what is behind it: of the store, or as it was published."
+    "A run's row and what is behind it: of the store, or as published, where a table has NaN for None."
     if isinstance(run, Run):
         return run_row(run), origin(run)
-    return dict(run.row), run.study.about["origins"][int(run.row["origin"])]
+    untold = {k: None for k in TOLD if isinstance(v := run.row.get(k), float) and np.isnan(v)}
+    return run.row | untold, run.study.about["origins"][int(run.row["origin"])]
 
 # %% ../../nbs/report/29_study_tables.ipynb #3aa00400
 def compute_of(at:AtHand, runs:pd.DataFrame, settings:dict)->dict:
