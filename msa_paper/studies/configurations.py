@@ -25,10 +25,11 @@ def shares_settings(
 
 def tuned_by(e:Experiment)->Experiment:
     """The experiment whose search decides: its own, that of another task on the same data, of any study,
-    or that of the same task in a named study.
+    or that of the same task in a named study, where it has none its first.
     """
     if e.tuned_in:
-        return next(o for o in experiments(e.tuned_in) if (o.dataset, o.task) == (e.dataset, e.task))
+        there = experiments(e.tuned_in)
+        return next((o for o in there if o.task == e.task), there[0])
     if not e.tuned_on:
         return e
     read = e.dataset, e.protocol, e.data
@@ -140,10 +141,9 @@ def every_entry(
 )->list[Entry]:
     "All entries of a study, but for single questions without settings yet. Raises for an unknown study."
     asked = studied(known(name, study, "study"))
-    if asked.configurations:
-        given = asked.configurations(results)
-        return [entry(c.model_copy(update=dict(results=results))) for c in given]
-    return [one for e in asked.experiments for one in entries_of(e, results)]
+    given = asked.configurations(results) if asked.configurations else []
+    alone = [entry(c.model_copy(update=dict(results=results))) for c in given]
+    return alone + [one for e in asked.experiments for one in entries_of(e, results)]
 
 # %% ../../nbs/studies/05_configurations.ipynb #ffeba313
 def entries(
