@@ -95,6 +95,7 @@ DECLARATION = "data.toml"   # what declares one's own data, beside them
 class Facts:
     "What can be declared of anything."
     order: int = LAST   # where it stands among the others
+    by_name: bool = False   # what asks for all leaves it out: it is asked for by name
 
 # %% ../nbs/01_registry.ipynb #6e9990dc
 GROUPS = "baseline", "proposed", "ablation", "control", "extension", "encoder"

@@ -19,7 +19,8 @@ class TextEncoderAloneSettings(TextEncoderSettings):
     dropout: Rate = .1      # on what is averaged
 
 # %% ../../nbs/baselines/78_text_encoder.ipynb #a43ab798
-@model("text_encoder", label="text encoder alone", group="encoder", order=16, small=dict(dropout=.1))
+@model("text_encoder", label="text encoder alone", group="encoder", order=16, by_name=True,
+       small=dict(dropout=.1))
 class TextEncoderAlone(nn.Module):
     "Last hidden states, their mean, a linear map."
     def __init__(self,

@@ -36,8 +36,8 @@ def is_closed_form(name:str)->bool:
 
 # %% ../../nbs/studies/00_study.ipynb #870611ab
 def every_model()->tuple[str, ...]:
-    "The models of an experiment that names none; a text encoder alone is asked for by name."
-    return tuple(m for m in model if m not in model.names(group="encoder"))
+    "The models of an experiment that names none: all but those that are asked for by name."
+    return tuple(m for m in model if m not in model.names(by_name=True))
 
 # %% ../../nbs/studies/00_study.ipynb #cd07c603
 @dataclass(frozen=True)
