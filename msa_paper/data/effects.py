@@ -69,10 +69,13 @@ class PlantedOptions(BaseModel):
     noise: float = Field(.5, ge=0, le=1e6)   # standard deviation of a feature; a valence of 1 is shown as 2
     poor: float = Field(.4, ge=0, lt=1)      # share of a modality's steps that are noise, with `quality`
     max_lag: int = Field(4, ge=1)            # steps, with `lag`
+    min_lag: int = Field(0, ge=0)            # the shortest lag; that of `max_lag`: one lag for all
 
     def model_post_init(self, _):
         check_planted_modalities(self.modalities, self.effects)
         check_planted_steps(self.steps, self.max_lag)
+        if self.min_lag > self.max_lag:
+            raise MsaPaperError(f"min_lag {self.min_lag} is longer than max_lag {self.max_lag}", WHERE)
         width = sum(m.dim * int(m.rate) for m in self.modalities.values())
         check_planted_size(self.segments * self.steps[1] * width)
 
@@ -187,7 +190,7 @@ def plant_causes(
         causes.append(plant_callback(rng, planted, lengths, spoken=bool(causes)))
     if "lag" in on:
         planted.marked = (rng.random(N) * (lengths - options.max_lag)).astype(int)
-        planted.lag = rng.integers(0, options.max_lag + 1, (N, len(options.modalities)))
+        planted.lag = rng.integers(options.min_lag, options.max_lag + 1, (N, len(options.modalities)))
         planted.lag[:, 0] = 0
         causes.append(planted.valence[each, planted.marked])
     planted.label = 3 * np.clip(np.mean(causes, 0), -1, 1)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['pyg_layers', 'cosine_similarity', 'candidates', 'SimilarityThreshold', 'build_graph', 'GraphConvolutions',
-           'receptive_field', 'CausalBlock', 'TemporalConvolutions', 'SpatioTemporalNetwork']
+           'receptive_field', 'CausalBlock', 'TemporalConvolutions', 'sequence_part', 'SpatioTemporalNetwork']
 
 # %% ../../nbs/model/30_graph.ipynb #d58635ca
 import importlib, warnings
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from .sequences import OneConvolution, Recurrent
 
 # %% ../../nbs/model/30_graph.ipynb #5a99a153
 def pyg_layers()->object: # the module `torch_geometric.nn`
@@ -71,9 +72,12 @@ def build_graph(
     mask:Tensor,                    # (B, T)
     threshold:SimilarityThreshold,
     window:int=1,                   # w: steps joined in time (E5)
+    semantic:bool=True,             # whether meaning joins steps; without, neighbours in time alone (C12)
 )->Tensor:                          # (B, T, T) symmetric, zero diagonal
     "The weighted, undirected graph of each sample (§3.4)."
     temporal, far = candidates(mask, window)
+    if not semantic:
+        return temporal.to(h.dtype)
     cosine = cosine_similarity(h)
     return temporal.to(h.dtype) + far * threshold(cosine) * cosine
 
@@ -135,6 +139,21 @@ class TemporalConvolutions(nn.Module):
     def forward(self, x:Tensor, mask:Tensor)->Tensor: # (B, T, d), (B, T) → (B, T, d)
         return self.blocks((x * mask[..., None]).mT).mT * mask[..., None]
 
+# %% ../../nbs/model/30_graph.ipynb #35d16bd4
+def sequence_part(
+    name:str,        # 'tcn', 'lstm' or 'convolution'
+    width:int,
+    levels:int,      # with the kernel they say how far a TCN sees; one convolution sees as far
+    kernel:int,
+    dropout:float,
+)->nn.Module:
+    "What reads the convolved states along the sequence."
+    if name == "lstm":
+        return Recurrent(width)
+    if name == "convolution":
+        return OneConvolution(width, receptive_field(levels, kernel), dropout)
+    return TemporalConvolutions(width, levels, kernel, dropout)
+
 # %% ../../nbs/model/30_graph.ipynb #28b04114
 class SpatioTemporalNetwork(nn.Module):
     "Graph, graph convolutions, temporal convolutions: H → H' (§3.4, Figure 4)."
@@ -146,13 +165,15 @@ class SpatioTemporalNetwork(nn.Module):
         levels:int=3,           # blocks of the TCN
         kernel:int=3,           # of the TCN
         dropout:float=0.,
+        semantic:bool=True,     # whether meaning joins steps (C12)
+        sequence:str="tcn",     # what reads along the sequence: 'tcn', or another for comparison (C13)
     ):
         super().__init__()
-        self.window, self.threshold = window, SimilarityThreshold(theta, learnable)
+        self.window, self.threshold, self.semantic = window, SimilarityThreshold(theta, learnable), semantic
         self.gcn = GraphConvolutions(width, dropout)
-        self.tcn = TemporalConvolutions(width, levels, kernel, dropout)
+        self.tcn = sequence_part(sequence, width, levels, kernel, dropout)
 
     # (B, T, d), (B, T) → H' (B, T, d), graph (B, T, T)
     def forward(self, h:Tensor, mask:Tensor)->tuple[Tensor, Tensor]:
-        A = build_graph(h, mask, self.threshold, self.window)
+        A = build_graph(h, mask, self.threshold, self.window, self.semantic)
         return self.tcn(self.gcn(h, A), mask), A

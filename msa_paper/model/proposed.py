@@ -9,7 +9,7 @@ __all__ = ['VARIANTS', 'RATES', 'SPACE', 'GRID', 'SMALL', 'ProposedSettings', 'P
 # %% ../../nbs/model/50_proposed.ipynb #b59055f3
 from dataclasses import dataclass
 from typing import Literal
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from ..core import known
 from ..batch import Batch
@@ -43,6 +43,16 @@ class ProposedSettings(CausalSettings, TextEncoderSettings):
     bound: float | None = Field(None, gt=0)             # tanh range of a regression (§3.5)
     # what the head reads of many steps: their mean (§3.5), or mean and deviation, standardised
     pooling: Literal["mean", "statistics"] = "mean"
+    edges: Literal["both", "temporal"] = "both"         # without edges by meaning: claim C12
+    sequence: Literal["tcn", "lstm", "convolution"] = "tcn"   # in the place of the TCN: claim C13
+
+    @field_validator("edges", "sequence")
+    @classmethod
+    def as_written(cls, part:str, info:ValidationInfo)->str:
+        "What stands in another's place for a comparison is not streamed: raises for a causal model."
+        if part not in ("both", "tcn") and info.data.get("causal"):
+            raise ValueError(f"{info.field_name}='{part}' is for comparisons: leave it out, or set causal=False")
+        return part
 
 # %% ../../nbs/model/50_proposed.ipynb #29475209
 @dataclass(frozen=True)
@@ -87,7 +97,9 @@ def decision_level(s:ProposedSettings, data:DataSpec)->DecisionAttention:
 def graph_network(s:ProposedSettings)->SpatioTemporalNetwork:
     "The dynamics (§3.4)."
     sizes = s.width, s.theta, s.learnable_theta, s.window, s.tcn_levels, s.tcn_kernel, s.dropout
-    return CausalNetwork(*sizes, horizon=s.horizon) if s.causal else SpatioTemporalNetwork(*sizes)
+    if s.causal:
+        return CausalNetwork(*sizes, horizon=s.horizon)
+    return SpatioTemporalNetwork(*sizes, semantic=s.edges == "both", sequence=s.sequence)
 
 def prediction_head(s:ProposedSettings, data:DataSpec, decision:bool)->PredictionHead:
     "The output (§3.5)."
