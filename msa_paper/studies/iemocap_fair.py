@@ -14,7 +14,7 @@ from ..registry import study
 from .comparisons import OF_EXPERIMENTS, metrics_alone
 from .configurations import configuration
 from .iemocap import FOUR, LOST
-from .settings import BOTH_WAYS, PER_STEP
+from .settings import BOTH_WAYS, PER_STEP, only
 from .study import PAPER_BASELINES, Aim, Experiment, Part, Study, ablations, experiment
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6, monitor="accuracy")
@@ -41,8 +41,8 @@ def iemocap_fair()->Study:
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #264ea163
 def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
     "Some models of the same data, with the same budget."
-    return Experiment("iemocap", "context", "iemocap4", FIXED, models=models, settings=settings, space="wide",
-                      place=place)
+    return Experiment("iemocap", "context", "iemocap4", FIXED, models=models,
+                      settings=only(models, settings), space="wide", place=place)
 
 PAST = dict(full=PER_STEP["full"] | dict(causal=True))
 CAUSAL = variant(("full",), PAST, "IEMOCAP, 4 classes, the past alone")
@@ -73,8 +73,8 @@ def iemocap_ensembles()->Study:
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #878e172a
 MPNET = "iemocap/iemocap_conversations_mpnet.npz"
 COGMEN = "COGMEN, text and audio"
-ELSEWHERE = dict(models=(*COMPARED, *TRIVIAL), settings=PER_STEP | BOTH_WAYS, data=dict(file=MPNET),
-                 space="wide", tuned_in="iemocap-fair", ablations_as="full")
+ELSEWHERE = dict(models=(*COMPARED, *TRIVIAL), settings=only(COMPARED, PER_STEP, BOTH_WAYS),
+                 data=dict(file=MPNET), space="wide", tuned_in="iemocap-fair", ablations_as="full")
 WITHOUT_EXCITED = Experiment(
     "iemocap", "C", "iemocap4", FIXED, place="IEMOCAP, protocol C",
     aims=(Aim("full", "f1_weighted", .8159, COGMEN), Aim("full", "f1_weighted", .825, "IDCL, from scratch")),

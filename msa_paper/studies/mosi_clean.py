@@ -14,7 +14,7 @@ from .comparisons import OF_EXPERIMENTS, metrics_alone
 from .configurations import configuration
 from .iemocap_fair import COMPARED, TRIVIAL
 from .mosi import INTENSITY, LOST, ZEROS
-from .settings import BOTH_WAYS, BOUNDED, PER_STEP
+from .settings import BOTH_WAYS, BOUNDED, PER_STEP, only
 from .study import PAPER_BASELINES, Asked, Experiment, Part, Study, ablations, experiment
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6)
@@ -22,10 +22,10 @@ CLEAN = dict(source="words_audio", text=dict(model="mpnet"))
 EVERY = *PAPER_BASELINES, *ablations(), "bc_lstm", "late_fusion", *TRIVIAL
 FAIR = dict(models=EVERY, data=CLEAN, space="wide",
             ablations_as="full")
-REGRESSION = Experiment("mosi", "context", "regression", FIXED, settings=BOUNDED | BOTH_WAYS, main="mae",
+REGRESSION = Experiment("mosi", "context", "regression", FIXED, settings=only(EVERY, BOUNDED, BOTH_WAYS), main="mae",
                         place="MOSI, intensity", **FAIR)
 CLASSES = FIXED | dict(monitor="accuracy")
-BINARY = Experiment("mosi", "context", "binary", CLASSES, settings=PER_STEP | BOTH_WAYS,
+BINARY = Experiment("mosi", "context", "binary", CLASSES, settings=only(EVERY, PER_STEP, BOTH_WAYS),
                     tuned_on="regression", main="acc", place="MOSI, 2 classes", **FAIR)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #e5e27b3e
@@ -51,8 +51,8 @@ def mosi_clean()->Study:
 # %% ../../nbs/studies/31_mosi_clean.ipynb #e7b48067
 def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
     "Some models of the same data, with the same budget."
-    return Experiment("mosi", "context", "regression", FIXED, models=models, settings=settings, space="wide",
-                      data=CLEAN, place=place)
+    return Experiment("mosi", "context", "regression", FIXED, models=models, data=CLEAN,
+                      settings=only(models, settings), space="wide", place=place)
 
 def variant_study(e:Experiment)->Study:
     "A study of one variant."
