@@ -8,8 +8,8 @@ __all__ = ['SubnetSettings', 'ValidBatchNorm', 'relu_layers', 'VectorSubnet', 'L
 # %% ../../nbs/baselines/05_subnets.ipynb #f48047ad
 from typing import Literal
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from .directions import DirectionSettings
 from .inputs import Rate, Rates, Size, Sizes
 from .inputs import align_to, anchor_modality, per_modality, public_array
 from ..core import MsaPaperError
@@ -19,9 +19,8 @@ from ..model.fusion import last_valid
 from ..model.head import mean_valid
 
 # %% ../../nbs/baselines/05_subnets.ipynb #0cf10397
-class SubnetSettings(BaseModel):
+class SubnetSettings(DirectionSettings):
     "What TFN and LMF can be told of the networks before the fusion."
-    model_config = ConfigDict(extra="forbid", frozen=True)
     variant: Literal["paper", "official", "mmsa"] = "paper"
     language: str | None = None          # has the LSTM; None: the first of kind tokens, else the first
     language_width: Size = 128           # of the LSTM
