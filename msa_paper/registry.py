@@ -105,6 +105,7 @@ class ModelFacts(Facts):
     label: str                                  # how tables call it
     group: str                                  # one of `GROUPS`: where it stands in them
     space: dict = field(default_factory=dict)   # setting → what is searched
+    wide: dict = field(default_factory=dict)    # setting → what is searched instead in the wide space
     grid: dict = field(default_factory=dict)    # setting → what is tried around the best point
     small: dict = field(default_factory=dict)   # settings where nothing is searched
     closed_form: bool = False                   # fitted in closed form: no seed, no search, no epochs

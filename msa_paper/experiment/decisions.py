@@ -22,7 +22,7 @@ from .trials import set_search_aside, store_of, tuning_file, tuning_key
 # %% ../../nbs/experiment/44_decisions.ipynb #b38edee1
 def question_hash(spec:TuneSpec)->str: # 8 hexadecimal digits
     "What a decision is about, the data apart."
-    about = "dataset", "protocol", "task", "data", "model", "fixed"
+    about = "dataset", "protocol", "task", "data", "model", "fixed", *(["space"] if spec.space else [])
     return short_hash({k: plain(getattr(spec, k)) for k in about})
 
 # %% ../../nbs/experiment/44_decisions.ipynb #30291d8c

@@ -11,11 +11,11 @@ __all__ = ['tuning_key', 'store_of', 'tuning_file', 'check_trials', 'search_cont
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from ..core import MsaPaperError, known, read_json, runs_folder, strict_json, write_whole
+from ..core import MsaPaperError, read_json, runs_folder, strict_json, write_whole
 from .identity import data_digest
 from .manifest import sealed, unsealed
 from .specification import short_hash
-from .search_space import SPACES, grid_of, points
+from .search_space import grid_of, points, searched_space
 from .specification import Machine, TuneSpec
 from .manifest import Damaged, set_aside
 
@@ -32,8 +32,7 @@ def store_of(spec:TuneSpec)->Path:
 def decides(spec:TuneSpec)->dict:
     "Everything that decides the scores of a search, the data apart."
     fields = spec.model_dump(mode="json", exclude=set(Machine.model_fields))
-    space = SPACES[known(spec.model, SPACES, "model with a search space")]
-    return fields | dict(space=space, thetas=grid_of(spec.model))
+    return fields | dict(space=searched_space(spec.model, spec.space), thetas=grid_of(spec.model))
 
 # %% ../../nbs/experiment/43_trials.ipynb #ed8c930f
 def tuning_file(
@@ -62,7 +61,7 @@ def search_content(spec:TuneSpec, trials:list[dict])->dict:
     "A search as it is kept."
     fields = spec.model_dump(mode="json", exclude=set(Machine.model_fields))
     name = tuning_file(spec).stem
-    space, data = SPACES[spec.model], data_digest(spec)
+    space, data = searched_space(spec.model, spec.space), data_digest(spec)
     return sealed(dict(name=name, spec=fields, data=data, space=space, trials=trials))
 
 # %% ../../nbs/experiment/43_trials.ipynb #7d278e37
@@ -164,10 +163,13 @@ def next_choice(
 )->tuple[str, dict]:     # stage, choice
     "What the next trial tries. Raises where every trial failed that the grid of θ would start from."
     thetas = grid_of(spec.model)
+    if spec.space == "theta":
+        return "θ grid", {"settings.theta": thetas[len(trials)]}
     grid = thetas if spec.trials > len(thetas) else ()
     random = spec.trials - len(grid)
     if len(trials) < random:
-        return "quasi-random", points(SPACES[spec.model], random, spec.seed)[len(trials)]
+        space = searched_space(spec.model, spec.space)
+        return "quasi-random", points(space, random, spec.seed)[len(trials)]
     best = best_trial(trials[:random])
     if best is None:
         raise MsaPaperError("every trial failed", tuning_file(spec).name, "look at the errors kept there")

@@ -56,19 +56,22 @@ class Experiment:
     protocol: str
     task: str
     fixed: dict                       # fields of a RunSpec that are the same for all models
-    models: tuple[str, ...] = ()      # empty: all that are declared
+    models: tuple[str, ...] = ()      # empty: all
     seeds: int = 10
-    trials: int = 8                   # the search budget of each model; 0: settings as they are declared
+    trials: int = 8                   # of each model's search
+    space: str = ""                   # of a search: '' as declared, 'wide', 'theta'
+    ablations_as: str = "own"         # 'full': all with its settings (§4.4)
     data: dict = field(default_factory=dict)       # options of the reader
     settings: dict = field(default_factory=dict)   # {model: settings} that are not searched
-    small: bool = False               # the models' small settings, as they declare them
-    tuned_on: str = ""                # the task of the study whose search is used; empty: its own
-    main: str = ""                    # the metric that its ablations are judged by; empty: it has no panel
+    small: bool = False               # the models' small settings
+    tuned_on: str = ""                # the task whose search decides
+    tuned_in: str = ""                # the study whose search decides
+    main: str = ""                    # the metric of its ablations
     place: str = ""                   # how pages call it
     same_as_full: tuple[str, ...] = ()     # ablations that take nothing away here
     aims: tuple[Aim, ...] = ()
-    remark: str = ""                  # what a reader of its results has to know
-    study: str = ""                   # filled in: the study that it belongs to
+    remark: str = ""                  # what a reader has to know
+    study: str = ""                   # filled in: whose it is
 
     @property
     def key(self)->str:
