@@ -18,12 +18,13 @@ from .inputs import Rate, Rates, Size, Sizes
 from .inputs import align_to, anchor_modality, per_modality, preset, public_array
 from ..core import MsaPaperError
 from ..batch import Batch
+from ..model.text_encoder import TextEncoders, TextEncoderSettings
 from ..schema import DataSpec
 from ..registry import model
 
 # %% ../../nbs/baselines/60_mult.ipynb #e410090a
-class MulTSettings(DirectionSettings):
-    "What MulT can be told."
+class MulTSettings(DirectionSettings, TextEncoderSettings):
+    "What MulT can be told; an encoder reads token numbers, where the data have some."
     variant: Literal["paper", "official", "mmsa"] = "paper"
     width: int = Field(40, ge=4)            # d
     heads: Size = 8
@@ -143,8 +144,9 @@ SMALL = dict(width=24, heads=4, layers=2)
 class MulT(ConvolvedModalities):
     "Multimodal Transformer (Tsai et al., 2019)."
     def __init__(self, data:DataSpec, settings:MulTSettings=MulTSettings()):
-        super().__init__(data, settings)
-        s, d, names = settings, settings.width, list(data.modalities)
+        encoders = TextEncoders(data, settings)
+        super().__init__(encoders.data, settings)
+        s, d, names, self.encoders = settings, settings.width, list(data.modalities), encoders
         drop = per_modality(s.attention_dropouts, names, "attention_dropouts")
         wide = d * max(len(names) - 1, 1)
         def looking(m): # one encoder for each modality that m looks at
@@ -154,7 +156,7 @@ class MulT(ConvolvedModalities):
         self.head = ResidualHead(len(names) * wide, data.task.outputs, s.output_dropout)
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs), or (B, T, outputs) with one label a step
-        x, n = read_modalities(self, batch)
+        x, n = read_modalities(self, self.encoders(batch))
         e, states = {m: embedded(v, self.settings.variant) for m, v in x.items()}, []
         def sight(m, k):
             return Sight(visible(n[m], n[k], x[m].shape[1], x[k].shape[1], not self.settings.sees_future))

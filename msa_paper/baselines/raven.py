@@ -19,10 +19,11 @@ from ..batch import Batch
 from ..schema import DataSpec
 from ..registry import model
 from ..model.fusion import last_valid
+from ..model.text_encoder import TextEncoders, TextEncoderSettings
 
 # %% ../../nbs/baselines/50_raven.ipynb #d8e8e5ab
-class RAVENSettings(DirectionSettings):
-    "What RAVEN can be told."
+class RAVENSettings(DirectionSettings, TextEncoderSettings):
+    "What RAVEN can be told; an encoder reads token numbers, where the data have some."
     variant: Literal["paper", "official"] = "paper"
     language: str | None = None  # the modality that is shifted; None: the first of tokens, else the first
     hidden: Size = 300                   # of the word LSTM
@@ -192,8 +193,9 @@ class RAVEN(ShiftedWords):
         data:DataSpec,
         settings:RAVENSettings=RAVENSettings(),
     ):
-        super().__init__(data, settings)
-        s, d = settings, data.modalities[self.language].dim
+        encoders = TextEncoders(data, settings)
+        super().__init__(encoders.data, settings)
+        s, d, self.encoders = settings, self.data.modalities[self.language].dim, encoders
         self.dropout, self.lstm = nn.Dropout(s.dropout), nn.LSTM(d, s.hidden, batch_first=True)
         self.head = nn.Linear(s.hidden, data.task.outputs)
 
@@ -202,7 +204,8 @@ class RAVEN(ShiftedWords):
         details:bool=False,   # also return what happened inside
     )->Tensor|tuple[Tensor, RAVENDetails]:  # (B, outputs), or (B, T, outputs) with one label a step
         s = self.settings
-        e, mask, frames = words_and_frames(batch, self.data, self.language, self.others, s)
+        given = self.encoders(batch), self.data, self.language, self.others, s
+        e, mask, frames = words_and_frames(*given)
         w, shift = self.shifted(e, frames)
         read = F.dropout(e + shift, s.dropout, self.training or s.dropout_at_test)
         states = self.lstm(read)[0]

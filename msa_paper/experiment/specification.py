@@ -129,14 +129,14 @@ class RunSpec(FineTuning, Question):
         return seeds
 
 # %% ../../nbs/experiment/00_specification.ipynb #c28471e1
-Space = Literal["", "wide", "theta"]
+Space = Literal["", "wide", "theta", "encoder", "frozen"]
 
 class TuneSpec(Question):
     "A search for one model's settings on validation."
     trials: int = Field(10, ge=1, le=LONG)   # the budget, the same for every model
     fixed: dict = {}                         # fields of a RunSpec that are not searched
     seed: int = Field(0, ge=0, lt=2**63)     # of the points and of every trial's training
-    space: Space = ""                        # as declared; with larger sizes; the grid of θ alone
+    space: Space = ""                        # as declared; the others: `search_space.space_of`
 
     @model_serializer(mode="wrap")
     def told(self, whole:Any)->dict:

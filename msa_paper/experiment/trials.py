@@ -32,7 +32,7 @@ def store_of(spec:TuneSpec)->Path:
 def decides(spec:TuneSpec)->dict:
     "Everything that decides the scores of a search, the data apart."
     fields = spec.model_dump(mode="json", exclude=set(Machine.model_fields))
-    return fields | dict(space=searched_space(spec.model, spec.space), thetas=grid_of(spec.model))
+    return fields | dict(space=searched_space(spec.model, spec.space), thetas=grid_of(spec.model, spec.space))
 
 # %% ../../nbs/experiment/43_trials.ipynb #ed8c930f
 def tuning_file(
@@ -162,7 +162,7 @@ def next_choice(
     trials:list[dict],   # so far
 )->tuple[str, dict]:     # stage, choice
     "What the next trial tries. Raises where every trial failed that the grid of θ would start from."
-    thetas = grid_of(spec.model)
+    thetas = grid_of(spec.model, spec.space)
     if spec.space == "theta":
         return "θ grid", {"settings.theta": thetas[len(trials)]}
     grid = thetas if spec.trials > len(thetas) else ()

@@ -10,6 +10,7 @@ __all__ = ['PAPER_BASELINES', 'baselines', 'ablations', 'extra_models', 'is_clos
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
 from dataclasses import dataclass, field, replace
 from functools import cache
+from fastcore.basics import patch
 from ..core import MsaPaperError, known
 from ..experiment.search_space import merged
 from ..registry import LAST, model, study
@@ -67,6 +68,7 @@ class Experiment:
     tuned_on: str = ""                # the task whose search decides
     tuned_in: str = ""                # the study whose search decides
     main: str = ""                    # the metric of its ablations
+    arm: str = ""                     # tells it from others on the same data
     place: str = ""                   # how pages call it
     same_as_full: tuple[str, ...] = ()     # ablations that take nothing away here
     aims: tuple[Aim, ...] = ()
@@ -76,17 +78,19 @@ class Experiment:
     @property
     def key(self)->str:
         "What files and pages know it by."
-        return f"{self.dataset}-{self.protocol}-{self.task}"
+        return "-".join(filter(None, (self.dataset, self.protocol, self.task, self.arm)))
 
     @property
     def every(self)->tuple[str, ...]:
         "Its models."
         return self.models or every_model()
 
-    def settings_of(self, name:str)->dict:
-        "The settings of a model that are not searched."
-        own = self.settings.get(name, {})
-        return merged(model.facts(name).get("small", {}), own) if self.small else own
+# %% ../../nbs/studies/00_study.ipynb #dd97853d
+@patch
+def settings_of(self:Experiment, name:str)->dict:
+    "The settings of a model that are not searched."
+    own = self.settings.get(name, {})
+    return merged(model.facts(name).get("small", {}), own) if self.small else own
 
 # %% ../../nbs/studies/00_study.ipynb #e77266a9
 @dataclass(frozen=True)
