@@ -25,6 +25,7 @@ class Plateau:
     rise: int       # epochs to 95 % of the best
     wobble: float   # standard deviation of the accuracy after that, 0 … 1
     level: float    # mean accuracy after that, 0 … 1
+    drops: float    # what an epoch loses after that, on average: falls alone, 0 … 1
 
 def plateau(
     accuracy:np.ndarray,   # (epochs,) validation accuracy of one seed
@@ -32,7 +33,10 @@ def plateau(
     "The measures of claim C8."
     first = int(np.argmax(accuracy >= .95 * accuracy.max()))
     after = accuracy[first:]
-    return Plateau(first + 1, float(after.std(ddof=1)) if len(after) > 1 else 0., float(after.mean()))
+    several = len(after) > 1
+    wobble = float(after.std(ddof=1)) if several else 0.
+    drops = float(np.maximum(-np.diff(after), 0).mean()) if several else 0.
+    return Plateau(first + 1, wobble, float(after.mean()), drops)
 
 # %% ../../nbs/report/45_figure8.ipynb #5ecde966
 MEASURES = dict(rise="epochs to 95 % of the best", wobble="sd of the accuracy after that, points",

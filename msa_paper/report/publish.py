@@ -16,6 +16,7 @@ from .at_hand import AtHand, experiments_of
 from .audits import audits_of, published_audits, refuse_undeclared
 from .derived import derived_text
 from .pooled import pooled_text
+from .pooled_comparisons import pooled_comparisons_text
 from .resamples import draws_of, keys_of, locked_table, sums_at_hand
 from msa_paper.report.study_tables import (
     compute_of, covariance_table, history_table, prediction_table, probe_table, runs_and_origins,
@@ -74,7 +75,7 @@ def content_of(at:AtHand, settings:dict)->Content:
     tables = dict(runs=runs, history=history_table(at), covariance=covariance,
                   predictions=prediction_table(at), probes=probe_table(at),
                   locked=locked_table(at, keys, sums))
-    derived = derived_text(at, draws) | pooled_text(at, sums)
+    derived = derived_text(at, draws) | pooled_text(at, sums) | pooled_comparisons_text(at, sums)
     return Content(about, tables, dict(settings=settings, derived=derived))
 
 # %% ../../nbs/report/30_publish.ipynb #ea8b1447
