@@ -13,7 +13,7 @@ from ..corpus import Corpus, check_corpus, held_out
 from .text_features import NOTED, extracted
 from ..formats.bc_lstm_csv import FOLDS
 from ..formats.bc_lstm_sound import read_sound
-from ..formats.transcripts import notes_of, transcripts
+from ..formats.transcripts import transcripts
 from ..formats.versions import SPLITS
 from ..intensity import targets_from_intensity
 from ..schema import DataSpec, Modality

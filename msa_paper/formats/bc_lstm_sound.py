@@ -9,10 +9,8 @@ __all__ = ['read_sound']
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import MsaPaperError
-from msa_paper.formats.bc_lstm_csv import (
-    AGAIN, SEGMENTS, by_video, check_signs, feature_paths, feature_tables, labelled_rows, row_numbers,
-    segment_ids,
-)
+from .bc_lstm_csv import AGAIN, SEGMENTS, by_video, check_signs, feature_paths
+from .bc_lstm_csv import feature_tables, labelled_rows, row_numbers, segment_ids
 
 # %% ../../nbs/formats/76_bc_lstm_sound.ipynb #d6a9b500
 def part_ids(folder:Path, part:str)->np.ndarray:
