@@ -122,7 +122,7 @@ class DataFacts(Facts):
     units: tuple[str, str] = ("sequences", "sequences")   # what is predicted for, and what a group is
     scale: tuple[float, float] | None = None    # of the intensities, where there are any
     splits: str = ""                            # who made them, and how
-    leaks: dict[str, str] = field(default_factory=dict)   # protocol → what a reader of results has to know
+    leaks: dict[str, str] = field(default_factory=dict)   # protocol, or protocol/source → what leaks
     terms: str = ""                             # whose data they are, and what may be done with them
     cards: tuple[tuple[str, dict], ...] = ()    # (protocol, options of the reader) of each data card
     made: bool = False                          # generated here: reads no file, its labels may be shown

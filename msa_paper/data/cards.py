@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from ..core import plain, write_json
 from ..corpus import Corpus, split_labels
 from .audit import kept
-from .catalogue import About, about
+from .catalogue import About, about, leak_told
 from .findings import Finding
 from ..registry import dataset
 
@@ -88,7 +88,8 @@ def card(
 )->dict:          # JSON-able
     "Everything that a card says of a corpus."
     spec, declared = corpus.spec, declared_of(corpus)
-    leak, terms = (declared.leaks.get(corpus.protocol, ""), declared.terms) if declared else ("", "")
+    source, terms = corpus.notes.get("source", ""), declared.terms if declared else ""
+    leak = leak_told(corpus.name, corpus.protocol, source) if declared else ""
     audited = {} if findings is None else dict(audit=kept(findings, ("failed", "suspicious")))
     return dict(
         dataset=corpus.name, protocol=corpus.protocol, task=spec.task.name,

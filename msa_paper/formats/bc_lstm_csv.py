@@ -121,6 +121,19 @@ def check_signs(table:pd.DataFrame, positive:np.ndarray, path:Path):
         what = f"{len(wrong)} segments whose binary label contradicts the official one, {first}"
         raise MsaPaperError(what, path, "the rows do not belong together: fetch the files again")
 
+# %% ../../nbs/formats/75_bc_lstm_csv.ipynb #68d7aba8
+def labelled_rows(ids:np.ndarray, labels:dict[str, float], script:Path)->pd.DataFrame:
+    "One row a segment: id, intensity, video, clip. Raises where a segment has no official label."
+    table = pd.DataFrame({"id": ids})
+    unknown = [i for i in table.id if i not in labels]
+    if unknown:
+        what = f"{len(unknown)} segments without an official label, the first is {unknown[0]}"
+        raise MsaPaperError(what, script, AGAIN)
+    table["intensity"] = [labels[i] for i in table.id]
+    table["video"] = table.id.str.rsplit("_", n=1).str[0]
+    table["clip"] = table.id.str.rsplit("_", n=1).str[1].astype(int)
+    return table
+
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #d9a6de11
 def read_part(
     folder:Path,                # holds transcripts.csv and the feature files
@@ -132,16 +145,9 @@ def read_part(
     """
     script, paths = folder/"transcripts.csv", feature_paths(folder, part)
     ids, tables = segment_ids(script), feature_tables(paths, part)
-    table = pd.DataFrame({"id": ids[row_numbers(tables["text"][:, 0], len(ids), paths["text"])]})
-    unknown = [i for i in table.id if i not in labels]
-    if unknown:
-        what = f"{len(unknown)} segments without an official label, the first is {unknown[0]}"
-        raise MsaPaperError(what, script, AGAIN)
-    table["intensity"] = [labels[i] for i in table.id]
+    table = labelled_rows(ids[row_numbers(tables["text"][:, 0], len(ids), paths["text"])], labels, script)
     for m in ("vision", "audio"):
         check_signs(table, tables[m][:, -1] == 1, paths[m])
-    table["video"] = table.id.str.rsplit("_", n=1).str[0]
-    table["clip"] = table.id.str.rsplit("_", n=1).str[1].astype(int)
     features = {m: x[:, 1:] if m == "text" else x[:, :-1] for m, x in tables.items()}
     return table.assign(**{m: list(x) for m, x in features.items()})
 
@@ -194,13 +200,18 @@ def write_generated_mosi(
     return Path(folder)
 
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #86ca0f2a
-def read_segments(folder:Path, labels:dict[str, float])->pd.DataFrame:
-    "All segments by video and clip. Raises where a video is in train and test."
-    parts = [read_part(folder, part, labels).assign(part=part) for part in SEGMENTS]
+def by_video(parts:list[pd.DataFrame], folder:Path)->pd.DataFrame:
+    "Both parts in one table, by video and clip. Raises where a video is in both."
     segments = pd.concat(parts).sort_values(["video", "clip"], ignore_index=True)
     both = segments.groupby("video").part.nunique() > 1
     if both.any():
         raise MsaPaperError(f"video {both.index[both][0]} is in train and test", folder, AGAIN)
+    return segments
+
+def read_segments(folder:Path, labels:dict[str, float])->pd.DataFrame:
+    "All segments by video and clip. Raises where a video is in train and test."
+    parts = [read_part(folder, part, labels).assign(part=part) for part in SEGMENTS]
+    segments = by_video(parts, folder)
     return note(segments, labels_without_features=len(set(labels) - set(segments.id)))
 
 def segment_features(segments:pd.DataFrame)->dict[str, np.ndarray]:
