@@ -1,4 +1,4 @@
-"""What is published is recomputed by a script that shares no line with the project; a damaged number is found."""
+"""What is published is recomputed by a script that shares no line with the project; damage is found."""
 
 import ast
 import json
