@@ -255,6 +255,19 @@ def test_the_picture_gives_no_label_back(study):
         assert share <= best[1] + 0.01, name
 
 
+def test_few_runs_on_one_test_have_their_predictions_told():
+    "Each run's metrics are equations in the labels: fewer than one for every 150 of them, over all studies."
+    told, samples = {}, {}
+    for study in (s for name, s in open_results().studies.items() if name != "planted"):  # everybody's labels
+        for configuration, table in study.predictions.items():
+            row = next(r for r in study.rows if r["configuration"] == configuration)
+            test = row["dataset"], row["protocol"], row["test_n"]
+            seeds = [c for c in table if re.fullmatch(r"s\d+", c) and table[c].notna().any()]
+            told[test], samples[test] = told.get(test, 0) + len(seeds), row["test_n"]
+    assert told
+    assert not {test: n for test, n in told.items() if n > max(1, samples[test] // 150)}
+
+
 def test_nothing_tracked_holds_resamples_or_exact_points():
     assert not [p for p in TRACKED if "replicates" in p]
     assert not [p for p in TRACKED if re.search(r"figures/(?!planted/)[^/]*/figure6\.(svg|pdf)", p)]

@@ -123,8 +123,8 @@ def predictions(self:Published)->"pd.DataFrame":
     table = self.study.predictions.get(self.row["configuration"])
     if table is None:
         raise not_published(self.id, "the full model")
-    if f"s{self.seed}" not in table:
-        raise not_published(self.id, "the first seed")
+    if f"s{self.seed}" not in table or table[f"s{self.seed}"].isna().all():
+        raise not_published(self.id, "the first seeds")
     return side_by_side(table, f"s{self.seed}")
 
 @patch

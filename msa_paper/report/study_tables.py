@@ -18,7 +18,7 @@ from ..experiment.runs import Run
 from ..jobs.status import failed_notebooks
 from ..jobs.notebook import read_notebook
 from .at_hand import TOLD, AtHand, in_order, metrics_of, origin, run_row
-from .resamples import Draws, other_draws
+from .resamples import Draws, has_predictions, other_draws
 from ..studies.comparisons import comparisons
 from ..studies.variances import variances
 from ..studies.configurations import Entry
@@ -118,15 +118,35 @@ def long_predictions(table:pd.DataFrame)->pd.DataFrame: # place, id, group, outp
     return long.sort_values("place", kind="stable", ignore_index=True)
 
 # %% ../../nbs/report/29_study_tables.ipynb #41cec36d
+PER_SEED = 900     # scored test samples for each run whose predictions stand in the open
+
+def open_seeds(
+    n:int,      # scored samples of a test
+)->int:
+    "How many runs on one test may have their predictions published: each one's metrics tell of the labels."
+    return max(1, n // PER_SEED)
+
+
+# %% ../../nbs/report/29_study_tables.ipynb #21715716
+def with_seeds(runs:dict[int, "Run"])->pd.DataFrame: # place, id, group, output, s1, s2, …
+    "Test predictions of some seeds of one configuration side by side, in float32."
+    longs = {seed: long_predictions(run.predictions) for seed, run in runs.items()}
+    first = next(iter(longs.values()))
+    columns = {f"s{seed}": long["value"].astype(np.float32) for seed, long in longs.items()}
+    return first.drop(columns="value").assign(**columns)
+
+
+# %% ../../nbs/report/29_study_tables.ipynb #fff42228
 def prediction_table(at:AtHand)->pd.DataFrame:
-    "Test predictions of the full model's first seed: one row a sample and output, in float32."
+    "Test predictions of the full model: one row a sample and output, a column for each seed that may be told."
     parts = []
     for c in (c for c in at.every if c.model == "full" and has_experiments(at.study)):
-        seed, run = min(at.all(c.hash).items())
-        long = long_predictions(run.predictions)
-        named = long.assign(**{f"s{seed}": long["value"].astype(np.float32)}).drop(columns="value")
-        parts.append(named.assign(configuration=c.hash))
+        runs = {seed: run for seed, run in sorted(at.all(c.hash).items()) if has_predictions(run)}
+        if runs:
+            enough = open_seeds(next(iter(runs.values())).metrics["test"]["n"])
+            parts.append(with_seeds(dict(list(runs.items())[:enough])).assign(configuration=c.hash))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
 
 # %% ../../nbs/report/29_study_tables.ipynb #c628e0fa
 def run_probes(configuration:str, seed:int, run:Run)->list[dict]:
