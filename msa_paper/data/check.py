@@ -23,7 +23,7 @@ class Found(NamedTuple):
 # %% ../../nbs/data/74_check.ipynb #ba773a3b
 OURS = {   # in the data folder, but no data
     "README.md", "manifest.json", "manifest.tsv", "reported.csv", "published.csv", "ambiguities.toml",
-    "rules.toml", "verdicts_before.json",
+    "rules.toml", "verdicts_before.json", "checklists.toml", "references.bib", "plan.toml",
 }
 
 def unlisted(sets:dict[str, DataSet], folder:Path)->dict[str, str]:

@@ -13,7 +13,8 @@ from ..registry import study
 from .settings import BOUNDED, PER_STEP
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=12, patience=4)
-BC_LSTM, INTER_MODAL = "bc-LSTM as published", "contextual inter-modal attention"
+BC_LSTM = "bc-LSTM of two levels, as published"
+INTER_MODAL = "contextual inter-modal attention"
 REGRESSION = Experiment(
     "mosi", "context", "regression", FIXED, settings=BOUNDED, main="mae", place="MOSI, intensity",
     aims=(Aim("full", "mae", .88), Aim("full", "acc2_has0", .803, BC_LSTM),
