@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from msa_paper.experiment.specification import short_hash
 from msa_paper.experiment.search_space import SPACES, grid_of, points
 from msa_paper.experiment.specification import TuneSpec
 from msa_paper.experiment.trials import decides
-from msa_paper.model.contract import build_model, drawn_batch
+from msa_paper.model.contract import build_model, check_model, count_parameters, drawn_batch, trained_outputs
 from msa_paper.model.parameter_groups import parameter_groups
 from msa_paper.registry import model as models
 from msa_paper.tasks import TASKS
@@ -141,3 +142,97 @@ def test_the_fast_form_of_a_whole_model_is_the_plain_one(name, variant, monkeypa
     plain = answer(model, batch)
     assert fast[0].std() > 1e-3
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
+
+
+SMALL = {
+    "tfn": dict(language_width=8, language_out=9, widths=10, post_width=16),
+    "lmf": dict(language_width=12, widths=10, rank=3),
+    "mfn": dict(hidden=6, memory=5),
+    "raven": dict(hidden=6, cells=5),
+    "mult": dict(width=8, heads=2, layers=1),
+    "graph_mfn": dict(hidden=6, memory=5, node=6),
+}
+KINDS = {"text": Modality(6), "face": Modality(4, "frames", 2), "voice": Modality(3, "spectrum", 3)}
+
+
+def in_directions(name, data, directions):
+    "A small baseline, always with the same weights."
+    torch.manual_seed(2)
+    return build_model(name, data, SMALL[name] | dict(directions=directions))
+
+
+def reached(model, batch, modality):
+    "Which outputs move when step 3 of the first sequence does."
+    features = {m: x.clone() for m, x in batch.features.items()}
+    features[modality][0, 3] += 1
+    with torch.no_grad():
+        return (model(replace(batch, features=features)) != model(batch)).any(-1)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_change_reaches_earlier_outputs_in_both_directions_and_later_ones_alone_forwards(name):
+    turns = DataSpec({m: Modality(4, "vector") for m in ("text", "voice")}, TASKS["seven"], per_step=True)
+    batch = drawn_batch(turns, (7, 5), torch.Generator().manual_seed(0))
+    forward, both = (in_directions(name, turns, d).eval() for d in ("forward", "both"))
+    assert reached(forward, batch, "text").tolist() == [[False] * 3 + [True] * 4, [False] * 7]
+    assert reached(both, batch, "text").tolist() == [[True] * 7, [False] * 7]
+    steps = name in ("tfn", "lmf")  # their other modalities are heard step by step, in either case
+    wanted = [i == 3 for i in range(7)] if steps else [True] * 7
+    assert reached(both, batch, "voice")[0].tolist() == wanted
+    copies = 1 if name == "mult" else 2
+    assert count_parameters(both) == copies * count_parameters(forward)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("modalities", (("text",), ("text", "face", "voice")))
+def test_both_directions_keep_what_every_model_keeps(name, modalities):
+    data = DataSpec({m: KINDS[m] for m in modalities}, TASKS["iemocap4"], aligned=False)
+    lengths = [n[: len(modalities)] for n in ((4, 8, 12), (6, 0, 18), (3, 6, 9))]
+    check_model(
+        in_directions(name, data, "both"), drawn_batch(data, lengths, torch.Generator().manual_seed(0)), 4
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_directions_learn_what_only_the_step_behind_tells(name):
+    turns = DataSpec({"text": Modality(2, "vector")}, TASKS["regression"], per_step=True)
+    batch = drawn_batch(turns, (6, 6, 6, 6), torch.Generator().manual_seed(0))
+    wanted = batch.features["text"][:, 1:, 0].tanh()
+    left = {}
+    for directions in ("forward", "both"):
+        model = in_directions(name, turns, directions).eval()  # no dropout
+        optimiser = torch.optim.Adam(model.parameters(), 0.01)
+        for _ in range(60):
+            loss = (model(batch)[:, :-1, 0] - wanted).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        left[directions] = loss.item()
+    assert left["both"] < left["forward"] / 2, left
+
+
+@pytest.mark.parametrize("name", [m for m in models if m not in models.names(closed_form=True)])
+def test_the_wide_space_goes_to_128_and_overlays_settings_that_exist(name):
+    wide = models.facts(name).get("wide", {})
+    assert bool(wide) == bool(models.facts(name).get("space"))  # what is searched at all
+    sizes = [n for choices in wide.values() for n in choices if n]
+    assert not wide or ({128} if name == "mult" else {128, 256}) <= set(sizes)
+    data = DataSpec({"text": Modality(6), "face": Modality(4)}, TASKS["seven"])
+    for setting, choices in wide.items():
+        build_model(name, data, {setting: choices[0]})
+        build_model(name, data, {setting: choices[-1]})
+
+
+def test_ensembles_have_a_loss_a_member_and_the_graph_can_be_left_out():
+    turns = DataSpec({m: Modality(4, "vector") for m in ("text", "voice")}, TASKS["iemocap4"], per_step=True)
+    batch = drawn_batch(turns, (5, 3, 2), torch.Generator().manual_seed(0))
+    for name, settings in (("bc_lstm", dict(members=3)), ("bilstm_graph", dict(graph=False, dense=8))):
+        torch.manual_seed(0)
+        model = build_model(name, turns, dict(hidden=6) | settings)
+        check_model(model, batch, 4)
+        assert len(trained_outputs(model, batch)) == 3
+        torch.testing.assert_close(
+            model(batch).exp(), model.member_outputs(batch).softmax(-1).mean(0), atol=1e-6, rtol=1e-5
+        )
+    assert not any("neighbours" in n for n, _ in model.named_parameters())
+    assert len(trained_outputs(build_model("bc_lstm", turns, {}), batch)) == 1
