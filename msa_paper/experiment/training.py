@@ -26,6 +26,7 @@ from .checkpoints import Kept, SafetensorsIO
 from .history import History, epochs_told
 from .loss import LOSSES, balance_of, labelled, loss_of, pair_weights
 from .loss import validation_scores
+from .other_fits import fit_in_closed_form, fit_last_layer, fit_parts, standing
 from .optimisation import moves_by_step, optimisation
 from .specification import RunSpec, run_id
 from .standardisation import Standardiser
@@ -188,18 +189,6 @@ def hush():
     for text in CHATTER:
         warnings.filterwarnings("ignore", text)
 
-# %% ../../nbs/experiment/30_training.ipynb #5ee83f59
-def fit_in_closed_form(
-    module:Training,    # whose model has a `fit_closed_form`
-    corpus:Corpus,      # without its test split
-)->pd.DataFrame:        # one row
-    "Fit a model that needs no epochs; the row is what an epoch's would be."
-    module.model.fit_closed_form(corpus, module.scale)
-    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer = L.Trainer(accelerator="cpu", devices=1, **quiet)
-    scores = trainer.validate(module, batches(corpus, "validation", module.spec.batch_size), verbose=False)[0]
-    return pd.DataFrame([{"epoch": 0, "learning_rate": 0., **scores}])
-
 # %% ../../nbs/experiment/30_training.ipynb #846bc4ee
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -289,11 +278,13 @@ def fit(
     module.balance = balance_of(corpus) if module.loss == "balanced_cross_entropy" else None
     if hasattr(module.model, "fit_closed_form"):
         return Fitted(fit_in_closed_form(module, corpus), None)
+    fit_parts(module, corpus, work, fit)
     history = History(spec.epochs, spec.progress, f"{spec.model} s{module.seed}")
     told, surroundings = usable_kernels(spec, module.model)
     trainer, resumed = trainer_of(told, work, history), resumable(module, work)
     train, validation = loaders(spec, corpus, module.seed)
-    with surroundings:
+    with standing(module.model), surroundings:
         trainer.fit(module, train, validation, ckpt_path=None if resumed is None else work/LAST)
     module.load_state_dict(SafetensorsIO().load_checkpoint(work/BEST)["state_dict"])
+    fit_last_layer(module, corpus)
     return Fitted(epochs_told(SafetensorsIO().load_checkpoint(work/LAST)), resumed)

@@ -15,13 +15,12 @@ from pydantic import BaseModel
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from ..core import MsaPaperError, validated
-from ..registry import model
-from ..registry import model as models   # where an argument is called `model`
+from ..registry import model, model as models   # `models` where an argument is called `model`
 from ..batch import Batch, Sample, collate
 from ..corpus import Corpus
 from ..schema import DataSpec, Modality
 from .holes import check_holes
-from .parameter_groups import parameter_groups
+from .parameter_groups import all_said, parameter_groups
 
 # %% ../../nbs/model/00_contract.ipynb #b0f59e68
 @typing.runtime_checkable
@@ -210,6 +209,7 @@ def check_gradients(model, batch, outputs):
     if isinstance(model, Ensemble):
         check_members(model.member_outputs(batch), y.shape)
     model.zero_grad()
+    y = all_said(model, batch, y)
     (y[real] * torch.randn(y[real].shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead, f"no gradient reaches {dead}"

@@ -17,6 +17,7 @@ from ..formats.bc_lstm_csv import SIZES as MOSI_SIZES
 from ..formats.generated import MMSA_SHAPES
 from ..registry import model as models
 from ..model.contract import build_model, count_parameters, settings_class
+from ..model.parameter_groups import all_said
 from .markdown import escaped, markdown
 from .pages import page_folder
 from .trace import trace_model
@@ -64,7 +65,7 @@ def untrained(
 )->list[str]:        # names of parameters that get no gradient
     "Which parameters a training step would leave as they are."
     model.train()
-    y = model(batch)
+    y = all_said(model, batch, model(batch))
     (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     return [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
