@@ -14,7 +14,7 @@ from .core import MsaPaperError, known
 from .tasks import Task
 
 # %% ../nbs/05_schema.ipynb #5ce463a7
-KINDS = "tokens", "frames", "spectrum", "vector", "ids"
+KINDS = "tokens", "frames", "spectrum", "vector", "ids", "prediction"
 
 @dataclass(frozen=True)
 class Modality:

@@ -38,7 +38,8 @@ class Standardiser(nn.Module):
         holes:bool=True,   # whether the model reads masks with holes; else these are steps of zeros
     ):
         super().__init__()
-        self.numbered = {m for m, k in data.modalities.items() if k.kind == "ids"}   # these have no scale
+        own = "ids", "prediction"       # numbers of tokens, and what is in units of the label: as they are
+        self.numbered = {m for m, k in data.modalities.items() if k.kind in own}
         self.holes = holes
         for m, modality in data.modalities.items():
             self.register_buffer(f"mean_{m}", torch.zeros(modality.dim))

@@ -141,9 +141,9 @@ def causal_encoder(
             return CausalConvolutions(modality.dim, width, modality.rate)
         case "spectrum":
             return CausalSpectrum(modality.dim, width, modality.rate)
-        case "vector" if vectors != "bilstm":
+        case "vector" | "prediction" if vectors != "bilstm":
             return NoEncoder(modality.dim)
-        case "tokens" | "vector":
+        case "tokens" | "vector" | "prediction":
             return ForwardLSTM(modality.dim, width)
     what = f"'{modality.kind}' are read as whole sentences, and a causal model hears no future"
     raise MsaPaperError(what, "causal", "give it features made beforehand (tokens), or set causal=False")

@@ -118,7 +118,7 @@ def make_encoder(
             return StridedConvolutions(modality.dim, width, modality.rate)
         case "spectrum":
             return SpectrumEncoder(modality.dim, width, modality.rate)
-        case "vector":
+        case "vector" | "prediction":
             return BiLSTM(modality.dim, width) if vectors == "bilstm" else NoEncoder(modality.dim)
         case "ids":
             from msa_paper.model.text_encoder import TextEncoderSettings, TokenReader
