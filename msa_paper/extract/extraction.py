@@ -85,6 +85,9 @@ def weights_digest(
     if name == "minilm":
         from msa_paper.extract.text_encoder import packaged_minilm
         return folder_digest(Path(packaged_minilm()))
+    if name == "mpnet":
+        from msa_paper.extract.packaged_encoders import MPNET_PARTS
+        return declared_digest(*MPNET_PARTS)
     return folder_digest(Path(name) if Path(name).is_dir() else hub_folder(name))
 
 # %% ../../nbs/extract/55_extraction.ipynb #9b72d1c6

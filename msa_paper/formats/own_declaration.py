@@ -102,7 +102,7 @@ class ModalityDeclared(Part):
     array: str = ""       # of several in one file; empty: one array a sample, or the only one
     lengths: str = ""     # a column of the table, or an array of the file: steps of each sample
     text: str = ""        # a column of the table, instead of a file: its words become features
-    encoder: str = "minilm"   # of the words: 'minilm', a hub id, or a folder
+    encoder: str = "minilm"   # of the words: 'minilm', 'mpnet', a hub id, or a folder
     tokens: bool = False  # of the words: token numbers, for an encoder inside the model
     kind: Literal["", "tokens", "frames", "spectrum", "vector"] = ""   # empty: vector or frames, by its steps
 

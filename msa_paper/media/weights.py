@@ -26,6 +26,7 @@ class PackagedWeights:
     licence: str                        # of the weights, as far as the package says it
     source: str                         # who trained them, on what
     purpose: str                        # what they are used for here
+    brought_by: str = MEDIA             # what installs the package
 
 # %% ../../nbs/media/05_weights.ipynb #44e7a26f
 def installed(weights:PackagedWeights, path:str)->Path:
@@ -34,9 +35,10 @@ def installed(weights:PackagedWeights, path:str)->Path:
         place = Path(distribution(weights.package).locate_file(path))
     except PackageNotFoundError as error:
         what = f"the package that carries {weights.name} is not installed"
-        raise MsaPaperError(what, weights.package, MEDIA) from error
+        raise MsaPaperError(what, weights.package, weights.brought_by) from error
     if not place.is_file():
-        raise MsaPaperError(f"{weights.name}: a file is missing", place, f"install it again: {MEDIA}")
+        remedy = f"install it again: {weights.brought_by}"
+        raise MsaPaperError(f"{weights.name}: a file is missing", place, remedy)
     return place
 
 # %% ../../nbs/media/05_weights.ipynb #0051841b
@@ -50,7 +52,7 @@ def verified(
         place = installed(weights, path)
         if (found := sha256(place)) != digest:
             what = f"{weights.name}: SHA-256 {found[:12]}…, and {digest[:12]}… is declared"
-            raise MsaPaperError(what, place, f"install the pinned version: {MEDIA}")
+            raise MsaPaperError(what, place, f"install the pinned version: {weights.brought_by}")
         places.append(place)
     return tuple(places)
 
