@@ -133,6 +133,8 @@ def test_the_fast_form_of_a_whole_model_is_the_plain_one(name, variant, monkeypa
     data = DataSpec(kinds, TASKS["seven"], aligned=False)
     batch = drawn_batch(data, ((4, 8, 12), (6, 0, 17), (1, 2, 3)), torch.Generator().manual_seed(0))
     small = dict(width=8, heads=2, layers=1) if name == "mult" else dict(hidden=5, memory=6)
+    if (name, variant) == ("graph_mfn", "paper"):  # that one is plain: it goes step after step
+        variant = "open_loop"
     torch.manual_seed(0)
     model = build_model(
         name, data, small | dict(variant=variant) | ({} if name != "graph_mfn" else dict(train_nodes=True))

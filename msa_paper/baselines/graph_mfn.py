@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BY_VARIANT', 'GATES', 'SPACE', 'WIDE', 'SMALL', 'PRESETS', 'GraphMFNSettings', 'resolved', 'subsets', 'linear_row',
-           'incoming', 'DynamicFusionGraph', 'GraphMFNDetails', 'GraphMFN', 'graph_mfn']
+           'incoming', 'DynamicFusionGraph', 'ClosedLoop', 'GraphMFNDetails', 'GraphMFN', 'graph_mfn']
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #863e1e80
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
-import torch
+import torch, torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from .directions import DirectionSettings, in_directions
 from .fast_memory import before
@@ -26,7 +27,8 @@ from ..registry import model
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #4bca6686
 class GraphMFNSettings(DirectionSettings):
     "What Graph-MFN can be told."
-    variant: Literal["paper", "mmsa"] = "paper"      # there is no public training code of the authors
+    # there is no public training code of the authors
+    variant: Literal["open_loop", "paper", "mmsa"] = "open_loop"
     language: str | None = None              # the modality whose steps count; None: the first of tokens
     hidden: Sizes = 64                               # H_m, also the size of a modality's vertex
     memory: Size = 128                               # size of u
@@ -36,8 +38,9 @@ class GraphMFNSettings(DirectionSettings):
     retain: HiddenLayer = HiddenLayer(width=64)                  # γ_1
     update: HiddenLayer = HiddenLayer(width=64, dropout=.2)      # γ_2
     out: HiddenLayer = HiddenLayer(width=128, dropout=.5)        # of the head
-    gates_read_memory: bool = True                   # γ read [τ ; u^{t-1}], or τ alone
+    feedback: Size = 64                      # paper: of z, which every LSTM reads beside its modality
     # None: by variant; see `BY_VARIANT`
+    gates_read_memory: bool | None = None    # γ read [τ ; u^{t-1}], or τ alone
     efficacy_activation: Literal["sigmoid", "none"] | None = None
     singleton_source: Literal["cell", "hidden"] | None = None
     train_nodes: bool | None = None
@@ -52,14 +55,18 @@ class GraphMFNSettings(DirectionSettings):
 
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #95c17555
 BY_VARIANT = {
-    "paper": dict(efficacy_activation="sigmoid", singleton_source="cell", train_nodes=True),
+    "open_loop": dict(efficacy_activation="sigmoid", singleton_source="cell", train_nodes=True,
+                      gates_read_memory=True),
+    "paper": dict(efficacy_activation="sigmoid", singleton_source="hidden", train_nodes=True,
+                  gates_read_memory=False),
     # α is unbounded; vertices read hidden states; and (defect) pairs and triples keep their first weights
-    "mmsa": dict(efficacy_activation="none", singleton_source="hidden", train_nodes=False),
+    "mmsa": dict(efficacy_activation="none", singleton_source="hidden", train_nodes=False,
+                 gates_read_memory=True),
 }
 
 def resolved(
     s:GraphMFNSettings,
-    name:str,            # 'efficacy_activation', 'singleton_source' or 'train_nodes'
+    name:str,            # of `BY_VARIANT`
 )->object:
     "A setting, or what the variant makes of it."
     given = getattr(s, name)
@@ -129,6 +136,48 @@ def singletons(nets, z, masks): # {m: network}, z (T, B, D), {m: (B, T)} → {m:
         v[m] = net(torch.cat([before(x), x], -1)).relu() * masks[m].t()[..., None]
     return v
 
+# %% ../../nbs/baselines/40_graph_mfn.ipynb #00fa559d
+def one_step(lstm, x, state): # x (B, d), state h, c (B, H) → h, c
+    "One step of an LSTM, as its equations stand."
+    h, c = state
+    from_x = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0)
+    i, f, g, o = (from_x + F.linear(h, lstm.weight_hh_l0, lstm.bias_hh_l0)).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+# %% ../../nbs/baselines/40_graph_mfn.ipynb #91981f31
+class ClosedLoop(nn.Module):
+    "LSTMs that hear what the graph made of all of them at the step before (z, Figure 4 of the paper)."
+    def __init__(self, data:DataSpec, hidden:dict, node:int, feedback:int): # hidden {m: H_m}
+        super().__init__()
+        self.size, self.feedback, dims = sum(hidden.values()), feedback, data.modalities
+        self.lstms = nn.ModuleDict({m: nn.LSTM(k.dim + feedback, hidden[m]) for m, k in dims.items()})
+        self.back = nn.Linear(node, feedback)
+
+    # x {m: (B, T, d_m)}, masks {m: (B, T)}, vertices {m: network}, v → τ, α
+    # → h (T, B, D), τ (T, B, N), α (T, B, E); a modality that a sample lacks stays at zero
+    def forward(self,
+        x:dict[str, Tensor],
+        masks:dict[str, Tensor],
+        vertices:nn.ModuleDict,
+        graph:Callable,
+    )->tuple[Tensor, Tensor, Tensor]:
+        first = next(iter(x.values()))
+        state = {m: (first.new_zeros(len(first), l.hidden_size),) * 2 for m, l in self.lstms.items()}
+        z, found = first.new_zeros(len(first), self.feedback), []
+        for t in range(first.shape[1]):
+            v, past = {}, state
+            there = {m: masks[m][:, t, None] for m in x}
+            read = {m: torch.cat([x[m][:, t], z], -1) for m in x}
+            now = {m: one_step(lstm, read[m], past[m]) for m, lstm in self.lstms.items()}
+            state = {m: (h * there[m], c * there[m]) for m, (h, c) in now.items()}
+            for m, net in vertices.items():
+                v[m] = net(torch.cat([past[m][0], state[m][0]], -1)).relu() * there[m]
+            τ, α = graph(v)
+            z = self.back(τ)
+            found.append((torch.cat([h for h, _ in state.values()], -1), τ, α))
+        return tuple(map(torch.stack, zip(*found)))
+
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #6e4270aa
 @dataclass
 class GraphMFNDetails:
@@ -156,20 +205,29 @@ class GraphMFN(nn.Module):
         self.language = anchor_modality(data, s.language)
         self.cells = resolved(s, "singleton_source") == "cell"
         hidden = per_modality(s.hidden, data.modalities, "hidden")
-        self.lstms = SystemOfLSTMs(data, hidden)
+        looped = s.variant == "paper"
+        self.lstms = ClosedLoop(data, hidden, s.node, s.feedback) if looped else SystemOfLSTMs(data, hidden)
         self.vertices = nn.ModuleDict({m: nn.Linear(2 * H, H) for m, H in hidden.items()})
         bounded = resolved(s, "efficacy_activation") == "sigmoid"
         self.graph = DynamicFusionGraph(hidden, s.node, s.inner, bounded)
         self.proposal = two_layers(s.node, s.proposal, s.memory)
-        self.memory = GatedMemory(s.node, s.memory, s.retain, s.update, s.gates_read_memory)
+        reads = resolved(s, "gates_read_memory")
+        self.memory = GatedMemory(s.node, s.memory, s.retain, s.update, reads)
         self.head = two_layers(self.lstms.size + s.memory, s.out, data.task.outputs)
         self.graph.nodes.requires_grad_(resolved(s, "train_nodes"))
+
+    # {m: (B, T, d_m)}, {m: (B, T)} → h (T, B, D), τ (T, B, N), α (T, B, E)
+    def looked(self, x:dict, masks:dict)->tuple[Tensor, Tensor, Tensor]:
+        "What the LSTMs and the graph make of all steps: at once, or step after step."
+        if self.settings.variant == "paper":
+            return self.lstms(x, masks, self.vertices, self.graph)
+        h, c = self.lstms(x, masks, self.cells)
+        return h, *self.graph(singletons(self.vertices, c if self.cells else h, masks))
 
     # → (B, outputs) or (B, T, outputs), and what happened inside
     def forward(self, batch:Batch, details:bool=False)->Tensor|tuple[Tensor, GraphMFNDetails]:
         x, masks, mask = language_steps(batch, self.data, self.language, self.settings)
-        h, c = self.lstms(x, masks, self.cells)
-        τ, α = self.graph(singletons(self.vertices, c if self.cells else h, masks))
+        h, τ, α = self.looked(x, masks)
         u = self.memory(τ, self.proposal(τ).tanh())
         y = self.head(read_states(h, u, mask, label_steps(batch, self.data, self.language)))
         inside = (v.transpose(0, 1) for v in (α, τ, u))

@@ -22,8 +22,8 @@ CLEAN = dict(source="words_audio", text=dict(model="mpnet"))
 EVERY = *PAPER_BASELINES, *ablations(), "bc_lstm", "late_fusion", *TRIVIAL
 FAIR = dict(models=EVERY, data=CLEAN, space="wide",
             ablations_as="full")
-REGRESSION = Experiment("mosi", "context", "regression", FIXED, settings=only(EVERY, BOUNDED, BOTH_WAYS), main="mae",
-                        place="MOSI, intensity", **FAIR)
+REGRESSION = Experiment("mosi", "context", "regression", FIXED, settings=only(EVERY, BOUNDED, BOTH_WAYS),
+                        main="mae", place="MOSI, intensity", **FAIR)
 CLASSES = FIXED | dict(monitor="accuracy")
 BINARY = Experiment("mosi", "context", "binary", CLASSES, settings=only(EVERY, PER_STEP, BOTH_WAYS),
                     tuned_on="regression", main="acc", place="MOSI, 2 classes", **FAIR)
