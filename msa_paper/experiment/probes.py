@@ -13,6 +13,7 @@ from functools import lru_cache
 from ..core import known, write_json
 from ..data.catalogue import about, load_corpus
 from ..corpus import Corpus
+from .epochs import may_be_watched, probe_epochs
 from .evaluation import load_run
 from .manifest import sealed
 from msa_paper.experiment.mechanism_probes import (
@@ -24,6 +25,7 @@ from .runs import Run
 from .specification import RunSpec
 from .store import Store
 from .training import Training
+from .weight_probe import probe_weights
 from ..model.fusion import FeatureAttention
 from ..model.proposed import VARIANTS, Parts
 from ..registry import model as models
@@ -98,6 +100,15 @@ PROBES = {
 def suitable(spec:RunSpec)->list[str]: # names of `PROBES`
     "The probes that suit a run."
     return [name for name, probe in PROBES.items() if probe.suits(spec)]
+
+# %% ../../nbs/experiment/60_probes.ipynb #3a1e3c6c
+def has_weights_or_edges(spec:RunSpec)->bool:
+    "Real segments, and a model that weighs modalities or joins steps."
+    return in_context(spec) and (has_attention(spec) or parts_of(spec).dynamics == "graph")
+
+PROBES["weights"] = Probe("§3.3, §3.4", probe_weights, has_weights_or_edges)
+PROBES["epochs"] = Probe("§4.4", probe_epochs, may_be_watched)
+
 
 # %% ../../nbs/experiment/60_probes.ipynb #d3fc8526
 @lru_cache(maxsize=4)
