@@ -9,8 +9,8 @@ __all__ = ['NEEDED', 'Claim', 'checked', 'declared', 'claims_declared', 'with_mi
 from dataclasses import dataclass, fields, replace
 from ..core import MsaPaperError, known
 from .rules import declared_rule, minimum_of
-from .testability import Circumstances, checks, ruled_out, too_coarse
-from .verdicts import UNSUPPORTED, UNTESTABLE, Check, Effect, Finding
+from .testability import Circumstances, checks, ruled_out
+from .verdicts import UNTESTABLE, Effect, Finding
 from ..registry import ClaimFacts, claim, measure, rule
 
 # %% ../../nbs/evidence/20_claim.ipynb #11d5c6ac
@@ -49,7 +49,7 @@ def claims_declared()->list[Claim]:
     "Every claim, in the order of the page."
     return [declared(id) for id in claim]
 
-# %% ../../nbs/evidence/20_claim.ipynb #51e49af8
+# %% ../../nbs/evidence/20_claim.ipynb #418c4847
 def with_minimum(
     id:str,                  # of a claim
     effects:list[Effect],
@@ -68,12 +68,7 @@ def verdict_of(
         known(e.measure, one.decides, f"measure that decides {id}:")
     return rule[one.rule](list(with_minimum(id, effects)))
 
-# %% ../../nbs/evidence/20_claim.ipynb #72ceadf5
-def decided_by_size(verdict:str, found:tuple[Check, ...])->tuple[str, str]: # a verdict, and why
-    "A verdict that rests on effects nobody could have seen is none."
-    why = too_coarse(found)
-    return (UNTESTABLE, why) if why and verdict == UNSUPPORTED else (verdict, "")
-
+# %% ../../nbs/evidence/20_claim.ipynb #6c27a161
 def former_verdict(id:str, effects:tuple[Effect, ...])->str: # empty: not known
     "The verdict under the rule that a claim had before."
     one = declared_rule(id)
@@ -81,7 +76,7 @@ def former_verdict(id:str, effects:tuple[Effect, ...])->str: # empty: not known
     some = [e for e in effects if e.measure in names]
     return rule[one.former](some) if some else ""
 
-# %% ../../nbs/evidence/20_claim.ipynb #83b22f11
+# %% ../../nbs/evidence/20_claim.ipynb #7df1a4d0
 def judge(
     id:str,                      # of a claim
     place:str,                   # how a page calls the row
@@ -95,10 +90,9 @@ def judge(
     beside = tuple(e for e in every if e not in own)
     visible = tuple(one.visible.items()) if one else ()
     found = checks(one, replace(at, effects=own, visible=visible)) if one else ()
-    if why := ruled_out(found):
-        verdict = UNTESTABLE
-    else:
-        verdict, why = decided_by_size(verdict_of(id, own), found)
+    verdict = "" if (why := ruled_out(found)) or not own else verdict_of(id, own)
+    why = why or ruled_out(found, verdict)
+    verdict = UNTESTABLE if why or not own else verdict
     told = dict(former=former_verdict(id, every), checks=found, beside=beside, effects=own) | more
     return Finding(place, verdict, **told | dict(why="; ".join(w for w in (why, more.get("why")) if w)))
 

@@ -9,10 +9,12 @@ __all__ = ['claims_page']
 import numpy as np
 import pandas as pd
 from ..core import json_text, plain, write_whole
+from .before import change_of, steps_of
 from .claim import Claim, claims_declared, findings
-from .sources import digests, folder_of_page
-from .verdicts import UNTESTABLE, Effect, Finding, together
-from ..experiment.behind import compact_ids
+from .claims_file import sidecar
+from .rule_text import aims_markdown, log_markdown, rule_lines
+from .sources import folder_of_page
+from .verdicts import UNTESTABLE, Effect, Finding, State, former_verdict_on, state_of, verdict_on
 from ..measures.comparisons import holm
 from ..report.style import few_digits
 from ..report.markdown import markdown
@@ -30,60 +32,74 @@ def shown(e:Effect)->str:
     return f"{mean} [{low}, {high}]"
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #65c073d3
-def tally(
-    effects:tuple[Effect, ...],
-    level:float=.05,
-)->tuple[int, int, int]:
-    "How many effects are as claimed, the other way round, undecided."
-    p, mean = holm([e.p for e in effects]), np.array([e.mean for e in effects])
-    yes, no = int(((p < level) & (mean > 0)).sum()), int(((p < level) & (mean < 0)).sum())
-    return yes, no, len(effects) - yes - no
+def tally(effects:tuple[Effect, ...])->tuple[int, ...]: # as claimed, reversed, too small to matter, open
+    "How many effects are in each state."
+    states = [state_of(e) for e in effects]
+    return tuple(states.count(s) for s in State)
 
 def against_most(e:Effect)->tuple:
     "What effects are sorted by: first what speaks most against a claim."
     return e.mean > 0, e.p if e.mean < 0 else -e.p
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #befaa5d2
-def detectable(e:Effect)->str:
-    "The minimum detectable effect; empty where it is not known."
-    return "" if np.isnan(e.detectable) else sized(e.detectable, e.percent)
+def size_or_nothing(x:float, e:Effect)->str:
+    "A size in the unit of an effect; empty where it is not known."
+    return "" if np.isnan(x) else sized(x, e.percent)
 
 def in_brackets(text:str)->str:
     "What else there is to know, after a verdict."
     return f" ({text})" if text else ""
 
+MET = {True: "yes", False: "no", None: "not known"}
+
+def conditions_told(f:Finding)->str:
+    "Whether a claim can be tested here, condition by condition."
+    return "; ".join(f"{MET[c.met]}: {c.told}" for c in f.checks)
+
+def verdict_told(f:Finding)->str:
+    "The verdict with its reason; a variant that decides nothing is told as such."
+    name = f"**{f.verdict}**" if f.decides and f.verdict != UNTESTABLE else f.verdict
+    beside = "" if f.decides else "beside, decides nothing: "
+    return f"{beside}{name}" + (f": {f.why}" if f.verdict == UNTESTABLE else in_brackets(f.why))
+
+# %% ../../nbs/evidence/80_claims_page.ipynb #8e6eb1b5
 def finding_row(f:Finding)->list[str]:
     "A finding as a row of a table."
-    if f.verdict == UNTESTABLE:
-        return [f.place, "", "", "", "", f"{f.verdict}: {f.why}"]
+    last = [conditions_told(f), verdict_told(f), f.former]
+    if not f.effects:
+        return [f.place, "", "", "", "", *last]
     counts = " / ".join(map(str, f.counts or tally(f.effects)))
     if f.counts and all(np.isnan(e.p) for e in f.effects):       # counted, not sampled
-        return [f.place, "", "", counts, "", f"**{f.verdict}** ({f.why})"]
+        return [f.place, "", "", counts, "", *last]
     worst = min(f.effects, key=against_most)
     return [f.place, f"{f.n:,}" if f.n else "", f"{f.seeds}" if f.seeds else "", counts,
-            f"{worst.name}: {shown(worst)}", f"**{f.verdict}**{in_brackets(f.why)}"]
+            f"{worst.name}: {shown(worst)}", *last]
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #7134e14a
 def effect_rows(f:Finding)->list[list[str]]:
-    "All effects of a finding, with what could have been shown."
-    adjusted = holm([e.p for e in f.effects])
+    "All effects of a finding, with their state, what counts, what the paper says, and what could have been shown."
+    adjusted = holm([e.p for e in f.effects]) if f.effects else np.array([np.nan])
     if np.isnan(adjusted).all():
         return []
-    return [[f.place, e.name, shown(e), p_text(p), detectable(e)] for e, p in zip(f.effects, adjusted)]
+    def row(e, p, state):
+        sizes = [size_or_nothing(x, e) for x in (e.minimum, e.claimed, e.detectable)]
+        return [f.place, e.name, shown(e), state, *sizes, p_text(p)]
+    rows = [row(e, p, str(state_of(e))) for e, p in zip(f.effects, adjusted)]
+    return rows + [row(e, e.p, "beside") for e in f.beside]
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #587f7096
-FINDING_HEAD = ["data", "n", "seeds", "as claimed / other way / undecided", "speaks most against it"]
-FINDING_HEAD += ["verdict"]
-EFFECT_HEAD = ["data", "effect", "size [95 %]", "Holm's p", "minimum detectable effect"]
-
-def verdict_on(found:list[Finding])->str:
-    "What several data sets say together."
-    return together([f.verdict for f in found])
+FINDING_HEAD = ["data", "n", "seeds", "as claimed / reversed / too small / open", "speaks most against it",
+                "testable", "verdict", "under the former rule"]
+EFFECT_HEAD = ["data", "effect", "size [95 %]", "state", "counts from", "the paper",
+               "minimum detectable effect", "Holm's p of 0"]
 
 def claim_markdown(c:Claim, found:list[Finding])->str:
     "Everything about one claim."
-    text = f"### {c.id}: {verdict_on(found)}\n\n{c.says} ({c.source})\n\n"
-    text += f"*Test*: {c.test}. *Supported if*: {c.supported_if}.\n\n"
+    former = former_verdict_on(found)
+    text = f"### {c.id}: {verdict_on(found)}\n\n{c.says} ({c.source})\n\n*Test*: {c.test}.\n\n"
+    text += rule_lines(c)
+    if former:
+        text += f"Under the former rule, on the same rows: {former}.\n\n"
     text += markdown(FINDING_HEAD, [finding_row(f) for f in found])
     rows = [r for f in found for r in effect_rows(f)]
     if not rows:
@@ -111,44 +127,55 @@ def introduction(claims:list[Claim])->str:
     alone = spans([c.id for c in claims if c.interval == "seeds"], [c.id for c in claims])
     return ("Effects are turned so that positive is what the paper says; accuracies and F1 in points. n "
             "counts test segments, utterances or videos. Intervals are over seeds and videos or dialogues; "
-            f"those of {' and of '.join(alone)} are over seeds alone. A claim that was tested on several "
+            f"those of {' and of '.join(alone)} are over seeds alone. An effect is *as claimed* where its "
+            "interval lies above the smallest size that counts, *reversed* where it lies below minus that, "
+            "*too small to matter* where it ends below it, else *open*. A claim that was tested on several "
             "data sets is supported where all support it, contradicted where one contradicts and none "
-            "supports it, otherwise not supported.\n\n")
+            "supports it, otherwise not supported; rows that are told as *beside* decide nothing. Rules, and "
+            "what was known when they were fixed, stand in `data/rules.toml`.\n\n")
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #15b2489f
 Told = list[tuple[Claim, list[Finding]]]     # each claim with what was found
 
 def where_told(found:list[Finding])->str:
-    "The verdict on each data set."
-    tested = [f"{f.place}: {f.verdict}" for f in found if f.verdict != UNTESTABLE]
+    "The verdict on each data set that decides."
+    tested = [f"{f.place}: {f.verdict}" for f in found if f.verdict != UNTESTABLE and f.decides]
     return "; ".join(tested) or found[0].why
+
+# %% ../../nbs/evidence/80_claims_page.ipynb #86f8076e
+def before_and_after(told:Told)->str:
+    "Every verdict before and after, with what made the difference."
+    changes = [s for c, found in told if (s := change_of(c.id, found))]
+    steps = [s for c, found in told for s in steps_of(c.id, found)]
+    if not changes:
+        return ""
+    whole = [[s.claim, s.before, s.now, s.why] for s in changes]
+    each = [[s.claim, s.place, s.before, s.now_on, s.now, "yes" if s.decides else "no", s.why] for s in steps]
+    head = ["claim", "data, as they were called", "before", "now", "verdict now", "decides", "why"]
+    folded = f"\n<details><summary>row by row ({len(each)})</summary>\n\n{markdown(head, each)}\n</details>\n"
+    return ("## Verdicts before and after\n\nBefore: commit cc92fe1 of 27 November 2026. *rule*: the same runs "
+            "under another rule; *row*: other configurations of the same data, or not run yet; *data*: other "
+            f"features, split or protocol.\n\n{markdown(['claim', 'before', 'now', 'why'], whole)}{folded}\n")
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #197c9bb0
 def page_text(told:Told)->str: # Markdown
-    "The page: all claims in one table, then each."
-    rows = [[c.id, c.says, f"**{verdict_on(found)}**", where_told(found)] for c, found in told]
+    "The page: all claims in one table, then each, then what changed."
+    rows = [[c.id, c.says, f"**{verdict_on(found)}**", where_told(found), former_verdict_on(found)]
+            for c, found in told]
     text = introduction([c for c, _ in told])
-    text += markdown(["claim", "the paper says", "verdict", "on"], rows)
-    return text + "\n" + "\n".join(claim_markdown(c, found) for c, found in told)
+    text += markdown(["claim", "the paper says", "verdict", "on", "under the former rule"], rows)
+    text += "\n" + "\n".join(claim_markdown(c, found) for c, found in told)
+    return text + "\n" + before_and_after(told) + log_markdown() + aims_markdown()
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #f9817bd1
 def effect_table(told:Told)->pd.DataFrame:
     "Every effect, a row each."
-    columns = ["claim", "place", "verdict", "n", "seeds", "effect", "mean", "low", "high", "p"]
-    rows = [(c.id, f.place, f.verdict, f.n, f.seeds, e.name, e.mean, e.low, e.high, e.p)
+    columns = ["claim", "place", "verdict", "n", "seeds", "effect", "mean", "low", "high", "p",
+               "minimum", "claimed", "detectable", "state", "decides", "former"]
+    rows = [(c.id, f.place, f.verdict, f.n, f.seeds, e.name, e.mean, e.low, e.high, e.p, e.minimum, e.claimed,
+             e.detectable, str(state_of(e)), f.decides, f.former)
             for c, found in told for f in found for e in f.effects]
     return pd.DataFrame(rows, columns=columns)
-
-def place_told(f:Finding)->dict:
-    "What the sidecar says of one data set."
-    return dict(verdict=f.verdict, why=f.why, runs=compact_ids(list(f.runs)))
-
-# %% ../../nbs/evidence/80_claims_page.ipynb #b94e5446
-def sidecar(told:Told, results:str="")->dict:
-    "Verdicts with the runs behind them, and the digests of the studies that were read."
-    of = {c.id: dict(verdict=verdict_on(found), places={f.place: place_told(f) for f in found})
-          for c, found in told}
-    return of | dict(published=digests(results))
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #daf704e2
 @page("claims", whole=True, order=22)

@@ -37,7 +37,7 @@ class Effect:
     claimed: float = float("nan")    # the paper's own size of it; NaN where it gives none
     df: float = float("nan")         # degrees of freedom of its interval; NaN: not known
 
-# %% ../../nbs/evidence/10_verdicts.ipynb #2a1d7652
+# %% ../../nbs/evidence/10_verdicts.ipynb #929741c3
 class State(StrEnum):
     "What the interval of an effect says."
     AS_CLAIMED = "as claimed"
@@ -53,7 +53,7 @@ def state_of(e:Effect)->State:
         return State.REVERSED
     return State.TOO_SMALL if e.high < e.minimum else State.OPEN
 
-# %% ../../nbs/evidence/10_verdicts.ipynb #62ea49b0
+# %% ../../nbs/evidence/10_verdicts.ipynb #de8c7e0c
 def p_against(e:Effect)->float: # two-sided; 1 where the effect is not below −minimum
     "The p of 'it is minus the minimum that counts', against its being still lower."
     if not e.mean < -e.minimum:
@@ -72,7 +72,7 @@ def reversed_surely(
     p = holm([p_against(e) for e in effects])
     return any(q < level and state_of(e) == State.REVERSED for q, e in zip(p, effects))
 
-# %% ../../nbs/evidence/10_verdicts.ipynb #ae21ca54
+# %% ../../nbs/evidence/10_verdicts.ipynb #9331b8bf
 @rule("each_beyond_minimum",
       text="every interval above the minimum that counts; contradicted: one below minus it, Holm's p < .05")
 def each_beyond_minimum(
@@ -111,7 +111,7 @@ def all_hold_in_order(
     verdict = all_hold(effects)
     return UNSUPPORTED if verdict == SUPPORTED and not in_order(effects) else verdict
 
-# %% ../../nbs/evidence/10_verdicts.ipynb #37e4a13e
+# %% ../../nbs/evidence/10_verdicts.ipynb #a5141286
 @rule("each_beyond_minimum_in_order",
       text="every interval above the minimum that counts, and the means in the paper's order; contradicted: "
            "one below minus it, Holm's p < .05")
@@ -157,6 +157,7 @@ class Finding:
     checks: tuple[Check, ...] = ()      # what had to be true
     beside: tuple[Effect, ...] = ()     # effects that are shown and decide nothing
     decides: bool = True                # False: a named variant, shown beside the rows that decide
+    before: str = ""                    # how the page of the former rules called these data; empty: so
 
 def untestable(place:str, why:str, decides:bool=True)->Finding:
     "A finding that something could not be tested."
@@ -174,7 +175,7 @@ def together(
         return SUPPORTED
     return CONTRADICTED if CONTRADICTED in tested and SUPPORTED not in tested else UNSUPPORTED
 
-# %% ../../nbs/evidence/10_verdicts.ipynb #8057bb23
+# %% ../../nbs/evidence/10_verdicts.ipynb #3e3a005d
 def verdict_on(found:list[Finding])->str:
     "What several data sets say together; variants that decide nothing do not count."
     return together([f.verdict for f in found if f.decides])

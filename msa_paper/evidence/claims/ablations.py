@@ -9,54 +9,56 @@ __all__ = ['losses_without_parts', 'graph_beyond_parts', 'every_ablation_loses',
 from ...registry import claim
 from ...registry import measure
 from .best_of_all import NO_SEGMENTS
-from ..run_effects import asked, judged, lacking, turned
-from ..sources import RUN_HERE, VARIANTS, runs_of
+from ..run_effects import Ran, asked, judged, lacking, turned
+from ..sources import ABLATED_ON, VARIANTS, Row, runs_of, said_by_paper
 from ..verdicts import Effect, Finding, in_order
 from ...report.names import NAMES
-from ...report.tables import difference
-from ...studies.study import Experiment
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #5e232e86
-def parts_of(e:Experiment)->tuple[str, ...]:
+def parts_of(e:Row)->tuple[str, ...]:
     "The variants that an experiment can tell apart from the full model, which comes first."
     return tuple(v for v in VARIANTS if v not in e.same_as_full)
+
+# %% ../../../nbs/evidence/claims/05_ablations.ipynb #cc4df0a9
+def lost(measure:str, ran:Ran, better:str, worse:str, name:str)->Effect:
+    "How much less one variant loses than another, beside what Table 6 says of that data set."
+    row, metric = ran.row, ran.row.main
+    d = ran.sum((1., better, metric), (-1., worse, metric))
+    said = said_by_paper(*row.lost, ((1., better), (-1., worse))) if row.lost else float("nan")
+    return turned(measure, name, d, metric, said)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #added724
 @measure("loss_without_a_part", caption="full − each ablation, paired")
 def losses_without_parts(
-    runs:dict[str, list],   # {variant: its runs}
-    metric:str,
+    ran:Ran,     # a row with the runs of its variants
 )->list[Effect]:
     "What each ablation loses, in the paper's order."
-    return [turned("loss_without_a_part", f"full − {NAMES[v]}", difference(runs["full"], runs[v], metric),
-                   metric)
-            for v in runs if v != "full"]
+    return [lost("loss_without_a_part", ran, "full", v, f"full − {NAMES[v]}") for v in ran.runs if v != "full"]
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #3c1ccf2a
 @measure("graph_beyond_a_part", caption="loss without the graph − loss without each other part, paired")
-def graph_beyond_parts(runs:dict[str, list], metric:str)->list[Effect]:
+def graph_beyond_parts(ran:Ran)->list[Effect]:
     "How much more is lost without the graph than without each other single part."
-    return [turned("graph_beyond_a_part", f"{NAMES[v]} − {NAMES['no_graph']}",
-                   difference(runs[v], runs["no_graph"], metric), metric)
-            for v in runs if v != "no_graph"]
+    return [lost("graph_beyond_a_part", ran, v, "no_graph", f"{NAMES[v]} − {NAMES['no_graph']}")
+            for v in ran.runs if v != "no_graph"]
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #ada508e1
 OUT_OF_ORDER = "the means do not stand in the paper's order"
 
-def every_part_counts(e:Experiment, results:str)->Finding:
+def every_part_counts(e:Row, results:str)->Finding:
     "The full model against each ablation; supported also needs the paper's order of the means."
     runs = runs_of(e, parts_of(e), results)
     if gone := lacking(e, runs):
         return gone
-    effects = losses_without_parts(runs, e.main)
+    effects = losses_without_parts(Ran(e, runs, results))
     return judged("C5", e, effects, runs, "" if in_order(effects) else OUT_OF_ORDER)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #35b160d4
-def graph_counts_most(e:Experiment, results:str)->Finding:
+def graph_counts_most(e:Row, results:str)->Finding:
     "What is lost without the graph, less what is lost without each other single part."
     single = tuple(v for v in parts_of(e) if v not in ("full", "concat_only"))
     runs = runs_of(e, single, results)
-    return lacking(e, runs) or judged("C6", e, graph_beyond_parts(runs, e.main), runs)
+    return lacking(e, runs) or judged("C6", e, graph_beyond_parts(Ran(e, runs, results)), runs)
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #bb861d4c
 @claim("C5", order=5, source="Table 6, Figure 7", rule="each_beyond_minimum_in_order",
@@ -66,8 +68,8 @@ def graph_counts_most(e:Experiment, results:str)->Finding:
        question="Is the full model better than each ablation, and do the losses rise in the paper's order?",
        test="full − each ablation, paired")
 def every_ablation_loses(results:str="")->list[Finding]:
-    "C5, on every real experiment whose ablations were run."
-    tested = [asked(every_part_counts, e, results) for e in RUN_HERE]
+    "C5, on every data set whose ablations are run."
+    tested = [asked(every_part_counts, e, results) for e in ABLATED_ON]
     return [*tested, NO_SEGMENTS]
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #a0841d85
@@ -76,6 +78,6 @@ def every_ablation_loses(results:str="")->list[Finding]:
        question="Is more lost without the graph than without either attention?",
        test="loss without the graph − loss without each other part, paired")
 def graph_is_worth_most(results:str="")->list[Finding]:
-    "C6, on every real experiment whose ablations were run."
-    tested = [asked(graph_counts_most, e, results) for e in RUN_HERE]
+    "C6, on every data set whose ablations are run."
+    tested = [asked(graph_counts_most, e, results) for e in ABLATED_ON]
     return [*tested, NO_SEGMENTS]

@@ -8,56 +8,55 @@ __all__ = ['easy_above_hard', 'lead_in_each_class', 'lead_in_hard_classes', 'cla
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #f9799ce6
 from ...registry import claim
 from ...registry import measure
-from ..run_effects import asked, judged, lacking
-from ..sources import EASY_CLASSES, HARD_CLASSES, SEVEN, SIX, runs_of
+from ..run_effects import Ran, asked, judged, lacking
+from ..sources import CLASSES_ON, EASY_CLASSES, HARD_CLASSES, SEVEN, SIX, Row, runs_of
 from ..verdicts import Effect, Finding
 from ...report.names import NAMES
-from ...report.tables import weighed_sum
-from ...studies.study import Experiment, experiment
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #7fcecad5
 def of_classes(
     id:str,                                   # of the measure
     name:str,
-    runs:dict[str, list],
+    ran:Ran,
     *terms:tuple[float, str, str],            # (weight, model, class)
 )->Effect:
     "A weighed sum of the F1 of classes."
-    d = weighed_sum([(w, runs[m], f"f1_{c}") for w, m, c in terms])
-    return Effect(name, d["mean"], d["low"], d["high"], d["p"], d["detectable"], True, id)
+    d = ran.sum(*((w, m, f"f1_{c}") for w, m, c in terms))
+    return Effect(name, d["mean"], d["low"], d["high"], d["p"], d["detectable"], True, id, df=d["df"])
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #c7d369c2
 @measure("easy_above_hard", caption="F1 of happy and sad − F1 of angry and neutral, in each model")
-def easy_above_hard(runs:dict[str, list])->list[Effect]:
+def easy_above_hard(ran:Ran)->list[Effect]:
     "Each easy class against each hard one, in every model."
-    return [of_classes("easy_above_hard", f"{NAMES[m]}: {a} − {b}", runs, (1., m, a), (-1., m, b))
-            for m in runs for a in EASY_CLASSES for b in HARD_CLASSES]
+    return [of_classes("easy_above_hard", f"{NAMES[m]}: {a} − {b}", ran, (1., m, a), (-1., m, b))
+            for m in ran.runs for a in EASY_CLASSES for b in HARD_CLASSES]
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #137534ce
 @measure("lead_in_each_class", caption="F1: full − each baseline in each class")
-def lead_in_each_class(runs:dict[str, list])->list[Effect]:
+def lead_in_each_class(ran:Ran)->list[Effect]:
     "The full model against each baseline, class by class."
-    return [of_classes("lead_in_each_class", f"full − {NAMES[b]}: {c}", runs, (1., "full", c), (-1., b, c))
+    return [of_classes("lead_in_each_class", f"full − {NAMES[b]}: {c}", ran, (1., "full", c), (-1., b, c))
             for b in SIX for c in EASY_CLASSES + HARD_CLASSES]
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #44091110
 @measure("lead_in_hard_classes", caption="lead over each baseline: angry and neutral − happy and sad")
-def lead_in_hard_classes(runs:dict[str, list])->list[Effect]:
+def lead_in_hard_classes(ran:Ran)->list[Effect]:
     "How much larger the full model's lead is in the hard classes."
     lead = [(.5, c) for c in HARD_CLASSES] + [(-.5, c) for c in EASY_CLASSES]
     def beyond(b):
         terms = [(sign * w, m, c) for sign, m in ((1, "full"), (-1, b)) for w, c in lead]
         name = f"lead over {NAMES[b]}: angry and neutral − happy and sad"
-        return of_classes("lead_in_hard_classes", name, runs, *terms)
+        return of_classes("lead_in_hard_classes", name, ran, *terms)
     return [beyond(b) for b in SIX]
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #f83806d1
-def classes_as_drawn(e:Experiment, results:str)->Finding:
+def classes_as_drawn(e:Row, results:str)->Finding:
     "All three on one data set."
     runs = runs_of(e, SEVEN, results)
     if gone := lacking(e, runs):
         return gone
-    effects = easy_above_hard(runs) + lead_in_each_class(runs) + lead_in_hard_classes(runs)
+    ran = Ran(e, runs, results)
+    effects = easy_above_hard(ran) + lead_in_each_class(ran) + lead_in_hard_classes(ran)
     return judged("C9", e, effects, runs)
 
 # %% ../../../nbs/evidence/claims/09_classes.ipynb #030ffc64
@@ -71,4 +70,4 @@ def classes_as_drawn(e:Experiment, results:str)->Finding:
             "leads")
 def classes_as_in_figure_9(results:str="")->list[Finding]:
     "C9, on IEMOCAP."
-    return [asked(classes_as_drawn, experiment("iemocap-context-iemocap4", "iemocap"), results)]
+    return [asked(classes_as_drawn, row, results) for row in CLASSES_ON]
