@@ -109,8 +109,8 @@ def what_it_adds(
         label = "the whole architecture" if model == "full" else NAMES[model]
         of = METRICS["mae"].show(alone.values["mae"]["mean"])
         where = f"{datasets.facts(line.dataset)['label']}, {called(line.arm)}"
-        told.append(f"{where}: what {label} adds to its text encoder is {spoken(line.beyond)} of an MAE of {of} "
-                    f"({judged(line.beyond)}; {line.seeds} seeds).")
+        told.append(f"{where}: what {label} adds to its text encoder is {spoken(line.beyond)} of an MAE "
+                    f"of {of} ({judged(line.beyond)}; {line.seeds} seeds).")
     return told
 
 # %% ../../nbs/report/53_words_page.ipynb #58ae143c

@@ -30,7 +30,8 @@ def in_course(dataset:str, arm:str)->Experiment:
     data = dict(source="crossfit", encoder=encoder, parts=["prediction"] if arm == "alone" else parts)
     which = dict(models=("ridge",) if arm == "alone" else IN_COURSE)
     which |= dict(settings=dict(own=SETTINGS, corrects=CORRECTING).get(arm, {}))
-    return Experiment(dataset, protocol, "regression", fixed, seeds=5, trials=6, data=data, arm=arm,
+    return Experiment(dataset, protocol, "regression", fixed, seeds=5, data=data, arm=arm,
+                      trials=0 if arm == "alone" else 6,
                       place=f"{dataset.upper()} cross-fitted words, {arm}", **which)
 
 # %% ../../nbs/studies/63_course.ipynb #2b4c1611
