@@ -14,6 +14,7 @@ import msa_paper
 from .commands import datasets, own_data
 from .commands.audit import audit
 from .commands.clip import clip
+from .commands.crossfit import crossfit
 from .commands.extract import extract
 from .commands.pages import figures, readme, render_readme   # noqa: F401
 from .commands.parsing import add, new_app, usage_told
@@ -64,6 +65,7 @@ add(app, predict, "msa-paper predict mosi-context/full/s1 mosi-context -o predic
 add(app, clip, 'msa-paper clip me.mp4 -o me.png', 'msa-paper clip me.mp4 --text "I loved it" --json',
     "msa-paper clip me.mp4 --run my-clips-own/full -o me.svg")
 add(app, weights, "msa-paper weights", "msa-paper weights --card")
+add(app, crossfit, "msa-paper crossfit mosi --encoder mpnet")
 add(app, table, "msa-paper table my-study-own --name mine",
     "msa-paper table planted-tone/full planted-tone/lmf -o compared")
 add(app, export, "msa-paper export mosi-context/full/s1 taken")

@@ -13,12 +13,13 @@ from .members import MeanOfMembers
 from ..batch import Batch
 from ..schema import DataSpec
 from ..registry import model
+from ..model.correction import CorrectionSettings, corrected, is_corrected
 from ..model.encoders import BiLSTM
 from ..model.head import mean_valid
 from ..model.text_encoder import TextEncoders, TextEncoderSettings
 
 # %% ../../nbs/baselines/70_bc_lstm.ipynb #7b85470f
-class BcLSTMSettings(TextEncoderSettings):
+class BcLSTMSettings(TextEncoderSettings, CorrectionSettings):
     "What bc-LSTM can be told; an encoder reads token numbers, where the data have some."
     language: str | None = None       # whose steps the others are brought to; None: the first of tokens
     projection: Sizes | None = None   # size of each modality before it is concatenated; None: as it is
@@ -52,7 +53,7 @@ class BcLSTM(nn.Module):
         super().__init__()
         s, self.words = settings, TextEncoders(data, settings)
         data = self.data = self.words.data
-        self.language = anchor_modality(data, s.language)
+        self.language, self.corrects = anchor_modality(data, s.language), is_corrected(data, s)
         sizes, K, d = {m: k.dim for m, k in data.modalities.items()}, data.task.outputs, 2 * s.hidden
         wanted = per_modality(s.projection or sizes, sizes, "projection")
         projections = {m: nn.Linear(sizes[m], wanted[m]) for m in sizes} if s.projection else {}
@@ -66,7 +67,8 @@ class BcLSTM(nn.Module):
     )->Tensor:  # (B, outputs), or (B, T, outputs) with one label a step
         x, mask = concatenated(self.words(batch), self.data, self.language, self.projections)
         h, _ = self.lstm(self.dropout(x), mask)
-        return self.head(h if self.data.per_step else mean_valid(h, mask))
+        y = self.head(h if self.data.per_step else mean_valid(h, mask))
+        return corrected(y, batch, self.corrects)
 
 # %% ../../nbs/baselines/70_bc_lstm.ipynb #5f8c5951
 @model("bc_lstm", label="bc-LSTM", group="control", order=12, space=SPACE, wide=WIDE, small=SMALL)

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 from ..core import MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus
 from ..registry import dataset
+from .crossfit import crossfit_corpus
 from .text_features import transcript_corpus
 from ..formats.feature_files import feature_corpus
 from ..formats.fields import numbers, texts
@@ -133,7 +134,7 @@ own_task(
 @dataset(
     "mosei", label="CMU-MOSEI", order=1, units=("segments", "videos"), scale=(-3., 3.),
     tasks=("regression", "binary", "binary_nonzero", "seven", "mosei_emotions"),
-    protocols={"official": ("text", "features"), "context": ("text",), "videos": ("npz",)},
+    protocols={"official": ("text", "features"), "context": ("text", "crossfit"), "videos": ("npz",)},
     splits="the official ones; they never cut a video",
     leaks={"videos": "the features' extractors are not documented by who posted them"},
     terms="academic research only; no redistribution of the videos",
@@ -143,5 +144,5 @@ def mosei()->dict[str, Callable]:
     "Source → reader(protocol, task, **options)."
     return {
         "text": partial(transcript_corpus, "mosei"), "features": partial(feature_corpus, "mosei"),
-        "npz": mosei_videos,
+        "npz": mosei_videos, "crossfit": partial(crossfit_corpus, "mosei"),
     }

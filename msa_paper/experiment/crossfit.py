@@ -13,13 +13,13 @@ import numpy as np, torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from ..baselines.inputs import pooled
-from ..core import MsaPaperError, write_whole
+from ..core import MsaPaperError
 from ..corpus import Corpus, held_out
 from ..data.crossfit import WHOLE, Crossfit, crossfit_place, write_crossfit
 from .identity import read_corpus
 from .locks import hold
-from .provenance import environment_state, code_state
-from .specification import Machine, RunSpec, short_hash
+from .provenance import code_state, environment_state
+from .specification import Machine, RunSpec
 from .training import Training, fit
 from ..extract.text import is_whole
 from ..loaders import batches
@@ -64,9 +64,10 @@ def read_part(path:Path, expected:int)->dict|None:   # embedding, prediction; No
     "What an encoder has embedded, where it has ended; what is damaged is made again."
     try:
         found = load_file(path)
-        return found if {k: len(x) for k, x in found.items()} == dict(embedding=expected, prediction=expected) else None
     except (OSError, SafetensorError, ValueError):
         return None
+    whole = dict(embedding=expected, prediction=expected)
+    return found if {k: len(x) for k, x in found.items()} == whole else None
 
 def fold_part(spec:RunSpec, corpus:Corpus, fold:int, work:Path)->dict:
     "Train the encoder of one fold and let it embed, or take what is there."
@@ -132,7 +133,8 @@ def together(plan:Fitted, parts:dict[int, dict])->Crossfit:
     trained_on = {}
     for k, found in parts.items():
         splits = fold_corpus(corpus, k).splits
-        x[splits["held"]], y[splits["held"]], fold[splits["held"]] = found["embedding"], found["prediction"], k
+        held = splits["held"]
+        x[held], y[held], fold[held] = found["embedding"], found["prediction"], k
         trained_on[str(k)] = sorted({*corpus.groups[splits["train"]].tolist()})
     told = dict(dataset=corpus.name, encoder=Path(plan.spec.settings["encoder"]).name, digest=plan.digest)
     told |= dict(recipe=plan.spec.model_dump(mode="json", exclude=set(Machine.model_fields)))

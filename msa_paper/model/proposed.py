@@ -17,6 +17,7 @@ from ..schema import DataSpec
 from ..registry import model
 from .encoders import ModalityEncoders
 from .causal_encoders import CausalEncoders, CausalSettings
+from .correction import CorrectionSettings, corrected, is_corrected
 from .fusion import DecisionAttention, FeatureAttention, MeanFusion, ConcatFusion
 from .graph import SpatioTemporalNetwork
 from .causal_graph import CausalNetwork
@@ -25,7 +26,7 @@ from .running_head import RunningHead
 from .text_encoder import TextEncoderSettings
 
 # %% ../../nbs/model/50_proposed.ipynb #0aa3dfc6
-class ProposedSettings(CausalSettings, TextEncoderSettings):
+class ProposedSettings(CausalSettings, TextEncoderSettings, CorrectionSettings):
     "What the proposed model can be told."
     width: int = Field(256, ge=2, multiple_of=2)        # d (§4.4)
     dropout: float = Field(.2, ge=0, lt=1)
@@ -123,7 +124,7 @@ class ProposedModel(nn.Module):
         self.decision = decision_level(s, data) if parts.decision else None
         self.graph = graph_network(s) if parts.dynamics == "graph" else None
         self.lstm = nn.LSTM(d, d, batch_first=True) if parts.dynamics == "lstm" else None
-        self.head = prediction_head(s, data, parts.decision)
+        self.head, self.corrects = prediction_head(s, data, parts.decision), is_corrected(data, s)
 
     def forward(self,
         batch:Batch,
@@ -136,7 +137,7 @@ class ProposedModel(nn.Module):
         states, A = self.graph(H, mask) if self.graph else (H, None)
         if self.lstm:
             states = self.lstm(H)[0] * mask[..., None]
-        y = self.head(states, C, mask)
+        y = corrected(self.head(states, C, mask), batch, self.corrects)
         return (y, Details(α, β, A, states, mask, C)) if details else y
 
 # %% ../../nbs/model/50_proposed.ipynb #eee3671f

@@ -6,11 +6,12 @@
 __all__ = ['ENCODERS', 'MODELS', 'ARMS', 'TRAINED_ON', 'ON_STATES', 'TRIALS', 'PAPER', 'LEAD', 'AIMS', 'COMPARED', 'EPOCHS',
            'ON_MOSEI', 'SIMS', 'CUT', 'EPOCH', 'LIKE_MOSI', 'BEHIND', 'STATES', 'LONGER', 'Arm', 'arm_of', 'of_arm',
            'by_place', 'differences', 'against_encoder', 'trained_against_frozen', 'mosi_words', 'taken_over',
-           'elsewhere', 'on_mosei', 'mosei_words', 'on_sims', 'sims_words', 'Forecast', 'forecast_of', 'forecast',
-           'print_forecast']
+           'elsewhere', 'on_mosei', 'mosei_words', 'recipe', 'on_sims', 'sims_words', 'Forecast', 'forecast_of',
+           'forecast', 'print_forecast']
 
 # %% ../../nbs/studies/62_words.ipynb #7fcf5a6a
 from dataclasses import dataclass
+from ..core import MsaPaperError, known
 from ..experiment.specification import RunSpec
 from ..registry import study
 from .comparisons import Comparable, metrics_alone
@@ -145,6 +146,22 @@ def mosei_words()->Study:
     return Study(configurations=on_mosei, comparisons=COMPARED, pages=("words",))
 
 # %% ../../nbs/studies/62_words.ipynb #cd4fd0ff
+def recipe(
+    dataset:str,         # 'mosi' or 'mosei'
+    encoder:str,         # of `ENCODERS`
+    results:str="",      # the store
+)->RunSpec:
+    "How cross-fitting trains an encoder: as the encoder alone is trained here. Raises before that is chosen."
+    known(dataset, ("mosi", "mosei"), "data set whose encoders are cross-fitted")
+    arm = Arm(known(encoder, ENCODERS, "encoder"), True)
+    found = taken_over(arm, "text_encoder", results)
+    if not found:
+        what = f"validation has not chosen yet how encoder '{encoder}' is trained"
+        remedy = f"msa-paper reproduce --data mosi-words --only {arm.name}/text_encoder"
+        raise MsaPaperError(what, "the recipe of cross-fitting", remedy)
+    return found if dataset == "mosi" else elsewhere(found, dataset, epochs=EPOCHS[True])
+
+# %% ../../nbs/studies/62_words.ipynb #af79efdb
 SIMS = "sims", "simsv2"
 CUT = "the official split deals clips, not videos; published results are on it"
 
