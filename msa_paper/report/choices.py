@@ -199,8 +199,9 @@ def worth_row(w:Worth)->list[str]:
 HEAD = ["data, metric", "test", *CHOICES, "paper: step between neighbours, median",
         "paper: lead of the proposed", "smallest difference that can be shown"]
 READ = ("Gains are turned so that more is better; MAE and r in their own units, all else in points. Each is "
-        "the mean over the seven models [smallest, largest]; the best of n seeds is its exact expectation over "
-        "all choices of n of the published seeds. An empty cell: there is no such choice, or it was not measured. "
+        "the mean over the seven models [smallest, largest]; the best of n seeds is its exact expectation "
+        "over all choices of n of the published seeds. An empty cell: there is no such choice, or it was not "
+        "measured. "
         "Epochs were picked on the test for one model alone, bc-LSTM on features that leak, to measure the "
         "practice. The last column is what four of five experiments like ours would have found, for the full "
         "model against each baseline.\n\n")
@@ -265,8 +266,9 @@ def alternative(every:list[Worth])->str:
     "What is seen, in words."
     counts = {name: above_one(every, name) for name in CHOICES}
     told = "; ".join(f"{name}: more than one step in {k} of {n}" for name, (k, n) in counts.items() if n)
-    return ("Points gained by a choice, in units of the paper's median step between neighbouring models, a row "
-            f"for each of {len(every)} metrics. {told}. Pale bars: the smallest difference that can be shown.")
+    start = "Points gained by a choice, in units of the paper's median step between neighbouring models"
+    return (f"{start}, a row for each of {len(every)} metrics. {told}. Pale bars: the smallest difference "
+            "that can be shown.")
 
 # %% ../../nbs/report/55_choices.ipynb #8e2648fd
 @page("choices", whole=True, order=23)
