@@ -5888,6 +5888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                        'msa_paper/report/choices.py'),
                                           'msa_paper.report.choices.steps_of': ( 'report/choices.html#steps_of',
                                                                                  'msa_paper/report/choices.py'),
+                                          'msa_paper.report.choices.stored': ('report/choices.html#stored', 'msa_paper/report/choices.py'),
                                           'msa_paper.report.choices.watched_too': ( 'report/choices.html#watched_too',
                                                                                     'msa_paper/report/choices.py'),
                                           'msa_paper.report.choices.worth_of': ( 'report/choices.html#worth_of',

@@ -35,7 +35,7 @@ def told_of(
     mask:Tensor,        # (B, T) bool
     names:list[str],    # of the M modalities
 )->dict:                # modalities: {name: mean, sd, largest, quantiles}; changes; constant; n
-    "How weights lie over the steps of a test, how they move, and in which share of sequences one stays largest."
+    "How weights lie over the steps of a test, how they move, in which share of sequences one stays largest."
     w, sequences = weights[mask].double(), mask.any(1)
     largest, first = weights.argmax(-1), mask.int().argmax(1)
     same = (largest == largest.gather(1, first[:, None])) | ~mask
@@ -61,7 +61,8 @@ def joined(subject:Subject)->dict: # thetas, joined, candidates, degree, theta
     shares = [float((cosine > t).mean()) for t in EDGE_THETAS]
     own = float((cosine > theta).mean())
     degree = 2 * own * len(cosine) / int(mask.sum())
-    return dict(thetas=list(EDGE_THETAS), joined=shares, own=own, candidates=len(cosine), degree=degree, theta=theta)
+    found = dict(thetas=list(EDGE_THETAS), joined=shares, own=own, theta=theta)
+    return found | dict(candidates=len(cosine), degree=degree)
 
 # %% ../../nbs/experiment/53_weight_probe.ipynb #3572c254
 def probe_weights(subject:Subject)->dict: # alpha, beta: as of `told_of`; edges: as of `joined`; n
@@ -71,8 +72,8 @@ def probe_weights(subject:Subject)->dict: # alpha, beta: as of `told_of`; edges:
     if inside.get("alpha") is not None:
         found["alpha"] = told_of(inside["alpha"], mask, names)
     if (beta := inside.get("beta")) is not None:
-        every = beta.dim() == 3
-        found["beta"] = told_of(beta if every else beta[:, None], mask if every else mask.any(1, keepdim=True), names)
+        there = mask if beta.dim() == 3 else mask.any(1, keepdim=True)
+        found["beta"] = told_of(beta if beta.dim() == 3 else beta[:, None], there, names)
     if getattr(subject.model, "graph", None) is not None:
         found["edges"] = joined(subject)
     return found | dict(n=int(mask.sum()))

@@ -122,7 +122,8 @@ def edge_rows(every:list[Looked])->list[list[str]]:
 
 def edge_table(every:list[Looked])->str: # Markdown
     "Joined pairs by θ, per cent of candidates, mean over seeds."
-    head = ["data, model", *(f"θ = {t:g}" for t in SHOWN), "at its own θ", "joined to a step", "candidate pairs"]
+    thetas = [f"θ = {t:g}" for t in SHOWN]
+    head = ["data, model", *thetas, "at its own θ", "joined to a step", "candidate pairs"]
     rows = edge_rows(every)
     return markdown(head, rows) if rows else "**No run's edges were counted.**\n"
 
@@ -167,7 +168,7 @@ def grid_table(every:list[Grid])->str: # Markdown
 # %% ../../nbs/report/56_attention_page.ipynb #0d0b8df4
 def draw_weights(ax:Axes, every:list[Looked]):
     "A row a modality: the median of α over steps, half of the steps, nine in ten of them."
-    rows = [(one, m) for one in every for m in next(w["alpha"] for w in one.weights if "alpha" in w)["modalities"]]
+    rows = [(one, m) for one in every for m in one.weights[0]["alpha"]["modalities"]]
     for i, (one, m) in enumerate(rows):
         q = np.mean([w["alpha"]["modalities"][m]["quantiles"] for w in one.weights], 0)
         ax.plot(q[[0, 4]], [i, i], color=PALE, lw=1.2)
@@ -214,8 +215,8 @@ def alternative(every:list[Looked])->str:
     return "Left, weights of modalities over steps; right, joined pairs by θ. " + "; ".join(told) + "."
 
 # %% ../../nbs/report/56_attention_page.ipynb #95f6187c
-READ = ("Numbers are means over seeds [least, most]; n counts test steps. A weight that does not move is a constant. "
-        "With one modality a weight is 1 whatever the model is, and nothing is shown.\n\n")
+READ = ("Numbers are means over seeds [least, most]; n counts test steps. A weight that does not move is a "
+        "constant. With one modality a weight is 1 whatever the model is, and nothing is shown.\n\n")
 
 def several(one:Looked)->bool:
     "Whether there is anything to weigh."

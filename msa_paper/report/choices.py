@@ -44,7 +44,8 @@ class Reported:
     @property
     def label(self)->str:
         "How the page calls it."
-        return f"{self.experiment.place or self.experiment.key}: {METRICS[self.metric].label.removesuffix(', %')}"
+        place, label = self.experiment.place or self.experiment.key, METRICS[self.metric].label
+        return f"{place}: {label.removesuffix(', %')}"
 
 # %% ../../nbs/report/55_choices.ipynb #14dd8674
 def parts_reported(study:str)->list[Reported]:
@@ -195,11 +196,12 @@ def worth_row(w:Worth)->list[str]:
     return [w.of.label, size_told(w), *gains, *steps, in_unit(w.shown, w.of.metric)]
 
 # %% ../../nbs/report/55_choices.ipynb #0741227c
-HEAD = ["data, metric", "test", *CHOICES, "paper: step between neighbours, median", "paper: lead of the proposed",
-        "smallest difference that can be shown"]
-READ = ("Gains are turned so that more is better; MAE and r in their own units, all else in points. Each is the "
-        "mean over the seven models [smallest, largest]; the best of n seeds is its exact expectation over all "
-        "choices of n of the published seeds. An empty cell: the choice does not exist there, or was not measured. "
+HEAD = ["data, metric", "test", *CHOICES, "paper: step between neighbours, median",
+        "paper: lead of the proposed", "smallest difference that can be shown"]
+READ = ("Gains are turned so that more is better; MAE and r in their own units, all else in points. Each is "
+        "the mean over the seven models [smallest, largest]; the best of n seeds is its exact expectation "
+        "over all choices of n of the published seeds. An empty cell: there is no such choice, or it was not "
+        "measured. "
         "Epochs were picked on the test for one model alone, bc-LSTM on features that leak, to measure the "
         "practice. The last column is what four of five experiments like ours would have found, for the full "
         "model against each baseline.\n\n")
@@ -255,12 +257,18 @@ def above_one(every:list[Worth], name:str)->tuple[int, int]:
     told = [(w.gains[name], w.steps) for w in every if w.gains[name] and w.steps]
     return sum(g.mean > s.median for g, s in told), len(told)
 
+def stored(w:Worth)->dict:
+    "What the sidecar says of a row."
+    gains = {name: g and vars(g) for name, g in w.gains.items()}
+    return dict(test=size_told(w), steps=vars(w.steps), shown=w.shown and vars(w.shown), gains=gains)
+
 def alternative(every:list[Worth])->str:
     "What is seen, in words."
     counts = {name: above_one(every, name) for name in CHOICES}
     told = "; ".join(f"{name}: more than one step in {k} of {n}" for name, (k, n) in counts.items() if n)
-    return ("Points gained by a choice, in units of the paper's median step between neighbouring models, a row for "
-            f"each of {len(every)} metrics. {told}. Pale bars: the smallest difference that each test can show.")
+    start = "Points gained by a choice, in units of the paper's median step between neighbouring models"
+    return (f"{start}, a row for each of {len(every)} metrics. {told}. Pale bars: the smallest difference "
+            "that can be shown.")
 
 # %% ../../nbs/report/55_choices.ipynb #8e2648fd
 @page("choices", whole=True, order=23)
@@ -276,6 +284,5 @@ def choices(
     write_whole(page_folder(figures, "choices")/"choices.md", text)
     if not every:
         return text
-    told = {w.of.label: dict(test=size_told(w), steps=w.steps and vars(w.steps), shown=w.shown and vars(w.shown),
-                             gains={k: g and vars(g) for k, g in w.gains.items()}) for w in every}
-    return picture(choices_figure(every), "choices", figures, "choices", dict(alt=alt, rows=told))
+    told = dict(alt=alt, rows={w.of.label: stored(w) for w in every})
+    return picture(choices_figure(every), "choices", figures, "choices", told)

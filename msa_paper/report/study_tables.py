@@ -138,7 +138,7 @@ def with_seeds(runs:dict[int, "Run"])->pd.DataFrame: # place, id, group, output,
 
 # %% ../../nbs/report/29_study_tables.ipynb #fff42228
 def prediction_table(at:AtHand)->pd.DataFrame:
-    "Test predictions of the full model: one row a sample and output, a column for each seed that may be told."
+    "Test predictions of the full model, a row a sample and output, a column for each seed that may be told."
     parts = []
     for c in (c for c in at.every if c.model == "full" and has_experiments(at.study)):
         runs = {seed: run for seed, run in sorted(at.all(c.hash).items()) if has_predictions(run)}
