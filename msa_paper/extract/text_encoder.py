@@ -70,7 +70,7 @@ def packaged_minilm()->str:
         raise MsaPaperError(what, "model 'minilm'", remedy) from error
     return str(MODEL_DIR)
 
-# %% ../../nbs/extract/05_text_encoder.ipynb #9530f0c7
+# %% ../../nbs/extract/05_text_encoder.ipynb #5c9ad094
 PACKAGED_ENCODERS = {"minilm": packaged_minilm, "mpnet": packaged_mpnet}    # name → its folder
 
 def encoder_folder(
