@@ -5624,6 +5624,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                               'msa_paper/model/text_encoder.py'),
                                               'msa_paper.model.text_encoder.half_precision': ( 'model/text_encoder.html#half_precision',
                                                                                                'msa_paper/model/text_encoder.py'),
+                                              'msa_paper.model.text_encoder.need_checkpoints': ( 'model/text_encoder.html#need_checkpoints',
+                                                                                                 'msa_paper/model/text_encoder.py'),
                                               'msa_paper.model.text_encoder.need_own_numbers': ( 'model/text_encoder.html#need_own_numbers',
                                                                                                  'msa_paper/model/text_encoder.py'),
                                               'msa_paper.model.text_encoder.own_numbers': ( 'model/text_encoder.html#own_numbers',

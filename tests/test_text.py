@@ -86,3 +86,31 @@ def test_two_at_once_compute_once(model, undisturbed, tmp_path):
     assert len(features) == 800
     assert features.facts["empty"] == 32
     assert len(features[24]) == 26
+
+
+def test_mpnet_from_its_packages(tmp_path):
+    "One vector a text, the same whatever stands beside it, and the same bytes when computed again."
+    import numpy as np
+
+    from msa_paper.core import MsaPaperError
+    from msa_paper.extract.text_encoder import encoder_folder
+
+    try:
+        encoder_folder("mpnet")
+    except MsaPaperError as error:
+        if "is not installed" not in error.what:
+            raise
+        pytest.skip("the packages of all-mpnet-base-v2 are not installed (make mpnet)")
+    said = ["A good film.", "", "not bad " * 9, "A good film."]
+    asked = dict(model="mpnet", pooled="mean", dtype="float32")
+    path = text.extract_text(list("abcd"), said, tmp_path, **asked)
+    found = text.read_text_features(path)
+    alone = text.read_text_features(text.extract_text(["a"], said[:1], tmp_path, **asked))
+    assert found.offsets.tolist() == [0, 1, 1, 2, 3]
+    assert found.values.shape == (3, 768)
+    np.testing.assert_allclose(found[0], found[3], atol=1e-5)
+    np.testing.assert_allclose(found[0], alone[0], atol=1e-5)
+    assert np.abs(found[0] - found[2]).max() > 0.05
+    before = path.read_bytes()
+    path.unlink()
+    assert text.extract_text(list("abcd"), said, tmp_path, **asked).read_bytes() == before

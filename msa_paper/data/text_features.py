@@ -36,7 +36,7 @@ def extracted(
         raise MsaPaperError(what, "text", "use protocol 'official', or leave tokens out")
     return token_numbers(ids, texts, features, **settings)
 
-# %% ../../nbs/data/05_text_features.ipynb #babdff4f
+# %% ../../nbs/data/05_text_features.ipynb #f78bea70
 def of_tokenizer(corpus:Corpus, digest:str)->Corpus:
     "The same corpus of one modality, whose steps are token numbers."
     of = {m: Modality(1, "ids", k.rate, digest) for m, k in corpus.spec.modalities.items()}

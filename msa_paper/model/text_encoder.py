@@ -74,12 +74,20 @@ def as_bytes(digest:str)->Tensor:
     return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
 
 # %% ../../nbs/model/15_text_encoder.ipynb #1f4d3a81
+def need_checkpoints(encoder:TextEncoder, name:str):
+    "Raise where layers cannot be computed again, as MPNet's in transformers."
+    if not encoder.model.supports_gradient_checkpointing:
+        kind = encoder.model.config.model_type
+        what = f"encoder_checkpointing=True, and transformers computes no layer of '{kind}' again"
+        raise MsaPaperError(what, f"encoder '{name}'", "leave it out, or train fewer layers: encoder_layers")
+
 def encoder_for(modality:Modality, s:TextEncoderSettings)->TextEncoder:
     "The encoder that is asked for, without a draw from the model's random numbers."
     with torch.random.fork_rng(devices=[]):
         encoder = load_text_encoder(s.encoder)
     need_own_numbers(modality, encoder, s.encoder)
     if s.encoder_checkpointing:
+        need_checkpoints(encoder, s.encoder)
         encoder.model.config.use_cache = False      # of a decoder: what transformers would say aloud
         encoder.model.activation_checkpointing_enable(dict(use_reentrant=False))
     return encoder
