@@ -1,13 +1,17 @@
 """Claims declare themselves; verdicts hang on ids and numbers, never on what a caption says."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from conftest import PROJECT
 from msa_paper.core import MsaPaperError
@@ -23,8 +27,9 @@ from msa_paper.evidence.probe_measures import (
     probe_summary,
     probed,
 )
+from msa_paper.evidence.rules import condition, digest_of, faults, rules
 from msa_paper.evidence.verdicts import CONTRADICTED, SUPPORTED, UNSUPPORTED, UNTESTABLE
-from msa_paper.evidence.verdicts import Effect, together
+from msa_paper.evidence.verdicts import Effect, State, p_against, state_of, together
 from msa_paper.registry import rule
 
 IDS = [c.id for c in claims_declared()]
@@ -113,8 +118,8 @@ def test_a_claim_that_leaves_something_out_is_refused(lack):
         checked("C3", facts, "a notebook")
 
 
-def effects(*sizes, p=0.001, measure="lead_over_baselines"):
-    return [Effect("x", x, x - 0.01, x + 0.01, p, measure=measure) for x in sizes]
+def effects(*sizes, p=0.001, measure="lead_over_baselines", minimum=0.02):
+    return [Effect("x", x, x - 0.01, x + 0.01, p, measure=measure, minimum=minimum) for x in sizes]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +134,13 @@ def effects(*sizes, p=0.001, measure="lead_over_baselines"):
         ("order_holds", effects(0.6), SUPPORTED),
         ("order_holds", effects(0.505), UNSUPPORTED),
         ("order_holds", effects(-0.02), CONTRADICTED),
+        ("each_beyond_minimum", effects(0.1, 0.2), SUPPORTED),
+        ("each_beyond_minimum", effects(0.1, -0.2), CONTRADICTED),
+        ("each_beyond_minimum", effects(0.1, 0.03), UNSUPPORTED),
+        ("each_beyond_minimum", effects(0.1, -0.03), UNSUPPORTED),
+        ("each_beyond_minimum_in_order", effects(0.1, 0.2), SUPPORTED),
+        ("each_beyond_minimum_in_order", effects(0.2, 0.1), UNSUPPORTED),
+        ("each_beyond_minimum_in_order", effects(0.2, -0.1), CONTRADICTED),
         ("slope_is_negative", effects(0.1), SUPPORTED),
         ("slope_is_negative", effects(-0.1), CONTRADICTED),
         ("slope_is_negative", effects(0.1, p=0.2), UNSUPPORTED),
@@ -136,6 +148,98 @@ def effects(*sizes, p=0.001, measure="lead_over_baselines"):
 )
 def test_rules_on_effects_made_by_hand(name, given, verdict):
     assert rule[name](given) == verdict
+
+
+MINIMUM, SE, DF = 0.01, 0.005, 9
+HALF = student.ppf(0.975, DF) * SE
+
+
+def drawn(true, times, seed):
+    "Effects as an experiment would measure them, again and again: (times, effects)."
+    dice = np.random.default_rng(seed)
+    t = dice.normal(size=(times, len(true))) * (DF / dice.chisquare(DF, size=(times, len(true)))) ** 0.5
+    return [[measured_as(m + SE * x) for m, x in zip(true, row)] for row in t]
+
+
+def measured_as(mean):
+    p = 2 * student.sf(abs(mean) / SE, DF)
+    return Effect("x", mean, mean - HALF, mean + HALF, p, minimum=MINIMUM, df=DF)
+
+
+def how_often(verdict, true, times=600, seed=0):
+    "How often the rule says so, where the true effects are these."
+    return np.mean([rule["each_beyond_minimum"](e) == verdict for e in drawn(true, times, seed)])
+
+
+def test_best_of_all_holds_its_level_without_holm():
+    "At its edge: one of twelve baselines is behind by just what counts, the others are far behind."
+    assert how_often(SUPPORTED, [MINIMUM] + [0.2] * 11) <= 0.05
+    assert how_often(SUPPORTED, [MINIMUM] * 12) == 0
+    assert how_often(SUPPORTED, [0.05] * 12) > 0.95, "what is there is found"
+    assert how_often(SUPPORTED, [0.0] * 12) == 0
+
+
+def test_contradicted_holds_its_level_over_many_tests():
+    "At its edge: all twelve are ahead by just what counts; a single test would cry out one time in four."
+    edge = [-MINIMUM] * 12
+    assert how_often(CONTRADICTED, edge) <= 0.05
+    assert how_often(CONTRADICTED, [0.0] * 12) <= 0.05
+    alone = np.mean([any(state_of(e) == State.REVERSED for e in some) for some in drawn(edge, 600, 0)])
+    assert alone > 0.15
+    assert how_often(CONTRADICTED, [0.05] * 11 + [-0.06]) > 0.9, "one that is surely better is heard"
+
+
+def test_p_and_interval_are_one_construction():
+    for mean in (-0.015, -0.0213, -0.022, -0.05, 0.01):
+        assert (p_against(measured_as(mean)) < 0.05) == (state_of(measured_as(mean)) == State.REVERSED)
+
+
+def test_every_claim_has_its_rule_in_the_file_and_nothing_changed_in_silence():
+    "A rule cannot change without its digest, nor its digest without an entry in the log."
+    file = rules()
+    known = {k.id for k in file.known}
+    assert [one.claim for one in file.rule] == IDS
+    assert [fault for one in file.rule for fault in faults(one, file.changes)] == []
+    for one in file.rule:
+        assert declared(one.claim).rule == one.rule and one.former in rule
+        assert set(one.testable) <= set(condition) and set(one.known) <= known and one.known
+        assert one.why and one.fixed_on.year == 2026
+    assert all(set(aim.known) <= known for aim in file.aims) and len(file.aims) >= 12
+    assert [c.on for c in file.changes] == sorted(c.on for c in file.changes)
+
+
+def test_a_softer_rule_is_found_out():
+    "Another minimum, another condition, another rule: the digest is another one."
+    one = next(r for r in rules().rule if r.claim == "C2")
+    for change in (dict(minimum=()), dict(testable=()), dict(rule="all_hold"), dict(visible=dict(x=1.0))):
+        softer = one.model_copy(update=change)
+        assert digest_of(softer) != one.digest
+        assert faults(softer, rules().changes)
+
+
+def at_commit(commit, path):
+    "A file as it was; skips where the history is not here."
+    asked = ["git", "show", f"{commit}:{path}"]
+    found = subprocess.run(asked, cwd=PROJECT, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip(f"the history of this checkout does not reach back to {commit}")
+    return found.stdout
+
+
+def test_rules_stand_in_the_commit_that_is_said_to_have_fixed_them():
+    for one in (r for r in rules().rule if r.fixed_in):
+        then = tomllib.loads(at_commit(one.fixed_in, "data/rules.toml"))["rule"]
+        assert {r["claim"]: r["digest"] for r in then}[one.claim] == one.first_digest
+
+
+def test_the_verdicts_before_are_those_of_that_commit():
+    kept = json.loads((PROJECT / "data" / "verdicts_before.json").read_text())
+    then = json.loads(at_commit(kept["commit"], "figures/claims/claims.json"))
+    for id, one in kept["claims"].items():
+        assert one["verdict"] == then[id]["verdict"]
+        assert {p: x["verdict"] for p, x in one["places"].items()} == {
+            p: x["verdict"] for p, x in then[id]["places"].items()
+        }
 
 
 def test_growth_is_judged_by_its_kind(made_up):

@@ -54,7 +54,8 @@ MET = {True: "yes", False: "no", None: "not known"}
 
 def conditions_told(f:Finding)->str:
     "Whether a claim can be tested here, condition by condition."
-    return "; ".join(f"{MET[c.met]}: {c.told}" for c in f.checks)
+    told = [(MET[c.met], c.told) for c in f.checks]
+    return "; ".join(met if what in f.why else f"{met}: {what}" for met, what in told)
 
 def verdict_told(f:Finding)->str:
     "The verdict with its reason; a variant that decides nothing is told as such."
@@ -62,7 +63,7 @@ def verdict_told(f:Finding)->str:
     beside = "" if f.decides else "beside, decides nothing: "
     return f"{beside}{name}" + (f": {f.why}" if f.verdict == UNTESTABLE else in_brackets(f.why))
 
-# %% ../../nbs/evidence/80_claims_page.ipynb #8e6eb1b5
+# %% ../../nbs/evidence/80_claims_page.ipynb #6bb75b7f
 def finding_row(f:Finding)->list[str]:
     "A finding as a row of a table."
     last = [conditions_told(f), verdict_told(f), f.former]
@@ -142,7 +143,7 @@ def where_told(found:list[Finding])->str:
     tested = [f"{f.place}: {f.verdict}" for f in found if f.verdict != UNTESTABLE and f.decides]
     return "; ".join(tested) or found[0].why
 
-# %% ../../nbs/evidence/80_claims_page.ipynb #86f8076e
+# %% ../../nbs/evidence/80_claims_page.ipynb #e12fc167
 def before_and_after(told:Told)->str:
     "Every verdict before and after, with what made the difference."
     changes = [s for c, found in told if (s := change_of(c.id, found))]
