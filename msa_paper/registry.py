@@ -95,6 +95,7 @@ DECLARATION = "data.toml"   # what declares one's own data, beside them
 class Facts:
     "What can be declared of anything."
     order: int = LAST   # where it stands among the others
+    by_name: bool = False   # what asks for all leaves it out: it is asked for by name
 
 # %% ../nbs/01_registry.ipynb #6e9990dc
 GROUPS = "baseline", "proposed", "ablation", "control", "extension", "encoder"
@@ -105,6 +106,7 @@ class ModelFacts(Facts):
     label: str                                  # how tables call it
     group: str                                  # one of `GROUPS`: where it stands in them
     space: dict = field(default_factory=dict)   # setting → what is searched
+    wide: dict = field(default_factory=dict)    # setting → what is searched instead in the wide space
     grid: dict = field(default_factory=dict)    # setting → what is tried around the best point
     small: dict = field(default_factory=dict)   # settings where nothing is searched
     closed_form: bool = False                   # fitted in closed form: no seed, no search, no epochs

@@ -22,7 +22,8 @@ class Found(NamedTuple):
 
 # %% ../../nbs/data/74_check.ipynb #ba773a3b
 OURS = {   # in the data folder, but no data
-    "README.md", "manifest.json", "manifest.tsv", "reported.csv", "published.csv", "ambiguities.toml"
+    "README.md", "manifest.json", "manifest.tsv", "reported.csv", "published.csv", "ambiguities.toml",
+    "rules.toml", "verdicts_before.json",
 }
 
 def unlisted(sets:dict[str, DataSet], folder:Path)->dict[str, str]:

@@ -50,7 +50,8 @@ NO_SEGMENTS = untestable("MOSEI single segments with three modalities, as in the
                          "no version of these features is at hand")
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #af380eca
-@claim("C1", order=1, source="Table 3", rule="all_hold", decides=("lead_over_baselines",),
+@claim("C1", order=1, source="Table 3", rule="each_beyond_minimum",
+       decides=("lead_over_baselines",),
        says="On MOSEI the proposed model is the best of seven in Acc-2, F1 and Acc-7.",
        question="Is the full model better than each baseline in every metric on MOSEI?",
        test="full − each baseline, paired, in every claimed metric")
@@ -61,7 +62,8 @@ def best_on_mosei(results:str="")->list[Finding]:
     return [*tested, NO_SEGMENTS]
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #3c3ac91b
-@claim("C2", order=2, source="Table 4", rule="all_hold", decides=("lead_over_baselines",),
+@claim("C2", order=2, source="Table 4", rule="each_beyond_minimum",
+       decides=("lead_over_baselines",),
        says="On IEMOCAP it has the best accuracy and weighted F1 over four classes.",
        question="Is the full model better than each baseline in both metrics on IEMOCAP?",
        test="full − each baseline, paired, in both metrics")
@@ -70,7 +72,8 @@ def best_on_iemocap(results:str="")->list[Finding]:
     return [asked(best_of_all, IEMOCAP, "C2", ("acc", "f1_weighted"), results)]
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #7f81757d
-@claim("C3", order=3, source="Table 5", rule="all_hold", decides=("lead_over_baselines",),
+@claim("C3", order=3, source="Table 5", rule="each_beyond_minimum",
+       decides=("lead_over_baselines",),
        says="On MOSI it has the smallest MAE and the highest correlation.",
        question="Is the full model better than each baseline in both metrics on MOSI?",
        test="full − each baseline, paired, in both metrics")
