@@ -93,7 +93,7 @@ def test_published_verdicts_hang_on_no_caption():
 
 
 def test_a_measure_that_nothing_declares_is_an_error_with_the_nearest(made_up):
-    one = probed("probes", "quality", made_up)[0]
+    one = probed("probes-ten", "quality", made_up)[0]
     message = "unknown measure 'alpha_quality_corelation'\n.*did you mean 'alpha_quality_correlation'"
     with pytest.raises(MsaPaperError, match=message):
         measured("alpha_quality_corelation", "planted", [0.5], one)

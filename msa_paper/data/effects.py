@@ -40,10 +40,12 @@ def check_planted_modalities(modalities:dict[str, Modality], effects:tuple):
         raise MsaPaperError("conflict and poor_modality need two modalities", WHERE)
 
 # %% ../../nbs/data/08_effects.ipynb #74b31f2d
-def check_planted_steps(steps:tuple[int, int], max_lag:int):
+def check_planted_steps(steps:tuple[int, int], min_lag:int, max_lag:int):
     "Raises where segments are too short for what is planted in them."
     if not 12 <= steps[0] <= steps[1]:
         raise MsaPaperError(f"steps {steps} must run from at least 12 upwards", WHERE)
+    if min_lag > max_lag:
+        raise MsaPaperError(f"min_lag {min_lag} is longer than max_lag {max_lag}", WHERE)
     if max_lag >= steps[0]:
         what = f"max_lag {max_lag} is not shorter than the shortest segment of {steps[0]} steps"
         raise MsaPaperError(what, WHERE)
@@ -73,9 +75,7 @@ class PlantedOptions(BaseModel):
 
     def model_post_init(self, _):
         check_planted_modalities(self.modalities, self.effects)
-        check_planted_steps(self.steps, self.max_lag)
-        if self.min_lag > self.max_lag:
-            raise MsaPaperError(f"min_lag {self.min_lag} is longer than max_lag {self.max_lag}", WHERE)
+        check_planted_steps(self.steps, self.min_lag, self.max_lag)
         width = sum(m.dim * int(m.rate) for m in self.modalities.values())
         check_planted_size(self.segments * self.steps[1] * width)
 

@@ -89,13 +89,14 @@ class Noise:
 # %% ../../nbs/evidence/35_made_up.ipynb #2b9bd19d
 def made_quality(spec:RunSpec, e:Noise)->dict:
     "α follows planted quality."
-    return dict(r=.8 + e(), auc=.9 + e(), by_count=BY_COUNT, n=100)
+    return dict(r=.8 + e(), rho=.7 + e(), auc=.9 + e(), by_count=BY_COUNT, n=100)
 
 def made_poor(spec:RunSpec, e:Noise)->dict:
     "β follows planted quality only where each LSTM reads its own modality."
     own = spec.settings["decision_reads"] == "modality"
     r, auc, renamed = .7 * own + e(), .5 + .3 * own + e(), .1 + e()
-    return dict(r=r, auc=auc, by_count=BY_COUNT[1:], n=50, named=dict(r=renamed))
+    named = dict(r=renamed, rho=renamed)
+    return dict(r=r, rho=r - .1 * own, auc=auc, by_count=BY_COUNT[1:], n=50, named=named)
 
 # %% ../../nbs/evidence/35_made_up.ipynb #de07c0a7
 def made_edges(spec:RunSpec, e:Noise)->dict:
@@ -103,27 +104,35 @@ def made_edges(spec:RunSpec, e:Noise)->dict:
     link = e.rng.random(400) < .05
     def found(signal):
         return found_links(np.clip(signal * link + .3 * e.rng.normal(size=400), -1, 1), link)
-    return dict(trained=found(.8), untrained=found(.1), thetas=THETAS, theta=.5, corr=.4, n=20)
+    mae = .3 if spec.settings.get("edges", "both") == "both" else .6
+    told = dict(thetas=THETAS, theta=.5, corr=1.2 - mae + e(), mae=mae + e(), n=20, steps=12.)
+    return dict(trained=found(.8), untrained=found(.1)) | told
 
 # %% ../../nbs/evidence/35_made_up.ipynb #f0d5f257
-REACH = {(1, 2): 3, (3, 3): 29}     # (levels, kernel) of a TCN → its receptive field
+REACH = {1: 3, 3: 15}     # levels of a TCN with kernel 2 → its receptive field
+SIZES = {"tcn": {1: 4, 3: 12}, "lstm": {3: 8}, "convolution": {3: 15}}   # → parameters, in d²
 
 def made_lag(spec:RunSpec, e:Noise)->dict:
     "A short TCN errs at lags above 2."
-    short = spec.settings.get("tcn_levels") == 1
-    far = [.3 * short * (k > 2) for k in range(7)]
+    levels, part = spec.settings["tcn_levels"], spec.settings.get("sequence", "tcn")
+    far = [.3 * (levels == 1) * (k > 2) for k in range(7)]
     lags = [dict(lag=k, mae=1 + x + e(), r=.5 - x + e(), floor=1.5, n=10) for k, x in enumerate(far)]
-    reach = REACH.get((spec.settings.get("tcn_levels"), spec.settings.get("tcn_kernel")))
-    return dict(lags=lags, n=70, parameters=9, sequence_parameters=5, receptive_field=reach)
+    reach = None if part == "lstm" else REACH[levels]
+    return dict(lags=lags, n=70, parameters=9, sequence_parameters=SIZES[part][levels], receptive_field=reach)
 
 # %% ../../nbs/evidence/35_made_up.ipynb #7abeaa7f
 def made_robustness(spec:RunSpec, e:Noise)->dict:
-    "The full model loses half of what the other loses."
+    "The full model loses half of what the other loses, and both are as good when nothing is corrupted."
     full = spec.model == "full"
     loss = .1 if full else .2
-    scores = [dict(kind=k, which=w, level=level, score=.5 + .1 * full + loss * level + e() / 10)
+    scores = [dict(kind=k, which=w, level=level, score=.8 - loss * level + e() / 10)
               for k, w, level in conditions(["text", "vision", "audio"])]
-    return dict(metric="mae", n=60, conditions=scores)
+    return dict(metric="acc", n=60, conditions=scores)
+
+def made_strengths(spec:RunSpec, e:Noise)->dict:
+    "α falls a little as a modality gets worse; β does not, whatever it is called."
+    alpha, beta = dict(rho=.3 + e(), lost=.1 + e()), dict(rho=e(), named=dict(rho=e()))
+    return dict(alpha=alpha, beta=beta, n=60, sequences=10, modalities=2)
 
 # %% ../../nbs/evidence/35_made_up.ipynb #eee8e546
 ASKED_OF = {   # protocol of the planted corpus → (probe, what it finds)
@@ -133,14 +142,11 @@ ASKED_OF = {   # protocol of the planted corpus → (probe, what it finds)
 
 def made_rows()->list[tuple[str, RunSpec, str, object]]: # study, configuration, probe, what it finds
     "What is probed, and with what result."
-    rows = [("probes", r) for r in configurations_of("probes")]
-    rows += [("mechanisms", r) for r in configurations_of("mechanisms")
-             if (r.protocol, r.model) == ("long_range", "full")][:1]
-    found = [(study, r, *ASKED_OF[r.protocol]) for study, r in rows]
-    on_mosi = dict(dataset="mosi", protocol="context")
-    return found + [("mosi", r.model_copy(update=on_mosi), "robustness", made_robustness)
-                    for r in configurations_of("planted")
-                    if r.model in ("full", "tfn") and r.task == "regression"]
+    found = [("probes-ten", r, *ASKED_OF[r.protocol]) for r in configurations_of("probes-ten")]
+    real = [r.model_copy(update=dict(dataset="iemocap", protocol="context", settings=dict(directions="both")))
+            for r in configurations_of("planted") if r.model in ("full", "tfn") and r.task == "iemocap4"]
+    found += [("iemocap", r, "strengths", made_strengths) for r in real if r.model == "full"]
+    return found + [("iemocap", r, "robustness", made_robustness) for r in real]
 
 # %% ../../nbs/evidence/35_made_up.ipynb #d8e1b410
 def published_row(r:RunSpec, seed:int)->dict:
@@ -162,7 +168,7 @@ def made_cost()->dict:
 # %% ../../nbs/evidence/35_made_up.ipynb #bb34da0e
 def write_made_probes(
     folder:str,                           # where the made-up studies go
-    seeds:tuple[int, ...]=(1, 2, 3),
+    seeds:tuple[int, ...]=tuple(range(1, 11)),
     cost:bool=False,                      # with the cost of modalities: that takes seconds
 ):
     "Publish made-up probes."
@@ -173,6 +179,6 @@ def write_made_probes(
             runs[spec_hash(r), seed] = published_row(r, seed)
             probes.append(published_probe(r, seed, probe, finds(r, e)))
     for study, (runs, probes) in tables.items():
-        derived = dict(derived=dict(cost=made_cost())) if cost and study == "probes" else {}
+        derived = dict(derived=dict(cost=made_cost())) if cost and study == "probes-ten" else {}
         some = dict(runs=pd.DataFrame(runs.values()), probes=pd.DataFrame(probes))
         write_study(Path(folder)/study, {}, some, derived)

@@ -17,7 +17,7 @@ from .epochs import may_be_watched, probe_epochs
 from .evaluation import load_run
 from .manifest import sealed
 from msa_paper.experiment.mechanism_probes import (
-    Subject, probe_attention, probe_corruption, probe_edges, probe_lag, probe_poor, probe_quality,
+    Subject, probe_attention, probe_edges, probe_lag, probe_poor, probe_quality, probe_strengths,
 )
 from .probe_store import later_folder, probes_of, rounded
 from .robustness import probe_robustness
@@ -90,7 +90,7 @@ def has_lags(spec:RunSpec)->bool:
 PROBES = {
     "attention": Probe("§3.3", probe_attention, has_attention),
     "quality": Probe("C10", probe_quality, has_planted_quality, 6000),
-    "corruption": Probe("C10", probe_corruption, has_real_weights),
+    "strengths": Probe("C10, C11", probe_strengths, has_real_weights),
     "poor": Probe("C11", probe_poor, has_poor_modality, 6000),
     "edges": Probe("C12", probe_edges, has_links, 6000),
     "lag": Probe("C13", probe_lag, has_lags, 20000),

@@ -50,9 +50,9 @@ class ProposedSettings(CausalSettings, TextEncoderSettings, CorrectionSettings):
     @field_validator("edges", "sequence")
     @classmethod
     def as_written(cls, part:str, info:ValidationInfo)->str:
-        "What stands in another's place for a comparison is not streamed: raises for a causal model."
+        "What is there to be compared with is not streamed: raises for a causal model."
         if part not in ("both", "tcn") and info.data.get("causal"):
-            raise ValueError(f"{info.field_name}='{part}' is for comparisons: leave it out, or set causal=False")
+            raise ValueError(f"{info.field_name}='{part}' needs causal=False")
         return part
 
 # %% ../../nbs/model/50_proposed.ipynb #29475209

@@ -129,7 +129,7 @@ def counted(found:list[Growth])->Finding:
     held = sum(map(as_claimed, both))
     why = "; ".join(summed_up(name, some) for name, some in of.items())
     return Finding(found[0].data, verdict, why, tuple(map(growth_effect, both)), 0, 0, ("probes/cost.json",),
-                   (held, len(both) - held, 0))
+                   (held, len(both) - held, 0), former=verdict)
 
 # %% ../../../nbs/evidence/claims/14_cost.ipynb #f32d4871
 @claim("C14", order=14, source="§2", rule="growth_is_as_claimed", interval="seeds",
