@@ -21,9 +21,11 @@ from msa_paper.experiment.evaluation import evaluate, predict
 from msa_paper.experiment.in_memory import train
 from msa_paper.experiment.portable import encoders_needed, export_run, load
 from msa_paper.experiment.run import run_seed
-from msa_paper.experiment.specification import RunSpec, spec_hash
+from msa_paper.experiment.search import run_trial
+from msa_paper.experiment.specification import RunSpec, TuneSpec, spec_hash
 from msa_paper.experiment.store import Store
 from msa_paper.experiment.training import LAST, Training, fit
+from msa_paper.experiment.trials import next_choice
 from msa_paper.extract.text_encoder import load_text_encoder
 from msa_paper.extract.token_numbers import tokenizer_digest
 from msa_paper.formats.feature_store import open_corpus, store_corpus
@@ -194,6 +196,21 @@ def test_trained_on_it_learns_what_the_frozen_one_cannot(encoders):
         scores[trained] = evaluate(found.module, corpus, "validation").metrics["mae"]
     assert scores[False] > 0.7
     assert scores[True] < 0.3
+
+
+@pytest.mark.parametrize("space", ("encoder", "frozen"))
+def test_how_an_encoder_is_trained_is_searched_beside_the_models_settings(encoders, space):
+    settings = dict(encoder=encoders["still"], encoder_trained=space == "encoder")
+    fixed = dict(settings=settings, batch_size=10, patience=99, warm_up=0.1, decline="linear")
+    which = dict(dataset="letters", protocol="made", model="text_encoder", trials=2)
+    spec = TuneSpec(**which, fixed=fixed, space=space, device="cpu", progress=False)
+    stage, choice = next_choice(spec, [])
+    assert stage == "quasi-random"
+    assert ("encoder_learning_rate" in choice) == (space == "encoder")
+    found = run_trial(spec, choice | dict(epochs=2), planted(encoders["still"], 40))
+    assert found["epochs"] == 2
+    assert found["score"] == found["loss"] > 0
+    assert choice["epochs"] in ((2, 3, 4, 6) if space == "encoder" else (10, 20, 40))
 
 
 class Killed(Exception):
