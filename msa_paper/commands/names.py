@@ -13,7 +13,7 @@ from ..core import MsaPaperError, known, project_folder
 from ..registry import dataset, page, study
 
 # %% ../../nbs/commands/10_names.ipynb #38c87b3d
-ALSO_PUBLISHED = "cards", "audit", "overhead"   # what can be published beside studies
+ALSO_PUBLISHED = "cards", "audit", "overhead", "compute"   # what can be published beside studies
 
 # %% ../../nbs/commands/10_names.ipynb #8dae4892
 def studies()->list[str]:

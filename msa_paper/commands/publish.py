@@ -49,6 +49,9 @@ def publish_beside(what:str, results:str)->list[str]:
     "Publish what belongs to no study; what was done."
     if what == "overhead":
         return publish_overhead(results)
+    if what == "compute":
+        from msa_paper.report.compute import publish_compute
+        return [publish_compute(results).name]
     return publish_cards() if what == "cards" else publish_audits()
 
 # %% ../../nbs/commands/30_publish.ipynb #6380aadf
@@ -67,7 +70,7 @@ def published_text(told:dict)->str:
 
 # %% ../../nbs/commands/30_publish.ipynb #390f4d37
 Studies = Annotated[list[str], typer.Argument(
-    metavar="STUDY...", autocompletion=offer_published, help="studies; also: cards, audit, overhead")]
+    metavar="STUDY...", autocompletion=offer_published, help="studies; also: cards, audit, overhead, compute")]
 To = chosen_folder("--to", "where it is written", "results/ of the project")
 
 # %% ../../nbs/commands/30_publish.ipynb #5a8319a2
