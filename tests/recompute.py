@@ -1,7 +1,7 @@
 """What is published, recomputed without msa_paper: tables, effects and verdicts of claims, and metrics of
 published predictions, where labels of CMU-MOSI, CMU-MOSEI or IEMOCAP are. 1 where a number differs."""
 
-import argparse, json, os, sys, tomllib  # noqa: E401
+import argparse, json, os, sys  # noqa: E401
 from pathlib import Path
 import numpy as np, pandas as pd  # noqa: E401
 from scipy import optimize, stats
@@ -22,7 +22,7 @@ def judged(x, between, within, G):  # a mean, its interval over seeds and groups
     p, f = 2 * stats.t.sf(abs(mean) / se, df) if se else float(mean == 0), max(df, 1)
     least = se and se * optimize.brentq(lambda d: stats.nct.sf(stats.t.isf(0.025, f), f, d) - 0.8, 0, 40)
     of_seeds = dict(sd=sd, seeds=S, in_seed_sds=mean / sd if sd > 0 else np.nan)
-    return of_seeds | dict(mean=mean, low=mean - half, high=mean + half, p=p, detectable=least)
+    return of_seeds | dict(df=df, mean=mean, low=mean - half, high=mean + half, p=p, detectable=least)
 
 
 def holm(p):  # adjusted p-values
@@ -30,11 +30,12 @@ def holm(p):  # adjusted p-values
     return ((len(p) - np.arange(len(p))) * p).cummax().clip(upper=1)
 
 
-def verdict(rule, e):  # each interval beyond the minimum that counts; or one beyond it reversed, with Holm
-    se, below = (e.high - e.low) / 2 / stats.t.isf(0.025, e.df), e["mean"] < -e.minimum
-    p = holm(np.where(below, 2 * stats.t.sf(abs(e["mean"] + e.minimum) / se, e.df), 1))
+def verdict(rule, effects):  # each beyond the minimum that counts; or one beyond it reversed, with Holm
+    e = pd.DataFrame([dict(df=1e9) | x for x in effects])
+    se, x = (e.high - e.low) / 2 / stats.t.isf(0.025, e.df), e.estimate
+    p = holm(np.where(x < -e.minimum, 2 * stats.t.sf(abs(x + e.minimum) / se, e.df), 1))
     no = (e.high <= 0).all() if rule == "order_holds" else ((p < 0.05) & (e.high < -e.minimum)).any()
-    yes = (e.low > e.minimum).all() and ("in_order" not in rule or e["mean"].is_monotonic_increasing)
+    yes = (e.low > e.minimum).all() and ("in_order" not in rule or x.is_monotonic_increasing)
     return "contradicted" if no else "supported" if yes else "not supported"
 
 
@@ -66,11 +67,10 @@ def labels_of(data, dataset, protocol, classes):  # {id: label}, read from a dat
 
 class Recomputed:  # every published run and comparison, and how far our numbers are from what pages say
     def __init__(self, root, data):
-        names = "runs", "covariance", "predictions"
-        read = (pd.concat(map(pd.read_parquet, root.glob(f"results/*/{n}.parquet"))) for n in names)
-        (runs, rows, self.predictions), self.root, self.data = read, root, data
+        files = (root.glob(f"results/*/{n}.parquet") for n in ("runs", "covariance", "predictions"))
+        runs, rows, self.predictions = (pd.concat(map(pd.read_parquet, paths)) for paths in files)
         self.of = {c: g.drop_duplicates("seed").set_index("seed") for c, g in runs.groupby("configuration")}
-        self.by, self.found = {}, []  # comparisons by their terms; how far off, allowed, what
+        self.root, self.data, self.by, self.found = root, data, {}, []  # `found`: how far off, allowed, what
         for row in rows.itertuples():
             terms = (t.partition("*")[::2] for t in row.comparison.split(" "))
             self.by[frozenset((*name.split(".", 1), float(w)) for w, name in terms)] = row
@@ -106,36 +106,36 @@ class Recomputed:  # every published run and comparison, and how far our numbers
 
     def claims(self):
         told = json.loads((self.root / "figures/claims/claims.json").read_text())
-        rules = (r for f in self.root.glob("data/rules.toml") for r in tomllib.loads(f.read_text())["rule"])
-        every = ((r["claim"], r["rule"], told[r["claim"]]["places"]) for r in rules)
-        for id, rule, place, f in ((*r, p, f) for *r, of in every for p, f in of.items() if f.get("effects")):
-            tags, e = {r.split("/")[2].split("-")[0] for r in f["runs"]}, pd.DataFrame(f["effects"])
-            tests = [self.test(*terms) for terms in self.by if {c for c, _, _ in terms} <= tags]
-            for r in e[e.metric != ""].to_dict("records"):  # differences in a metric
-                t = min(tests, key=lambda t: abs(abs(t["mean"]) - abs(r["mean"])))
-                ours, theirs = ([abs(x["mean"]), x["high"] - x["low"], x["p"]] for x in (t, r))
-                self.same(f"{id} {place} {r['name']}", dict(enumerate(ours)), theirs, digits=5)
-            if rule in ("each_beyond_minimum", "each_beyond_minimum_in_order", "order_holds"):
-                ok = verdict(rule, e) == f["verdict"]
+        every = ((id, c["rule"]["id"], c["places"]) for id, c in told.items() if "rule" in c)
+        for id, rule, place, f in ((*c, *f) for *c, places in every for f in places.items()):
+            tags = {r.split("/")[-1].split("-")[0] for r in f["runs"]} & self.of.keys()
+            whole = all('"fold"' not in self.of[c].spec.iloc[0] for c in tags)  # else folds are one test
+            tests = [self.test(*terms) for terms in self.by if whole and {c for c, _, _ in terms} <= tags]
+            for x in (x for x in f["effects"] if tests and x["metric"]):  # differences in a metric
+                t = min(tests, key=lambda t: abs(abs(t["mean"]) - abs(x["estimate"])) + abs(t["p"] - x["p"]))
+                mine, x["df"] = dict(estimate=np.copysign(t["mean"], x["estimate"]), p=t["p"]), t["df"]
+                self.same(f"{id} {place} {x['effect']}", mine, x, digits=5)
+            e, unmet = [x for x in f["effects"] if x["decides"]], any(not c["met"] for c in f["checks"])
+            if e and rule.startswith(("each_beyond_minimum", "order_holds")):
+                ok = unmet if "not testable" in f["verdict"] else verdict(rule, e) == f["verdict"]
                 self.found.append((0.0 if ok else np.inf, 0, f"{id} {place} verdict"))
 
     def metrics(self):
         for c, g in self.predictions.groupby("configuration"):
             dataset, protocol, task = (self.of[c][k].iloc[0] for k in ("dataset", "protocol", "task"))
-            outputs = g.output.unique().tolist()
             if dataset in COVERED and (self.data / dataset).is_dir() and "emotions" not in task:
-                classes = [o.removeprefix("p_") for o in outputs if o != "prediction"]
+                classes = [o[2:] for o in g.output.unique() if o != "prediction"]
                 y = labels_of(self.data, dataset, protocol, classes)
-                for seed in g.filter(regex=r"^s\d+$").dropna(axis=1, how="all"):
-                    p = g[g.id.map(y).notna()].pivot(index="id", columns="output", values=seed)[outputs]
-                    row = self.of[c].loc[int(seed[1:])].rename(lambda k: k.removeprefix("test_"))
-                    m = metrics(p.to_numpy(float), y[p.index].to_numpy(), classes)
-                    self.same(f"{dataset}: {protocol} {task} {seed}", m, row, 1e-5, 7)
+                for s in g.filter(regex=r"^s\d+$").dropna(axis=1, how="all"):
+                    p = g[g.id.map(y) == g.id.map(y)].pivot(index="id", columns="output", values=s)
+                    row = self.of[c].loc[int(s[1:])].rename(lambda k: k.removeprefix("test_"))
+                    m = metrics(p[g.output.unique()].to_numpy(float), y[p.index].to_numpy(), classes)
+                    self.same(f"{dataset}: {protocol} {task} {s}", m, row, 1e-5, 7)
 
 
 def main(*arguments):  # 1 where a number differs by more than is allowed
     ask, here = argparse.ArgumentParser(description=__doc__), Path(__file__).resolve().parents[1]
-    ask.add_argument("--root", type=Path, default=here, help="holds results/, figures/ and data/rules.toml")
+    ask.add_argument("--root", type=Path, default=here, help="holds results/ and figures/")
     ask.add_argument("--data", type=Path, default=Path(os.environ.get("MSA_PAPER_DATA", here / "data")))
     of = Recomputed(**vars(ask.parse_args(arguments)))
     of.tables(), of.claims(), of.metrics()

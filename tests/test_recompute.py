@@ -10,7 +10,7 @@ import recompute
 from conftest import PROJECT
 from msa_paper.core import data_folder, results_folder
 
-ALONE = {"argparse", "json", "os", "pathlib", "sys", "tomllib", "numpy", "pandas", "scipy", "sklearn"}
+ALONE = {"argparse", "json", "os", "pathlib", "sys", "numpy", "pandas", "scipy", "sklearn"}
 
 
 def published(folder, *studies):
@@ -95,21 +95,16 @@ def test_a_metric_that_the_predictions_do_not_give_is_found(study, column, tmp_p
     assert code == 1 and f"{study}:" in told
 
 
-RULE = '[[rule]]\nclaim = "C2"\nrule = "each_beyond_minimum"\n'
-
-
 @pytest.mark.parametrize(
     "low, high, says",
     [(0.02, 0.06, "supported"), (-0.06, -0.02, "contradicted"), (0.005, 0.05, "not supported")],
 )
 def test_a_verdict_follows_from_intervals_and_the_minimum_that_counts(low, high, says, tmp_path):
     folder = published(tmp_path, "iemocap")
-    (folder / "data").mkdir()
-    (folder / "data" / "rules.toml").write_text(RULE)
-    effect = dict(name="x", metric="", mean=(low + high) / 2, low=low, high=high, p=0.0, df=20, minimum=0.01)
+    effect = dict(effect="x", metric="", estimate=(low + high) / 2, low=low, high=high, p=0.0, minimum=0.01)
     for verdict, code in ((says, 0), ("not testable here", 1)):
-        place = dict(verdict=verdict, runs=[], effects=[effect])
-        claims = json.dumps({"C2": dict(places={"IEMOCAP": place})})
+        place = dict(verdict=verdict, runs=[], effects=[effect | dict(decides=True)], checks=[])
+        claims = json.dumps({"C2": dict(rule=dict(id="each_beyond_minimum"), places={"IEMOCAP": place})})
         (folder / "figures" / "claims" / "claims.json").write_text(claims)
         of = recompute.Recomputed(folder, folder)
         of.claims()
