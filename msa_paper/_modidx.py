@@ -453,6 +453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                   'msa_paper/baselines/tfn.py'),
                                          'msa_paper.baselines.tfn.TFNSettings': ( 'baselines/tfn.html#tfnsettings',
                                                                                   'msa_paper/baselines/tfn.py'),
+                                         'msa_paper.baselines.tfn.TFNSettings.reach': ( 'baselines/tfn.html#tfnsettings.reach',
+                                                                                        'msa_paper/baselines/tfn.py'),
                                          'msa_paper.baselines.tfn._mmsa': ('baselines/tfn.html#_mmsa', 'msa_paper/baselines/tfn.py'),
                                          'msa_paper.baselines.tfn.fused_tensor': ( 'baselines/tfn.html#fused_tensor',
                                                                                    'msa_paper/baselines/tfn.py'),

@@ -108,7 +108,7 @@ OFFICIAL = {
 }
 
 # %% ../../nbs/baselines/20_lmf.ipynb #dc5cf77a
-PRESETS = {    # in "paper" the sizes are the paper's, the rest ours
+PRESETS = {    # in "paper" the sizes are those that it counts parameters by, the rest ours
     "mmsa": MMSA,
     "official": OFFICIAL,
     "paper": {"mosi": preset(1e-3, 32, 1e-3, language_width=128, widths=32, rank=4)},

@@ -164,5 +164,5 @@ class Subnets(nn.Module):
         if self.data.per_step:
             return step_summaries(*of, self.data, self.published)
         if self.published:
-            return array_summaries(*of, self.padded, left=self.settings.variant == "official")
+            return array_summaries(*of, self.padded, left=self.settings.variant in ("official", "port"))
         return valid_summaries(*of)
