@@ -70,7 +70,8 @@ def published_text(told:dict)->str:
 
 # %% ../../nbs/commands/30_publish.ipynb #390f4d37
 Studies = Annotated[list[str], typer.Argument(
-    metavar="STUDY...", autocompletion=offer_published, help="studies; also: cards, audit, overhead, compute")]
+    metavar="STUDY...", autocompletion=offer_published,
+    help="studies; also: cards, audit, overhead, compute")]
 To = chosen_folder("--to", "where it is written", "results/ of the project")
 
 # %% ../../nbs/commands/30_publish.ipynb #5a8319a2

@@ -63,6 +63,7 @@ def machines(found:Results)->str:
     "The machines that runs were computed on."
     return "; ".join(dict.fromkeys(machine_told(o["hardware"]) for o in origins_of(found) if o["hardware"]))
 
+# %% ../../nbs/report/54_checklists.ipynb #08c6b5fb
 def software(found:Results)->str:
     "The versions of the packages that decide numbers."
     versions = {}
@@ -86,9 +87,11 @@ def ranges(found:Results, model:str="full")->str:
     spaces = {}
     for name, values in ((k, v) for x in searched_of(found, model) for k, v in x["space"].items()):
         spaces.setdefault(name.removeprefix("settings."), set()).update(values)
-    return "; ".join(f"{name} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in sorted(values))}"
-                     for name, values in spaces.items())
+    shown = {name: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in sorted(values))
+             for name, values in spaces.items()}
+    return "; ".join(f"{name} {values}" for name, values in shown.items())
 
+# %% ../../nbs/report/54_checklists.ipynb #8018809c
 def selection(found:Results)->str:
     "How epochs and settings are chosen."
     fixed = [x["spec"]["fixed"] for s in found.studies.values() for x in s.settings.get("searches", [])]
