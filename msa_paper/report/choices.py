@@ -234,7 +234,7 @@ def key_of_marks(ax:Axes):
     for name, mark in MARKS.items():
         ax.plot([], [], mark, color=INK, ms=4, label=name)
     ax.plot([], [], color=PALE, lw=7, alpha=.45, label="smallest difference that can be shown")
-    ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(.4, -.16), ncols=2)
+    ax.figure.legend(frameon=False, fontsize=7, loc="outside lower center", ncols=2)
 
 def choices_figure(every:list[Worth])->Figure:
     "Each choice in steps of the paper's table, a row a metric."
@@ -245,7 +245,7 @@ def choices_figure(every:list[Worth])->Figure:
         ax.axvline(1, color=INK, lw=.8, ls=(0, (4, 2)))
         ax.text(1, -.75, "one step between models", fontsize=7, ha="center", va="bottom")
         ax.set(xscale="log", yticks=range(len(every)), ylim=(len(every) - .4, -.6),
-               xlabel="gain, in the paper's median step between neighbouring models (logarithmic)")
+               xlabel="gain, in the paper's median steps (logarithmic)")
         ax.set_yticklabels([f"{w.of.label}\n{size_told(w)}" for w in every], fontsize=7)
         key_of_marks(ax)
         plt.close(figure)
