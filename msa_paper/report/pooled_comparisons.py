@@ -121,7 +121,7 @@ def errors_of(at:AtHand, folds:list[Configuration], seeds:tuple[int, ...])->dict
     except (MsaPaperError, KeyError):
         return None
     first = pd.concat(tables[0])
-    predicted = np.stack([np.concatenate([t.prediction.to_numpy(np.float64) for t in some]) for some in tables])
+    predicted = np.stack([pd.concat(some).prediction.to_numpy(np.float64) for some in tables])
     return of_errors(predicted, first.truth.to_numpy(), first.group)
 
 # %% ../../nbs/report/29_pooled_comparisons.ipynb #08445222
