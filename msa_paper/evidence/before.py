@@ -74,7 +74,8 @@ def steps_of(id:str, found:list[Finding])->list[Step]:
     told = []
     for place, one in former_verdicts().get(id, {"places": {}})["places"].items():
         after = [f for f in found if (f.before or f.place) == place]
-        told += [Step(id, place, one["verdict"], f.place, f.verdict, f.decides, reason(one, f)) for f in after]
+        told += [Step(id, place, one["verdict"], f.place, f.verdict, f.decides, reason(one, f))
+                 for f in after]
         if not after:
             told.append(Step(id, place, one["verdict"], "", "", False, "row: no longer asked"))
     return told
@@ -85,6 +86,7 @@ def change_of(id:str, found:list[Finding])->Step|None: # None for a claim that w
     if one is None:
         return None
     now = verdict_on(found)
-    kinds = [s.why.split(":")[0] for s in steps_of(id, found) if s.decides and not s.why.endswith("unchanged")]
+    decided = [s.why for s in steps_of(id, found) if s.decides and not s.why.endswith("unchanged")]
+    kinds = [why.split(":")[0] for why in decided]
     why = "unchanged" if now == one["verdict"] else " and ".join(dict.fromkeys(kinds)) or "row"
     return Step(id, "all", one["verdict"], "all", now, True, why)

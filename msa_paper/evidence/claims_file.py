@@ -16,7 +16,8 @@ from ..experiment.behind import compact_ids
 # %% ../../nbs/evidence/78_claims_file.ipynb #beab7bef
 def effect_told(e:Effect, decides:bool)->dict:
     "An effect, as the file has it."
-    told = dict(effect=e.name, measure=e.measure, metric=e.metric, estimate=e.mean, low=e.low, high=e.high, p=e.p)
+    told = dict(effect=e.name, measure=e.measure, metric=e.metric)
+    told |= dict(estimate=e.mean, low=e.low, high=e.high, p=e.p)
     return told | dict(minimum=e.minimum, claimed=e.claimed, detectable=e.detectable, state=str(state_of(e)),
                        decides=decides)
 

@@ -14,7 +14,8 @@ from .claim import Claim, claims_declared, findings
 from .claims_file import sidecar
 from .rule_text import aims_markdown, log_markdown, rule_lines
 from .sources import folder_of_page
-from .verdicts import UNTESTABLE, Effect, Finding, State, former_verdict_on, state_of, verdict_on
+from .verdicts import UNTESTABLE, Effect, Finding, State
+from .verdicts import former_verdict_on, state_of, verdict_on
 from ..measures.comparisons import holm
 from ..report.style import few_digits
 from ..report.markdown import markdown
@@ -78,7 +79,7 @@ def finding_row(f:Finding)->list[str]:
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #7134e14a
 def effect_rows(f:Finding)->list[list[str]]:
-    "All effects of a finding, with their state, what counts, what the paper says, and what could have been shown."
+    "All effects of a finding: their state, what counts, what the paper says, what could have been shown."
     adjusted = holm([e.p for e in f.effects]) if f.effects else np.array([np.nan])
     if np.isnan(adjusted).all():
         return []
@@ -154,8 +155,9 @@ def before_and_after(told:Told)->str:
     each = [[s.claim, s.place, s.before, s.now_on, s.now, "yes" if s.decides else "no", s.why] for s in steps]
     head = ["claim", "data, as they were called", "before", "now", "verdict now", "decides", "why"]
     folded = f"\n<details><summary>row by row ({len(each)})</summary>\n\n{markdown(head, each)}\n</details>\n"
-    return ("## Verdicts before and after\n\nBefore: commit cc92fe1 of 27 November 2026. *rule*: the same runs "
-            "under another rule; *row*: other configurations of the same data, or not run yet; *data*: other "
+    return ("## Verdicts before and after\n\nBefore: commit cc92fe1 of 27 November 2026. *rule*: the same "
+            "runs under another rule; *row*: other configurations of the same data, or not run yet; "
+            "*data*: other "
             f"features, split or protocol.\n\n{markdown(['claim', 'before', 'now', 'why'], whole)}{folded}\n")
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #197c9bb0

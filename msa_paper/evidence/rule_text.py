@@ -56,8 +56,10 @@ def rule_lines(c:Claim)->str: # Markdown, a list
 def log_markdown()->str:
     "What was known, and every change of a rule or of its data."
     file = rules()
-    known = markdown(["id", "seen on", "test results that were known"], [[k.id, k.seen_on, k.what] for k in file.known])
-    log = [[f"{c.on:%d %B}", c.commit, ", ".join(c.claims), c.kind, c.what, c.why, c.former] for c in file.changes]
+    seen = [[k.id, k.seen_on, k.what] for k in file.known]
+    known = markdown(["id", "seen on", "test results that were known"], seen)
+    log = [[f"{c.on:%d %B}", c.commit, ", ".join(c.claims), c.kind, c.what, c.why, c.former]
+           for c in file.changes]
     head = ["on", "commit", "claims", "kind", "what", "why", "before"]
     why = [[", ".join(map(what_is, m.of)), in_points(m.of[0], m.size), m.why] for m in file.minimum]
     return (f"## What counts, and why\n\n{markdown(['of', 'smallest effect', 'why'], why)}\n"
@@ -65,7 +67,9 @@ def log_markdown()->str:
 
 def aims_markdown()->str:
     "What is aimed at, and what was known when that was fixed."
-    rows = [[a.protocol, f"{what_is(a.metric)} {'≤' if a.at_most else '≥'} {in_points(a.metric, a.value)}", a.source,
-             f"{a.fixed_on:%d %B %Y}", ", ".join(a.known)] for a in rules().aims]
+    def bound(a):
+        return f"{what_is(a.metric)} {'≤' if a.at_most else '≥'} {in_points(a.metric, a.value)}"
+    rows = [[a.protocol, bound(a), a.source, f"{a.fixed_on:%d %B %Y}", ", ".join(a.known)]
+            for a in rules().aims]
     head = ["protocol", "aim, chosen on validation", "source", "fixed", "known then"]
     return f"## Aims\n\n{markdown(head, rows)}\n"

@@ -101,7 +101,8 @@ def read_rules(path:Path)->Rules:
     except FileNotFoundError:
         return Rules()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MsaPaperError(f"the file of rules cannot be read: {error}", path.name, "mend it there") from None
+        what = f"the file of rules cannot be read: {error}"
+        raise MsaPaperError(what, path.name, "mend it there") from None
     return validated(Rules, tables, path.name)
 
 def rules()->Rules:

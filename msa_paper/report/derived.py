@@ -52,9 +52,7 @@ def ranks(at:AtHand, key:str, draws:Draws)->dict|None:
     groups = run_groups(next(iter(at.all(full.hash).values())))
     return rank_agreement(list(ORDERED), results, groups, METRICS[metric].better > 0)
 
-# %% ../../nbs/report/28_derived.ipynb #775298dd
-LEAST = 5     # test samples, below which there is no region where they lie dense
-
+# %% ../../nbs/report/28_derived.ipynb #5d075420
 def mean_correlation(predicted:np.ndarray, truth:np.ndarray)->float: # (seeds, n), (n,); 0 of constants
     "Pearson's r, mean over seeds."
     if truth.std() == 0 or (predicted.std(1) == 0).any():
@@ -72,6 +70,9 @@ def of_errors(
     r = mean_correlation(predicted, truth)
     by_r = {k: v for k, v in implied(truth, r).items() if v == v}
     return found | dict(implied=by_r | dict(r=r))
+
+# %% ../../nbs/report/28_derived.ipynb #775298dd
+LEAST = 5     # test samples, below which there is no region where they lie dense
 
 def errors_and_ellipse(
     runs:list,   # of the full model, all of them of a store

@@ -33,7 +33,8 @@ def losses_without_parts(
     ran:Ran,     # a row with the runs of its variants
 )->list[Effect]:
     "What each ablation loses, in the paper's order."
-    return [lost("loss_without_a_part", ran, "full", v, f"full − {NAMES[v]}") for v in ran.runs if v != "full"]
+    return [lost("loss_without_a_part", ran, "full", v, f"full − {NAMES[v]}")
+            for v in ran.runs if v != "full"]
 
 # %% ../../../nbs/evidence/claims/05_ablations.ipynb #3c1ccf2a
 @measure("graph_beyond_a_part", caption="loss without the graph − loss without each other part, paired")

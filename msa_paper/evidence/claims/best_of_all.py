@@ -31,7 +31,9 @@ def best_of_all(
 )->Finding:
     "The full model against each baseline, in every claimed metric, on one row."
     runs = runs_of(row, (*row.baselines, "full"), results)
-    return lacking(row, runs) or judged(id, row, lead_over_baselines(Ran(row, runs, results), row.metrics), runs)
+    if gone := lacking(row, runs):
+        return gone
+    return judged(id, row, lead_over_baselines(Ran(row, runs, results), row.metrics), runs)
 
 # %% ../../../nbs/evidence/claims/01_best_of_all.ipynb #5d1b079d
 NO_SEGMENTS = untestable("MOSEI single segments with three modalities, as in the paper",

@@ -42,7 +42,8 @@ def slope_is_negative(effects:list[Effect])->str:
 def beside_r(errors:dict)->str:
     "The shares, and what follows from the correlation alone."
     by, d = errors["implied"], errors["large"]
-    told = f"{d['share']:.0%} of all have |y| < 1, {d['share'] + d['mean']:.0%} of the largest tenth of errors"
+    among = f"{d['share'] + d['mean']:.0%} of the largest tenth of errors"
+    told = f"{d['share']:.0%} of all have |y| < 1, {among}"
     if "slope" not in by:
         return told
     return (f"{told}; the slope is {errors['slope']['mean']:+.2f}, where r = {by['r']:.2f} alone implies "
