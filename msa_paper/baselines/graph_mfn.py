@@ -27,18 +27,18 @@ from ..registry import model
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #4bca6686
 class GraphMFNSettings(DirectionSettings):
     "What Graph-MFN can be told."
-    # there is no public training code of the authors
+    # no public training code of the authors
     variant: Literal["open_loop", "paper", "mmsa"] = "open_loop"
     language: str | None = None              # the modality whose steps count; None: the first of tokens
     hidden: Sizes = 64                               # H_m, also the size of a modality's vertex
-    memory: Size = 128                               # size of u
-    node: Size = 64                                  # N: size of every other vertex
-    inner: Size = 100                        # of the networks in the graph; built into both public codes
+    memory: Size = 128               # size of u
+    node: Size = 64                  # N: size of every other vertex
+    inner: Size = 100                # of the networks in the graph; as in both public codes
     proposal: HiddenLayer = HiddenLayer(width=64, dropout=.2)
     retain: HiddenLayer = HiddenLayer(width=64)                  # γ_1
     update: HiddenLayer = HiddenLayer(width=64, dropout=.2)      # γ_2
     out: HiddenLayer = HiddenLayer(width=128, dropout=.5)        # of the head
-    feedback: Size = 64                      # paper: of z, which every LSTM reads beside its modality
+    feedback: Size = 64              # paper: of z, which every LSTM reads
     # None: by variant; see `BY_VARIANT`
     gates_read_memory: bool | None = None    # γ read [τ ; u^{t-1}], or τ alone
     efficacy_activation: Literal["sigmoid", "none"] | None = None
@@ -178,6 +178,20 @@ class ClosedLoop(nn.Module):
             found.append((torch.cat([h for h, _ in state.values()], -1), τ, α))
         return tuple(map(torch.stack, zip(*found)))
 
+# %% ../../nbs/baselines/40_graph_mfn.ipynb #6556f26d
+def lstms_of(data:DataSpec, hidden:dict, s:GraphMFNSettings)->nn.Module:
+    "The LSTMs of a variant: in the closed loop of the paper, or watched from outside."
+    if s.variant == "paper":
+        return ClosedLoop(data, hidden, s.node, s.feedback)
+    return SystemOfLSTMs(data, hidden)
+
+def looked(of, x, masks): # a GraphMFN, {m: (B, T, d_m)}, {m: (B, T)} → h (T, B, D), τ (T, B, N), α (T, B, E)
+    "What the LSTMs and the graph make of all steps: at once, or step after step."
+    if of.settings.variant == "paper":
+        return of.lstms(x, masks, of.vertices, of.graph)
+    h, c = of.lstms(x, masks, of.cells)
+    return h, *of.graph(singletons(of.vertices, c if of.cells else h, masks))
+
 # %% ../../nbs/baselines/40_graph_mfn.ipynb #6e4270aa
 @dataclass
 class GraphMFNDetails:
@@ -205,29 +219,19 @@ class GraphMFN(nn.Module):
         self.language = anchor_modality(data, s.language)
         self.cells = resolved(s, "singleton_source") == "cell"
         hidden = per_modality(s.hidden, data.modalities, "hidden")
-        looped = s.variant == "paper"
-        self.lstms = ClosedLoop(data, hidden, s.node, s.feedback) if looped else SystemOfLSTMs(data, hidden)
+        self.lstms = lstms_of(data, hidden, s)
         self.vertices = nn.ModuleDict({m: nn.Linear(2 * H, H) for m, H in hidden.items()})
         bounded = resolved(s, "efficacy_activation") == "sigmoid"
         self.graph = DynamicFusionGraph(hidden, s.node, s.inner, bounded)
         self.proposal = two_layers(s.node, s.proposal, s.memory)
-        reads = resolved(s, "gates_read_memory")
-        self.memory = GatedMemory(s.node, s.memory, s.retain, s.update, reads)
+        self.memory = GatedMemory(s.node, s.memory, s.retain, s.update, resolved(s, "gates_read_memory"))
         self.head = two_layers(self.lstms.size + s.memory, s.out, data.task.outputs)
         self.graph.nodes.requires_grad_(resolved(s, "train_nodes"))
-
-    # {m: (B, T, d_m)}, {m: (B, T)} → h (T, B, D), τ (T, B, N), α (T, B, E)
-    def looked(self, x:dict, masks:dict)->tuple[Tensor, Tensor, Tensor]:
-        "What the LSTMs and the graph make of all steps: at once, or step after step."
-        if self.settings.variant == "paper":
-            return self.lstms(x, masks, self.vertices, self.graph)
-        h, c = self.lstms(x, masks, self.cells)
-        return h, *self.graph(singletons(self.vertices, c if self.cells else h, masks))
 
     # → (B, outputs) or (B, T, outputs), and what happened inside
     def forward(self, batch:Batch, details:bool=False)->Tensor|tuple[Tensor, GraphMFNDetails]:
         x, masks, mask = language_steps(batch, self.data, self.language, self.settings)
-        h, τ, α = self.looked(x, masks)
+        h, τ, α = looked(self, x, masks)
         u = self.memory(τ, self.proposal(τ).tanh())
         y = self.head(read_states(h, u, mask, label_steps(batch, self.data, self.language)))
         inside = (v.transpose(0, 1) for v in (α, τ, u))

@@ -158,13 +158,13 @@ class MulT(ConvolvedModalities):
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs), or (B, T, outputs) with one label a step
         x, n = read_modalities(self, self.encoders(batch))
-        e, states = {m: embedded(v, self.settings.variant, self.settings.scaled) for m, v in x.items()}, []
+        how, states = (self.settings.variant, self.settings.scaled), []
+        e = {m: embedded(v, *how) for m, v in x.items()}
         def sight(m, k):
             return Sight(visible(n[m], n[k], x[m].shape[1], x[k].shape[1], not self.settings.sees_future))
         for m, memory in self.memories.items():
             z = [encoder(e[m], e[k], sight(m, k)) for k, encoder in self.crossmodal[m].items()]
-            z = torch.cat(z, -1) if z else x[m]
-            z = embedded(z, self.settings.variant, self.settings.scaled)
+            z = embedded(torch.cat(z, -1) if z else x[m], *how)
             states.append(summary(memory, z, sight(m, m), n[m], self.data.per_step))
         return self.head(torch.cat(states, -1))
 

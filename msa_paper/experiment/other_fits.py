@@ -55,7 +55,8 @@ def is_done(
         if kept.get("run") != own.run:
             raise MsaPaperError("it is another run's")
     except MsaPaperError as error:
-        print(f"{own.run}: what was trained first is discarded ({error.what}); it is trained anew", flush=True)
+        told = f"what was trained first is discarded ({error.what}); it is trained anew"
+        print(f"{own.run}: {told}", flush=True)
         done.unlink(missing_ok=True)
         return False
     own.model.load_state_dict(kept["weights"])
