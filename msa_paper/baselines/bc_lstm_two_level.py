@@ -101,10 +101,6 @@ class FirstLevel(nn.Module):
         self.language = anchor_modality(data, s.language)
         self.levels = nn.ModuleDict({m: UnimodalLevel(data, m, self.language, s) for m in data.modalities})
 
-    def first_trained(self)->dict[str, nn.Module]: # {modality: its network}
-        "Level 1."
-        return dict(self.levels.items())
-
     @torch.no_grad()
     def handed_on(self, batch:Batch)->tuple[Tensor, Tensor]: # (B, T, M · dense), mask (B, T)
         "What level 1 has understood of every step; of a modality that is missing, nothing."
@@ -115,12 +111,17 @@ class FirstLevel(nn.Module):
 # %% ../../nbs/baselines/71_bc_lstm_two_level.ipynb #2e94efcd
 @model("bc_lstm_two_level", label="bc-LSTM, two levels", group="control", order=18, by_name=True,
        space=SPACE, wide=WIDE, small=SMALL)
-class TwoLevelBcLSTM(FirstLevel):
+class TwoLevelBcLSTM(nn.Module):
     "The hierarchical bidirectional contextual LSTM (Poria et al., ACL 2017)."
     def __init__(self, data:DataSpec, settings:TwoLevelSettings=TwoLevelSettings()):
-        super().__init__(data, settings)
+        super().__init__()
+        self.data, self.settings, self.first = data, settings, FirstLevel(data, settings)
         inputs = len(data.modalities) * settings.dense
         self.second = ContextualLSTM(inputs, data.task.outputs, settings)
+
+    def first_trained(self)->dict[str, nn.Module]: # {modality: its network}
+        "Level 1."
+        return dict(self.first.levels.items())
 
     @property
     def head(self)->nn.Module:
@@ -129,7 +130,7 @@ class TwoLevelBcLSTM(FirstLevel):
 
     def activations(self, batch:Batch)->Tensor: # (B, dense), or (B, T, dense) with one label a step
         "What the last layer reads."
-        x, mask = self.handed_on(batch)
+        x, mask = self.first.handed_on(batch)
         a = self.second.activations(x, mask, self.training)
         return a if self.data.per_step else mean_valid(a, mask)
 

@@ -28,18 +28,18 @@ class MulTSettings(DirectionSettings, TextEncoderSettings):
     variant: Literal["paper", "official", "mmsa"] = "paper"
     width: int = Field(40, ge=4)            # d
     heads: Size = 8
-    layers: Size = 4                        # of a crossmodal encoder; self-attention encoders have 3 at least
+    layers: Size = 4                        # crossmodal; of self-attention 3 at least
     kernels: Sizes = 1                      # of the convolution of each modality
-    attention_dropouts: Rates = .2          # on the attention weights, by the modality that is looked at
+    attention_dropouts: Rates = .2          # by the modality that is looked at
     relu_dropout: Rate = .1
-    scaled: bool = True                     # by √d before the positions, as both codes; the paper: not
+    scaled: bool = True                     # by √d before the positions; the paper: not
     embed_dropout: Rate = .25
     residual_dropout: Rate = .1
     language_dropout: Rate = .2             # on the words' features
     output_dropout: Rate = .1
     future_mask: bool = True                # in both directions there is none
-    language: str | None = None             # whose language_dropout it is; None: the first of tokens
-    # official, mmsa: steps of the public array (defect: its zeros are read as data); None: the batch's
+    language: str | None = None             # whose language_dropout it is
+    # official, mmsa: steps of the public array (defect: zeros read as data)
     padded: Sizes | None = None
 
     @property

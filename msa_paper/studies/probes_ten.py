@@ -36,7 +36,8 @@ def joined()->list[RunSpec]:
 
 def far()->list[RunSpec]:
     "What reads along the sequence: a TCN that is too short, one that reaches, an LSTM, one convolution."
-    same = dict(epochs=14, model="no_decision_attention", width=32, dropout=0., edges="temporal", tcn_kernel=2)
+    same = dict(epochs=14, model="no_decision_attention", width=32, dropout=0., edges="temporal",
+                tcn_kernel=2)
     parts = ("tcn", 1), ("tcn", 3), ("lstm", 3), ("convolution", 3)
     return [small("lag", FAR, **same, sequence=part, tcn_levels=levels) for part, levels in parts]
 

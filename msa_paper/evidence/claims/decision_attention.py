@@ -83,8 +83,9 @@ def order_followed(results:str="")->list[Measurement]:
                 "beta_falls_with_noise_own"),
        says="The decision-level weights adapt to the whole sequence.",
        question="Does β rise with the planted quality of a modality, and fall as a real one gets worse?",
-       test="rank correlation of β with the planted quality of modalities, and on real data with the strength "
-            "of noise on one: LSTMs that read H, under the naming that fits best; and LSTMs that read f^m (E4)")
+       test="rank correlation of β with the planted quality of modalities, and on real data with the "
+            "strength of noise on one: LSTMs that read H, under the naming that fits best; and LSTMs that "
+            "read f^m (E4)")
 def weights_adapt_to_the_sequence(results:str="")->list[Finding]:
     "C11, a verdict for each interpretation."
     return decided("C11", order_followed(results), modalities_of(results)) + leaked_places(results)

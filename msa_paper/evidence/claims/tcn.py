@@ -128,7 +128,8 @@ def reach_needed(c:FarLag)->tuple[bool|None, str]:
 
 # %% ../../../nbs/evidence/claims/13_tcn.ipynb #6b8448aa
 @rule("not_worse_with_fewer",
-      text="fewer parameters, and an error that is surely not larger by the minimum that counts; contradicted: "
+      text="fewer parameters, and an error that is surely not larger by the minimum that counts; "
+           "contradicted: "
            "more parameters, or an error surely larger by that, p < .05")
 def not_worse_with_fewer(
     effects:list[Effect],   # `far_error_saved`, `parameters_saved`
