@@ -146,7 +146,7 @@ class Item(BaseModel):
 
 # %% ../../nbs/report/54_checklists.ipynb #69f11661
 def read_checklists(path:Path)->tuple[tuple[Checklist, ...], tuple[Item, ...]]:
-    "Lists and items of a file, in its order. Raises where it cannot be read, or one is not as asked."
+    "Lists and items of a file, in its order. Raises where it cannot be read, or one is not sound."
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         lists, items = tables["list"], tables["item"]

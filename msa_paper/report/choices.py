@@ -8,7 +8,6 @@ __all__ = ['SEVEN', 'Runs', 'OTHERWISE', 'TOLD', 'CHOICES', 'HEAD', 'READ', 'Rep
            'smallest_shown', 'Worth', 'choices_table', 'choices']
 
 # %% ../../nbs/report/55_choices.ipynb #63d1a4be
-from collections.abc import Callable
 from dataclasses import dataclass
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.axes import Axes
