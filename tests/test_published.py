@@ -1,6 +1,7 @@
 """Published numbers: whole, with a source that is listed, and never beside what is of something else."""
 
 import csv
+import json
 import re
 
 import pytest
@@ -86,3 +87,17 @@ def test_a_number_without_n_or_modalities_is_nobody_s_like():
     for r in vague:
         for n in (None, 1, 686, 1241):
             assert differences(r, Setting(r.dataset, r.protocol, r.task, r.parts or None, n)), r
+
+
+def sources():
+    "What people have written: cells without their outputs, data, tests of nothing; {file: text}."
+    for path in sorted((PROJECT / "nbs").rglob("*.ipynb")):
+        if "baselines" not in path.parts and ".ipynb_checkpoints" not in path.parts:
+            cells = json.loads(path.read_text())["cells"]
+            yield path, "".join("".join(c["source"]) for c in cells)
+    for path in (PROJECT / "data" / name for name in ("published.csv", "references.bib", "README.md")):
+        yield path, path.read_text()
+
+
+def test_nothing_is_quoted_that_was_not_looked_up():
+    assert [path.name for path, text in sources() if VAGUE.search(text)] == []
