@@ -10,7 +10,7 @@ __all__ = ['Term', 'of_row', 'seeds_run', 'lacking', 'Ran', 'turned', 'claimed_b
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from .claim import judge
-from .sources import SIX, Row, experiment_of, runs_of, said_by_paper, statistic_of
+from .sources import SIX, Row, experiment_of, said_by_paper, statistic_of
 from .testability import Circumstances
 from .verdicts import Effect, Finding, untestable
 from ..experiment.published import NotComparable

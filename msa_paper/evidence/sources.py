@@ -13,7 +13,7 @@ __all__ = ['SIX', 'SEVEN', 'VARIANTS', 'TRIVIAL', 'EASY_CLASSES', 'HARD_CLASSES'
            'statistic_of', 'digests', 'folder_of_page', 'curves_of', 'difference_over_seeds', 'said_by_paper']
 
 # %% ../../nbs/evidence/00_sources.ipynb #334d4f83
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import MsaPaperError, known
 from ..data.catalogue import about

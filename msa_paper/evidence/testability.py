@@ -8,7 +8,6 @@ __all__ = ['Asked', 'STEPS', 'SATURATED', 'AT_LEAST_OVER_SEEDS', 'ONLY', 'Circum
            'every_baseline', 'checks', 'ruled_out']
 
 # %% ../../nbs/evidence/15_testability.ipynb #3ade5ed0
-from collections.abc import Callable
 from dataclasses import dataclass
 import numpy as np
 from .rules import Declared, condition
