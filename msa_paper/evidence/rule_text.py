@@ -32,7 +32,7 @@ def what_counts(one:Declared)->str:
     sizes = {}
     for id in one.minimum:
         sizes.setdefault(in_points(id, size_that_counts(id)), []).append(what_is(id))
-    return "; ".join(f"{size} of {', '.join(names)}" for size, names in sizes.items()) or "any size"
+    return "; ".join(f"{', '.join(names)}: {size}" for size, names in sizes.items()) or "any size"
 
 # %% ../../nbs/evidence/70_rule_text.ipynb #5c92b4d8
 def rule_lines(c:Claim)->str: # Markdown, a list
