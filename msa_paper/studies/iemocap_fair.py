@@ -55,12 +55,12 @@ def variant_study(e:Experiment)->Study:
     table = Part(e.place, e.key, FOUR)
     return Study((e,), comparisons=OF_EXPERIMENTS, pages=("table4", "tuning"), tables={"table4": (table,)})
 
-@study("iemocap-causal", order=21)
+@study("iemocap-fair-causal", order=21)
 def iemocap_causal()->Study:
     "The proposed model without the future."
     return variant_study(CAUSAL)
 
-@study("iemocap-own", order=22)
+@study("iemocap-fair-own", order=22)
 def iemocap_own()->Study:
     "Ablations with a search of their own."
     return variant_study(OWN)

@@ -69,12 +69,12 @@ NO_GRAPH = variant(("bilstm_graph",), dict(bilstm_graph=dict(bound=3., graph=Fal
                    "MOSI, intensity, three models without a graph")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #1bfcec8d
-@study("mosi-causal", order=28)
+@study("mosi-clean-causal", order=28)
 def mosi_causal()->Study:
     "All models without the future."
     return variant_study(CAUSAL)
 
-@study("mosi-own", order=29)
+@study("mosi-clean-own", order=29)
 def mosi_own()->Study:
     "Ablations with a search of their own."
     return variant_study(OWN)
