@@ -15,8 +15,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 from ..core import MsaPaperError, json_text, project_folder, validated, write_whole
 from ..studies.ambiguities import INTERPRETATIONS
-from ..studies.study import Experiment
-from .sources import INTERPRETED_ON, RUN_HERE, experiment_of, folder_of_page, runs_of
+from ..studies.study import Experiment, experiment
+from .sources import INTERPRETED_ON, RUN_HERE, folder_of_page, runs_of
 from ..experiment.published import NotComparable, Published, open_results
 from ..experiment.behind import compact_ids
 from ..experiment.search_space import merged
@@ -155,7 +155,7 @@ def ambiguities()->tuple[Ambiguity, ...]:
 def asked_on(a:Ambiguity)->tuple[Experiment, ...]:
     "The experiments that an entry is measured on."
     if a.on:
-        return tuple(experiment_of(key) for key in a.on)
+        return tuple(experiment(key) for key in a.on)
     if a.measured == "other interpretation":
         return INTERPRETED_ON[a.id]
     return RUN_HERE if a.measured else ()

@@ -24,8 +24,8 @@ from ..report import pages
 from ..report.tables import reported
 from ..studies.ambiguities import ASKED_ON, INTERPRETATIONS
 from ..studies.comparisons import EASY, HARD
-from ..studies.study import (PAPER_BASELINES, Experiment, ablations, experiments, is_closed_form,
-                                     studied)
+from ..studies.study import PAPER_BASELINES, Experiment, ablations, experiment, experiments
+from ..studies.study import is_closed_form, studied
 from ..registry import model
 
 # %% ../../nbs/evidence/00_sources.ipynb #a0c8988b
@@ -87,7 +87,7 @@ def is_run_here(e:Experiment)->bool:
     return not about(e.dataset).made and not studied(e.study).needs
 
 RUN_HERE = tuple(e for e in experiments() if e.main and is_run_here(e))   # those whose ablations are judged
-INTERPRETED_ON = {name: tuple(e for key in keys for e in RUN_HERE if e.key == key)
+INTERPRETED_ON = {name: tuple(e for e in map(experiment, keys) if e in RUN_HERE)
                   for name, keys in ASKED_ON.items()}    # interpretation → what it was trained on
 
 # %% ../../nbs/evidence/00_sources.ipynb #6021b396
