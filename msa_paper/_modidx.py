@@ -3571,6 +3571,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                          'msa_paper/extract/mmsa_file.py')},
             'msa_paper.extract.packaged_encoders': { 'msa_paper.extract.packaged_encoders.has_files': ( 'extract/packaged_encoders.html#has_files',
                                                                                                         'msa_paper/extract/packaged_encoders.py'),
+                                                     'msa_paper.extract.packaged_encoders.packaged_files': ( 'extract/packaged_encoders.html#packaged_files',
+                                                                                                             'msa_paper/extract/packaged_encoders.py'),
                                                      'msa_paper.extract.packaged_encoders.packaged_mpnet': ( 'extract/packaged_encoders.html#packaged_mpnet',
                                                                                                              'msa_paper/extract/packaged_encoders.py'),
                                                      'msa_paper.extract.packaged_encoders.put_together': ( 'extract/packaged_encoders.html#put_together',

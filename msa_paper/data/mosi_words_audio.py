@@ -78,11 +78,13 @@ def in_course(table:pd.DataFrame, text:np.ndarray, task:str)->tuple[DataSpec, di
     y = targets_from_intensity(table.label.to_numpy(), task, table.id.to_numpy(), "mosi/label.csv")
     return spec, features, dict.fromkeys(features, cuts), y
 
-def files_read(folder:Path, text:Path)->tuple[Path, ...]:
+def files_read(folder:Path, text:Path, model:str)->tuple[Path, ...]:
     "What a corpus was read from."
+    from msa_paper.extract.packaged_encoders import packaged_files
     bclstm = folder/"mosi"/"bclstm"
     tables = [bclstm/f"{name}.csv" for name in ("audio_test0", "audio_train0", "text_test", "text_train")]
-    return text, folder/"mosi"/"label.csv", *tables, bclstm/"transcripts.csv"
+    script = bclstm/"transcripts.csv"
+    return text, folder/"mosi"/"label.csv", *tables, script, *packaged_files(model)
 
 # %% ../../nbs/data/18_mosi_words_audio.ipynb #4d2bda75
 def words_audio_corpus(
@@ -106,6 +108,7 @@ def words_audio_corpus(
     spec, x, cuts, y = in_course(table, found.values, task)
     videos = table.groupby("video")[["part", "split"]].first()
     splits, names = held_apart(protocol, videos, fold, sixth), videos.index.to_numpy(str)
+    sources = files_read(folder, path, text.get("model", ""))
     notes = {"source": "words_audio", "text": {k: found.facts[k] for k in NOTED if k in found.facts}}
     return check_corpus(Corpus("mosi", protocol, spec, x, cuts, y, names, splits, names,
-                               table.id.to_numpy(str), files_read(folder, path), notes=notes))
+                               table.id.to_numpy(str), sources, notes=notes))

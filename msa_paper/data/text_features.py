@@ -55,6 +55,7 @@ def transcript_corpus(
     features:Path=None,       # where features are kept; by default data/features of the project
 )->Corpus:
     "Segments, or videos of segments, by the features of their transcripts."
+    from msa_paper.extract.packaged_encoders import packaged_files
     from msa_paper.extract.text import read_text_features
     table = transcripts(dataset, folder, any_size)
     there = [c for c in ("text", "english") if c in table]
@@ -62,7 +63,8 @@ def transcript_corpus(
     path = extracted(table.id, texts, protocol, text, features)
     found = read_text_features(path)
     values = np.array(found.values) if text.get("tokens") else found.values     # numbers are few
-    corpus = text_corpus(dataset, protocol, task, table, values, found.offsets, (path,))
+    sources = path, *packaged_files(text.get("model", ""))
+    corpus = text_corpus(dataset, protocol, task, table, values, found.offsets, sources)
     corpus.notes |= notes_of(table)
     corpus.notes["text"] = dict(column=column) | {k: found.facts[k] for k in NOTED if k in found.facts}
     return of_tokenizer(corpus, found.facts["tokenizer"]) if text.get("tokens") else corpus
