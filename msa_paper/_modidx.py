@@ -7171,6 +7171,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                             'msa_paper/studies/mosi_clean.py'),
                                               'msa_paper.studies.mosi_clean.mosi_clean': ( 'studies/mosi_clean.html#mosi_clean',
                                                                                            'msa_paper/studies/mosi_clean.py'),
+                                              'msa_paper.studies.mosi_clean.mosi_clean_two': ( 'studies/mosi_clean.html#mosi_clean_two',
+                                                                                               'msa_paper/studies/mosi_clean.py'),
                                               'msa_paper.studies.mosi_clean.mosi_ensembles': ( 'studies/mosi_clean.html#mosi_ensembles',
                                                                                                'msa_paper/studies/mosi_clean.py'),
                                               'msa_paper.studies.mosi_clean.mosi_ensembles_no_graph': ( 'studies/mosi_clean.html#mosi_ensembles_no_graph',

@@ -185,7 +185,8 @@ ORDERED_ON = (
     as_before(MOSEI_TWO, "mosei"), IEMOCAP_BEFORE, MOSI_BEFORE,
 )
 MOSI_TWO = replace(
-    MOSI_CLEAN, key="mosi-context-binary", where="MOSI, 2 classes", main="acc", before="MOSI, 2 classes",
+    MOSI_CLEAN, study="mosi-clean-two", key="mosi-context-binary",
+    where="MOSI, 2 classes", main="acc", before="MOSI, 2 classes",
 )
 ABLATED_ON = (
     *three_ways(IEMOCAP_FAIR, "iemocap"),
