@@ -24,8 +24,8 @@ from ..report import pages
 from ..report.tables import reported
 from ..studies.ambiguities import ASKED_ON, INTERPRETATIONS
 from ..studies.comparisons import EASY, HARD
-from ..studies.study import (PAPER_BASELINES, Experiment, ablations, experiments, is_closed_form,
-                                     studied)
+from ..studies.study import PAPER_BASELINES, Experiment, ablations, experiment, experiments
+from ..studies.study import is_closed_form, studied
 from ..registry import model
 
 # %% ../../nbs/evidence/00_sources.ipynb #a0c8988b
@@ -90,7 +90,7 @@ def is_run_here(e:Experiment)->bool:
     return not about(e.dataset).made and not studied(e.study).needs
 
 RUN_HERE = tuple(e for e in experiments() if e.main and is_run_here(e))   # those whose ablations are judged
-INTERPRETED_ON = {name: tuple(e for key in keys for e in RUN_HERE if e.key == key)
+INTERPRETED_ON = {name: tuple(e for e in map(experiment, keys) if e in RUN_HERE)
                   for name, keys in ASKED_ON.items()}    # interpretation → what it was trained on
 
 # %% ../../nbs/evidence/00_sources.ipynb #6021b396
@@ -169,20 +169,23 @@ MOSI_CLEAN = Row(
     **OF_INTENSITY,
 )
 MOSI_WORDS = Row(
-    "mosi-words", "mosi-official-regression-mpnet-trained",
-    "MOSI single segments, text encoder trained on", 1, 13, baselines=TRAINED, **OF_INTENSITY,
+    "mosi-words", "mosi-official-regression-mpnet-trained", "MOSI single segments, MPNet trained on", 1, 13,
+    baselines=TRAINED, **OF_INTENSITY,
 )
-MOSI_SMALL = replace(MOSI_WORDS, key="mosi-official-regression-minilm-trained", variant="a smaller encoder")
+MOSI_SMALL = replace(
+    MOSI_WORDS, key="mosi-official-regression-minilm-trained", where="MOSI single segments, MiniLM trained on",
+    variant="a smaller encoder",
+)
 MOSI_SPLIT = replace(MOSI_CLEAN, variant="62 and 31 videos")
 MOSI_CAUSAL = replace(MOSI_CLEAN, study="mosi-causal", variant=CAUSAL)
 MOSI_BEFORE = as_before(MOSI_CLEAN, "mosi", modalities=3, leak=KNEW)
 ON_MOSI = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_SMALL, MOSI_CAUSAL, MOSI_BEFORE
 
 # %% ../../nbs/evidence/00_sources.ipynb #0fc2effe
-def three_ways(row:Row, name:str, before:str, **other)->tuple[Row, ...]:
+def three_ways(row:Row, before:str, **other)->tuple[Row, ...]:
     "Ablations with the full model's settings, tuned apart, at the paper's sizes, and as they were before."
-    own = replace(row, study=f"{name}-own", full_in=row.study, variant=OWN)
-    published = replace(row, study=f"as-published-{name}", variant=PUBLISHED)
+    own = replace(row, study=f"{before}-own", full_in=row.study, variant=OWN)
+    published = replace(row, study="as_published", variant=PUBLISHED)
     return row, own, published, as_before(row, before, **other)
 
 ORDERED_ON = (
@@ -193,9 +196,9 @@ MOSI_TWO = replace(
     MOSI_CLEAN, key="mosi-context-binary", where="MOSI, 2 classes", main="acc", before="MOSI, 2 classes",
 )
 ABLATED_ON = (
-    *three_ways(IEMOCAP_FAIR, "iemocap", "iemocap"),
-    *three_ways(MOSI_CLEAN, "mosi", "mosi", modalities=3, leak=KNEW),
-    *three_ways(MOSEI_TWO, "mosei", "mosei"), MOSEI_VIDEOS,
+    *three_ways(IEMOCAP_FAIR, "iemocap"),
+    *three_ways(MOSI_CLEAN, "mosi", modalities=3, leak=KNEW),
+    *three_ways(MOSEI_TWO, "mosei"), MOSEI_VIDEOS,
     MOSI_TWO, as_before(MOSI_TWO, "mosi", modalities=3, leak=KNEW),
 )
 WRONG_ON = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_SMALL, MOSI_BEFORE
