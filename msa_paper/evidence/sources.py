@@ -169,8 +169,8 @@ MOSI_CLEAN = Row(
     **OF_INTENSITY,
 )
 MOSI_WORDS = Row(
-    "mosi-words", "mosi-official-regression-mpnet-trained", "MOSI single segments, MPNet trained on", 1, 13,
-    baselines=TRAINED, **OF_INTENSITY,
+    "mosi-words", "mosi-official-regression-mpnet-trained", "MOSI single segments, MPNet trained on", 1,
+    13, baselines=TRAINED, **OF_INTENSITY,
 )
 MOSI_SMALL = replace(
     MOSI_WORDS, key="mosi-official-regression-minilm-trained", where="MOSI single segments, MiniLM trained on",
