@@ -173,7 +173,8 @@ MOSI_WORDS = Row(
     13, baselines=TRAINED, **OF_INTENSITY,
 )
 MOSI_SMALL = replace(
-    MOSI_WORDS, key="mosi-official-regression-minilm-trained", where="MOSI single segments, MiniLM trained on",
+    MOSI_WORDS, key="mosi-official-regression-minilm-trained",
+    where="MOSI single segments, MiniLM trained on",
     variant="a smaller encoder",
 )
 MOSI_SPLIT = replace(MOSI_CLEAN, variant="62 and 31 videos")
