@@ -129,7 +129,7 @@ def as_before(row:Row, study:str, **other)->Row:
 
 ON_MOSEI = (
     MOSEI_TWO, MOSEI_SEVEN, MOSEI_VIDEOS, MOSEI_WORDS,
-    *(replace(r, study="mosei-causal", variant=CAUSAL) for r in (MOSEI_TWO, MOSEI_SEVEN)),
+    *(replace(r, study="mosei-fair-causal", variant=CAUSAL) for r in (MOSEI_TWO, MOSEI_SEVEN)),
     *(as_before(r, "mosei") for r in (MOSEI_TWO, MOSEI_SEVEN)),
 )
 
@@ -145,7 +145,7 @@ IEMOCAP_FAIR = Row(
     before="IEMOCAP, 4 classes",
 )
 IEMOCAP_SPLIT = replace(IEMOCAP_FAIR, variant="session 5 alone")
-IEMOCAP_CAUSAL = replace(IEMOCAP_FAIR, study="iemocap-causal", variant=CAUSAL)
+IEMOCAP_CAUSAL = replace(IEMOCAP_FAIR, study="iemocap-fair-causal", variant=CAUSAL)
 IEMOCAP_BEFORE = as_before(IEMOCAP_FAIR, "iemocap")
 ON_IEMOCAP = (
     IEMOCAP_SESSIONS, IEMOCAP_SPLIT, IEMOCAP_CAUSAL,
@@ -178,14 +178,14 @@ MOSI_SMALL = replace(
     variant="a smaller encoder",
 )
 MOSI_SPLIT = replace(MOSI_CLEAN, variant="62 and 31 videos")
-MOSI_CAUSAL = replace(MOSI_CLEAN, study="mosi-causal", variant=CAUSAL)
+MOSI_CAUSAL = replace(MOSI_CLEAN, study="mosi-clean-causal", variant=CAUSAL)
 MOSI_BEFORE = as_before(MOSI_CLEAN, "mosi", modalities=3, leak=KNEW)
 ON_MOSI = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_SMALL, MOSI_CAUSAL, MOSI_BEFORE
 
 # %% ../../nbs/evidence/00_sources.ipynb #0fc2effe
 def three_ways(row:Row, before:str, **other)->tuple[Row, ...]:
     "Ablations with the full model's settings, tuned apart, at the paper's sizes, and as they were before."
-    own = replace(row, study=f"{before}-own", full_in=row.study, variant=OWN)
+    own = replace(row, study=f"{row.study}-own", full_in=row.study, variant=OWN)
     published = replace(row, study="as_published", variant=PUBLISHED)
     return row, own, published, as_before(row, before, **other)
 
@@ -194,7 +194,8 @@ ORDERED_ON = (
     as_before(MOSEI_TWO, "mosei"), IEMOCAP_BEFORE, MOSI_BEFORE,
 )
 MOSI_TWO = replace(
-    MOSI_CLEAN, key="mosi-context-binary", where="MOSI, 2 classes", main="acc", before="MOSI, 2 classes",
+    MOSI_CLEAN, study="mosi-clean-two", key="mosi-context-binary",
+    where="MOSI, 2 classes", main="acc", before="MOSI, 2 classes",
 )
 ABLATED_ON = (
     *three_ways(IEMOCAP_FAIR, "iemocap"),
