@@ -12,6 +12,7 @@ from conftest import PROJECT
 from msa_paper.report.at_hand import AtHand
 from msa_paper.report.derived import derived_text
 from msa_paper.report.pooled import pooled_text
+from msa_paper.report.pooled_comparisons import pooled_comparisons_text
 from msa_paper.report.publish import publish
 from msa_paper.report.study_tables import runs_and_origins
 from msa_paper.cli import main
@@ -303,7 +304,7 @@ def test_a_study_published_again_from_an_empty_store_keeps_runs_and_statistics(s
     pd.testing.assert_frame_equal(runs.reset_index(drop=True), old.table("runs"), check_dtype=False)
     assert origins == old.about["origins"]
     without_draws = {c.hash: {} for c in at.every}
-    kept = derived_text(at, without_draws) | pooled_text(at, {})
+    kept = derived_text(at, without_draws) | pooled_text(at, {}) | pooled_comparisons_text(at, {})
     assert kept == {k: v for k, v in old.derived.items() if k != "digest"}
 
 

@@ -19,13 +19,9 @@ def what_is(id:str)->str:
 
 def in_points(id:str, size:float)->str:
     "A smallest effect in the unit that pages have."
-    percent = METRICS[id].scale == 100 if id in METRICS else id not in NOT_IN_POINTS
+    units = {name: m.unit for m in rules().minimum for name in m.of}
+    percent = METRICS[id].scale == 100 if id in METRICS else units.get(id, "").startswith("points")
     return f"{100 * size:.1f} points" if percent else f"{size:g}"
-
-NOT_IN_POINTS = (   # measures that are no shares of anything
-    "order_correlation", "curve_rise", "alpha_quality_correlation", "beta_order_correlation_renamed",
-    "beta_order_correlation_own", "cosine_auc",
-)
 
 def what_counts(one:Declared)->str:
     "The smallest effects that count, those of one size together."

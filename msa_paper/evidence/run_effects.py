@@ -22,9 +22,9 @@ from ..studies.study import Experiment
 # %% ../../nbs/evidence/30_run_effects.ipynb #2d28814a
 AT_LEAST = 5   # seeds of each model
 
-def too_few(model:str, runs:list)->str:
+def too_few(model:str, runs:list, least:int=AT_LEAST)->str:
     "How a model with too few seeds is named."
-    return NAMES[model] + (f" ({len(runs)} of {AT_LEAST} seeds)" if runs else "")
+    return NAMES[model] + (f" ({len(runs)} of {least} seeds)" if runs else "")
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #0462362d
 def of_row(row:Row|Experiment, found:Finding)->Finding:
@@ -45,7 +45,8 @@ def lacking(
 )->Finding|None:                 # None when all is there
     "The finding that something was not run, or with too few seeds."
     e, seeds = experiment_of(which), seeds_run(which, runs)
-    few = [too_few(m, runs[m][:n]) for m, n in seeds.items() if n < AT_LEAST]
+    least = getattr(e, "at_least", AT_LEAST)
+    few = [too_few(m, runs[m][:n], least) for m, n in seeds.items() if n < least]
     if not few:
         return None
     named = ", ".join(few) if any(runs.values()) else "any model"
@@ -64,7 +65,7 @@ class Ran:
     def over_folds(self, terms:tuple[Term, ...])->dict:
         "A weighed sum over all folds; raises `NotComparable` where none was published."
         name = comparison_name({(m, metric): w for w, m, metric in terms})
-        found = (statistic_of("pooled comparisons", self.row, self.results) or {}).get(name)
+        found = (statistic_of("folds comparisons", self.row, self.results) or {}).get(name)
         if found is None:
             told = "this comparison over all folds was not published"
             raise NotComparable(told, name, "publish the study where all folds and the labels are")

@@ -7,9 +7,9 @@ __all__ = ['SIX', 'SEVEN', 'VARIANTS', 'TRIVIAL', 'EASY_CLASSES', 'HARD_CLASSES'
            'CAUSAL', 'OWN', 'PUBLISHED', 'TWO_OF_TABLE_3', 'SEVEN_OF_TABLE_3', 'MOSEI_TWO', 'MOSEI_SEVEN',
            'MOSEI_VIDEOS', 'TRAINED', 'MOSEI_WORDS', 'ON_MOSEI', 'TABLE_4', 'IEMOCAP_SESSIONS', 'IEMOCAP_FAIR',
            'IEMOCAP_SPLIT', 'IEMOCAP_CAUSAL', 'IEMOCAP_BEFORE', 'ON_IEMOCAP', 'TABLE_5', 'KNEW', 'OF_INTENSITY',
-           'MOSI_FOLDS', 'MOSI_CLEAN', 'MOSI_WORDS', 'MOSI_SPLIT', 'MOSI_CAUSAL', 'MOSI_BEFORE', 'ON_MOSI',
-           'ORDERED_ON', 'MOSI_TWO', 'ABLATED_ON', 'WRONG_ON', 'CURVES_ON', 'CLASSES_ON', 'CURVE_MODELS',
-           'CURVE_MEASURES', 'Row', 'experiment_of', 'is_run_here', 'as_before', 'three_ways', 'runs_of',
+           'MOSI_FOLDS', 'MOSI_CLEAN', 'MOSI_WORDS', 'MOSI_SMALL', 'MOSI_SPLIT', 'MOSI_CAUSAL', 'MOSI_BEFORE',
+           'ON_MOSI', 'ORDERED_ON', 'MOSI_TWO', 'ABLATED_ON', 'WRONG_ON', 'CURVES_ON', 'CLASSES_ON', 'CURVE_MODELS',
+           'CURVE_MEASURES', 'Row', 'experiment_of', 'is_run_here', 'as_before', 'three_ways', 'read_so', 'runs_of',
            'statistic_of', 'digests', 'folder_of_page', 'curves_of', 'difference_over_seeds', 'said_by_paper']
 
 # %% ../../nbs/evidence/00_sources.ipynb #334d4f83
@@ -51,10 +51,13 @@ class Row:
     baselines: tuple[str, ...] = PAPER_BASELINES   # those that were run
     folds: int = 0                      # so many folds are scored as one test; 0: one split
     leak: str = ""                      # what its validation knows of the labels
-    edges: float | None = None          # semantic edges of a usual sequence; None: not measured
-    same_as_full: tuple[str, ...] = ()  # ablations that take nothing away here
-    variant: str = ""                   # what it is beside the rows that decide; empty: it decides
-    before: str = ""                    # how the page of the former rules called the same data
+    full_in: str = ""                   # where the full model is; empty: here
+    reads: tuple[tuple[str, object], ...] = ()     # options of the reader, of its runs alone
+    at_least: int = 5                   # seeds of each model, for a verdict
+    edges: float | None = None          # semantic ones; None: not measured
+    same_as_full: tuple[str, ...] = ()  # ablations without effect
+    variant: str = ""                   # empty: it decides
+    before: str = ""                    # its name under the former rules
 
     @property
     def place(self)->str:
@@ -115,7 +118,8 @@ MOSEI_VIDEOS = Row(
 TRAINED = "raven", "mult"               # the baselines that got a trained encoder
 MOSEI_WORDS = Row(
     "mosei-words", "mosei-official-regression", "MOSEI single segments, text encoder trained on", 1, 23,
-    main="acc2_non0", metrics=("acc2_non0", "f1_non0", "acc7"), baselines=TRAINED, before="",
+    main="acc2_non0", metrics=("acc2_non0", "f1_non0", "acc7"), baselines=TRAINED, at_least=3,
+    reads=(("text", dict(model="minilm", tokens=True)),),
     paper=(("acc2_non0", "table3", "acc2"), ("f1_non0", "table3", "f1_2"), ("acc7", "table3", "acc7")),
 )
 
@@ -165,18 +169,23 @@ MOSI_CLEAN = Row(
     **OF_INTENSITY,
 )
 MOSI_WORDS = Row(
-    "mosi-words", "mosi-official-regression-mpnet-trained", "MOSI single segments, MPNet trained on", 1, 13,
-    baselines=TRAINED, **OF_INTENSITY,
+    "mosi-words", "mosi-official-regression-mpnet-trained", "MOSI single segments, MPNet trained on", 1,
+    13, baselines=TRAINED, **OF_INTENSITY,
+)
+MOSI_SMALL = replace(
+    MOSI_WORDS, key="mosi-official-regression-minilm-trained",
+    where="MOSI single segments, MiniLM trained on",
+    variant="a smaller encoder",
 )
 MOSI_SPLIT = replace(MOSI_CLEAN, variant="62 and 31 videos")
 MOSI_CAUSAL = replace(MOSI_CLEAN, study="mosi-clean-causal", variant=CAUSAL)
 MOSI_BEFORE = as_before(MOSI_CLEAN, "mosi", modalities=3, leak=KNEW)
-ON_MOSI = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_CAUSAL, MOSI_BEFORE
+ON_MOSI = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_SMALL, MOSI_CAUSAL, MOSI_BEFORE
 
 # %% ../../nbs/evidence/00_sources.ipynb #0fc2effe
 def three_ways(row:Row, before:str, **other)->tuple[Row, ...]:
     "Ablations with the full model's settings, tuned apart, at the paper's sizes, and as they were before."
-    own = replace(row, study=f"{row.study}-own", variant=OWN)
+    own = replace(row, study=f"{row.study}-own", full_in=row.study, variant=OWN)
     published = replace(row, study="as_published", variant=PUBLISHED)
     return row, own, published, as_before(row, before, **other)
 
@@ -192,20 +201,29 @@ ABLATED_ON = (
     *three_ways(IEMOCAP_FAIR, "iemocap"),
     *three_ways(MOSI_CLEAN, "mosi", modalities=3, leak=KNEW),
     *three_ways(MOSEI_TWO, "mosei"), MOSEI_VIDEOS,
-    as_before(MOSI_TWO, "mosi", modalities=3, leak=KNEW),
+    MOSI_TWO, as_before(MOSI_TWO, "mosi", modalities=3, leak=KNEW),
 )
-WRONG_ON = MOSI_FOLDS, MOSI_WORDS, replace(MOSEI_WORDS, main="mae"), MOSI_SPLIT, MOSI_BEFORE
+WRONG_ON = MOSI_FOLDS, MOSI_WORDS, MOSI_SPLIT, MOSI_SMALL, MOSI_BEFORE
 CURVES_ON = tuple(r for r in ABLATED_ON if r.main == "acc")
 CLASSES_ON = IEMOCAP_SESSIONS, IEMOCAP_SPLIT, IEMOCAP_CAUSAL, IEMOCAP_BEFORE
 
 # %% ../../nbs/evidence/00_sources.ipynb #1a8e7f2d
+def read_so(run:Published, reads:dict)->bool:
+    "Whether a run's data were read with these options; without any, every run is meant."
+    return all(run.spec.data.get(k) == v for k, v in reads.items())
+
 def runs_of(
     which:Experiment|Row|str,       # see `experiment_of`
     models:tuple[str, ...],
     results:str="",                 # the published results
 )->dict[str, list[Published]]:      # {model: its runs}, empty where there is none
     "What is published of some models of an experiment."
-    return pages.runs_of(experiment_of(which), tuple(models), results)
+    row = experiment_of(which)
+    found = pages.runs_of(row, tuple(models), results)
+    if "full" in found and getattr(row, "full_in", ""):
+        found |= pages.runs_of(replace(row, study=row.full_in), ("full",), results)
+    reads = dict(getattr(row, "reads", ()))
+    return {m: [r for r in some if read_so(r, reads)] for m, some in found.items()}
 
 # %% ../../nbs/evidence/00_sources.ipynb #1b829252
 def statistic_of(

@@ -98,7 +98,7 @@ def told_of_key(at:AtHand, key:str, sums:Sums)->dict[str, dict|None]: # {what: �
 def pooled_comparisons_text(
     at:AtHand,
     sums:dict[str, Sums],   # {experiment: …}, from `sums_at_hand`
-)->dict:                    # {'pooled comparisons iemocap-sessions-iemocap4': …}
+)->dict:                    # {'folds comparisons iemocap-sessions-iemocap4': …}
     "Comparisons over the folds of a study, as computed now, else as published of the same runs."
     if not studied(at.study).pooled:
         return {}
@@ -107,5 +107,5 @@ def pooled_comparisons_text(
         some = [c for folds in by_model(at, key).values() for c in folds]
         of = runs_in(at, some)
         for what, value in told_of_key(at, key, sums.get(key, {})).items():
-            found |= new_or_kept(f"pooled {what} {key}", of, value, old)
+            found |= new_or_kept(f"folds {what} {key}", of, value, old)
     return found

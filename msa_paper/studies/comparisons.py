@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['EASY', 'HARD', 'OF_EXPERIMENTS', 'Configuration', 'configurations', 'Comparable', 'metrics_alone', 'against_full',
            'against_no_graph', 'lead_terms', 'of_classes', 'zeros_left_out', 'other_interpretations', 'part_taken_away',
-           'comparisons']
+           'against_full_of', 'comparisons']
 
 # %% ../../nbs/studies/10_comparisons.ipynb #d9e87499
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ..experiment.study_tables import comparison_name
 from ..experiment.specification import RunSpec, spec_hash
@@ -122,6 +123,22 @@ def part_taken_away(asked:Comparable)->list[dict]:
     pairs = [(a, b) for a in asked.some for b in asked.some if b.model == "full" and a.model != "full"
              and (a.spec.protocol, a.spec.data) == (b.spec.protocol, b.spec.data)]
     return [{(a.hash, m): 1., (b.hash, m): -1.} for a, b in pairs for m in asked.of(a)]
+
+# %% ../../nbs/studies/10_comparisons.ipynb #af8edaee
+def against_full_of(
+    name:str,        # a study
+)->Callable:         # (`Comparable`) → terms
+    "The difference of each configuration from the full model of another study, on the same data."
+    def ask(asked:Comparable)->list[dict]:
+        "Its terms."
+        terms = []
+        for key in dict.fromkeys(c.key for c in asked.some):
+            if decided := configuration(experiment(key, name), "full", asked.results):
+                reference = spec_hash(decided)
+                here = [(c.hash, m) for c in asked.some if c.key == key for m in asked.of(c)]
+                terms += [{(own, m): 1., (reference, m): -1.} for own, m in here if own != reference]
+        return terms
+    return ask
 
 # %% ../../nbs/studies/10_comparisons.ipynb #1f70c516
 def comparisons(

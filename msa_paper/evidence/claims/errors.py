@@ -55,7 +55,7 @@ def errors_near_zero(e:Row, results:str)->Finding:
     runs = runs_of(e, ("full",), results)
     if gone := lacking(e, runs):
         return gone
-    errors = statistic_of("pooled errors" if e.folds else "errors", e, results)
+    errors = statistic_of("folds errors" if e.folds else "errors", e, results)
     if errors is None:
         return of_row(e, untestable(e.place, "the study was published where the labels are not"))
     if "large" not in errors:

@@ -29,7 +29,7 @@ def order_correlation(
 # %% ../../../nbs/evidence/claims/04_order.ipynb #d3ba015a
 def ranks_of(e:Row, results:str)->dict:
     "What was published of the order; raises `NotComparable` where the models were never ranked together."
-    ranks = statistic_of("pooled ranks" if e.folds else "ranks", e, results)
+    ranks = statistic_of("folds ranks" if e.folds else "ranks", e, results)
     if ranks is None:
         told = "the order of the models was not published"
         raise NotComparable(told, e.key, "run all of them in one store")
