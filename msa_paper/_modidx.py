@@ -7287,6 +7287,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                    'msa_paper/studies/words.py'),
                                          'msa_paper.studies.words.Arm.text': ('studies/words.html#arm.text', 'msa_paper/studies/words.py'),
                                          'msa_paper.studies.words.Forecast': ('studies/words.html#forecast', 'msa_paper/studies/words.py'),
+                                         'msa_paper.studies.words.against_baselines': ( 'studies/words.html#against_baselines',
+                                                                                        'msa_paper/studies/words.py'),
                                          'msa_paper.studies.words.against_encoder': ( 'studies/words.html#against_encoder',
                                                                                       'msa_paper/studies/words.py'),
                                          'msa_paper.studies.words.arm_of': ('studies/words.html#arm_of', 'msa_paper/studies/words.py'),

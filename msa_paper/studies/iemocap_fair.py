@@ -11,7 +11,7 @@ __all__ = ['FIXED', 'COMPARED', 'TRIVIAL', 'FAIR', 'FAIR_TABLES', 'PAST', 'CAUSA
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #2bef2436
 from ..experiment.specification import RunSpec
 from ..registry import study
-from .comparisons import OF_EXPERIMENTS, metrics_alone
+from .comparisons import OF_EXPERIMENTS, against_full_of, metrics_alone
 from .configurations import configuration
 from .iemocap import FOUR, LOST
 from .settings import BOTH_WAYS, PER_STEP, only
@@ -51,9 +51,10 @@ THREE = variant(("bc_lstm",), dict(bc_lstm=dict(members=3)), "IEMOCAP, 4 classes
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #3964d442
 def variant_study(e:Experiment)->Study:
-    "A study of one variant."
+    "A study of one variant, compared with the full model of the main row."
     table = Part(e.place, e.key, FOUR)
-    return Study((e,), comparisons=OF_EXPERIMENTS, pages=("table4", "tuning"), tables={"table4": (table,)})
+    asked = *OF_EXPERIMENTS, against_full_of("iemocap-fair")
+    return Study((e,), comparisons=asked, pages=("table4", "tuning"), tables={"table4": (table,)})
 
 @study("iemocap-fair-causal", order=21)
 def iemocap_causal()->Study:

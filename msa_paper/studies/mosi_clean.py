@@ -11,7 +11,7 @@ __all__ = ['FIXED', 'CLEAN', 'EVERY', 'FAIR', 'REGRESSION', 'CLASSES', 'BINARY',
 # %% ../../nbs/studies/31_mosi_clean.ipynb #3de80581
 from ..experiment.specification import RunSpec
 from ..registry import study
-from .comparisons import OF_EXPERIMENTS, metrics_alone
+from .comparisons import OF_EXPERIMENTS, against_full_of, metrics_alone
 from .configurations import configuration
 from .iemocap_fair import COMPARED, TRIVIAL
 from .mosi import INTENSITY, LOST, ZEROS
@@ -66,9 +66,10 @@ def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
                       settings=only(models, settings), space="wide", place=place)
 
 def variant_study(e:Experiment)->Study:
-    "A study of one variant."
+    "A study of one variant, compared with the full model of the main row."
     table = Part(e.place, e.key, (*INTENSITY, *ZEROS))
-    return Study((e,), comparisons=OF_EXPERIMENTS, pages=("table5", "tuning"), tables={"table5": (table,)})
+    asked = *OF_EXPERIMENTS, against_full_of("mosi-clean")
+    return Study((e,), comparisons=asked, pages=("table5", "tuning"), tables={"table5": (table,)})
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #ef88daf4
 PAST = dict(full=BOUNDED["full"] | dict(causal=True))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'MODELS', 'ARMS', 'TRAINED_ON', 'ON_STATES', 'TRIALS', 'PAPER', 'LEAD', 'AIMS', 'COMPARED', 'EPOCHS',
            'ON_MOSEI', 'SIMS', 'CUT', 'EPOCH', 'LIKE_MOSI', 'BEHIND', 'STATES', 'LONGER', 'Arm', 'arm_of', 'of_arm',
-           'by_place', 'differences', 'against_encoder', 'trained_against_frozen', 'mosi_words', 'taken_over',
-           'elsewhere', 'on_mosei', 'mosei_words', 'recipe', 'on_sims', 'sims_words', 'Forecast', 'forecast_of',
-           'forecast', 'print_forecast']
+           'by_place', 'differences', 'against_encoder', 'trained_against_frozen', 'against_baselines', 'mosi_words',
+           'taken_over', 'elsewhere', 'on_mosei', 'mosei_words', 'recipe', 'on_sims', 'sims_words', 'Forecast',
+           'forecast_of', 'forecast', 'print_forecast']
 
 # %% ../../nbs/studies/62_words.ipynb #7fcf5a6a
 from dataclasses import dataclass
@@ -103,7 +103,14 @@ def trained_against_frozen(asked:Comparable)->list[dict]:
              for (data, encoder, trained, model), c in by.items() if trained)
     return differences(asked, [(c, frozen) for c, frozen in every if frozen])
 
-COMPARED = metrics_alone, against_encoder, trained_against_frozen
+def against_baselines(asked:Comparable)->list[dict]:
+    "The full model less RAVEN and MulT, in the same arm."
+    by = by_place(asked)
+    every = ((c, by.get((*place, b))) for (*place, model), c in by.items() if model == "full"
+             for b in ("raven", "mult"))
+    return differences(asked, [(c, other) for c, other in every if other])
+
+COMPARED = metrics_alone, against_encoder, against_baselines, trained_against_frozen
 
 # %% ../../nbs/studies/62_words.ipynb #b34195ba
 @study("mosi-words", order=21)
