@@ -24,10 +24,10 @@ EVERY = *PAPER_BASELINES, *ablations(), "bc_lstm", "late_fusion", *TRIVIAL
 FAIR = dict(models=EVERY, data=CLEAN, space="wide",
             ablations_as="full")
 REGRESSION = Experiment("mosi", "context", "regression", FIXED, settings=only(EVERY, BOUNDED, BOTH_WAYS),
-                        main="mae", place="MOSI, intensity", **FAIR)
+                        main="mae", place="MOSI clean, intensity", **FAIR)
 CLASSES = FIXED | dict(monitor="accuracy")
 BINARY = Experiment("mosi", "context", "binary", CLASSES, settings=only(EVERY, PER_STEP, BOTH_WAYS),
-                    tuned_in="mosi-clean", main="acc", place="MOSI, 2 classes", **FAIR)
+                    tuned_in="mosi-clean", main="acc", place="MOSI clean, 2 classes", **FAIR)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #e5e27b3e
 TABLES = {
