@@ -121,7 +121,7 @@ def probe_corpus(question:str)->Corpus: # JSON: data set, protocol, task, option
 def read_for(spec:RunSpec, **options)->Corpus:
     "The data of a run, with some options of the reader changed."
     asked = [spec.dataset, spec.protocol, spec.task, spec.data | options]
-    return probe_corpus(json.dumps(asked, sort_keys=True))
+    return probe_corpus(json.dumps(asked))      # modalities in their order: what is planted depends on it
 
 # %% ../../nbs/experiment/60_probes.ipynb #0c3d5fcc
 def corpus_for(spec:RunSpec, probe:str, corpus:Corpus)->Corpus:
