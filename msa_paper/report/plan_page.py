@@ -13,6 +13,7 @@ from ..experiment.published import open_results
 from ..registry import page, study
 from .markdown import markdown
 from .pages import page_folder
+from .style import few_digits
 from ..studies.configurations import every_entry
 
 # %% ../../nbs/report/56_plan_page.ipynb #47b29deb
@@ -86,5 +87,6 @@ def plan_page(
     text = markdown(HEAD, rows) + f"\nUnfinished studies: {', '.join(f'`{n}`' for n in left) or 'none'}.\n"
     to = page_folder(figures, "plan")
     write_whole(to/"plan.md", text)
-    write_whole(to/"plan.json", json_text({k: {n: vars(p) for n, p in v.items()} for k, v in of.items()}))
+    told = {step: {name: vars(p) for name, p in found.items()} for step, found in of.items()}
+    write_whole(to/"plan.json", json_text(few_digits(told)))
     return text

@@ -23,7 +23,8 @@ TRIVIAL = "dummy", "ridge"
 FAIR = Experiment(
     "iemocap", "context", "iemocap4", FIXED,
     models=(*PAPER_BASELINES, *ablations(), "bc_lstm", "late_fusion", *TRIVIAL),
-    settings=PER_STEP | BOTH_WAYS, space="wide", ablations_as="full", main="acc", place="IEMOCAP fair, 4 classes",
+    settings=PER_STEP | BOTH_WAYS, space="wide", ablations_as="full", main="acc",
+    place="IEMOCAP fair, 4 classes",
 )
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #465a995c
