@@ -38,7 +38,8 @@ def sized_settings(
            "graph_mfn": dict(hidden=width, memory=width, node=width),
            "raven": dict(hidden=width, cells=width),
            "mult": dict(width=width, heads=8),
-           "bc_lstm": dict(hidden=half),
+           "bc_lstm": dict(hidden=half), "late_fusion": dict(hidden=half),
+           "bc_lstm_two_level": dict(hidden=half, dense=half),
            "bilstm_graph": dict(hidden=half, dense=half),
            "dummy": {}, "ridge": {}, "text_encoder": {}}
     return own.get(name, dict(width=width))

@@ -142,7 +142,8 @@ Told = list[tuple[Claim, list[Finding]]]     # each claim with what was found
 def where_told(found:list[Finding])->str:
     "The verdict on each data set that decides."
     tested = [f"{f.place}: {f.verdict}" for f in found if f.verdict != UNTESTABLE and f.decides]
-    return "; ".join(tested) or found[0].why
+    open_ones = [f"{f.place}: {f.why}" for f in found if f.decides]
+    return "; ".join(tested or open_ones)
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #e12fc167
 def before_and_after(told:Told)->str:

@@ -137,7 +137,8 @@ class ProposedModel(nn.Module):
         states, A = self.graph(H, mask) if self.graph else (H, None)
         if self.lstm:
             states = self.lstm(H)[0] * mask[..., None]
-        y = corrected(self.head(states, C, mask), batch, self.corrects)
+        y = self.head(states, C, mask)
+        y = corrected(y, batch, self.corrects) if self.corrects else y
         return (y, Details(α, β, A, states, mask, C)) if details else y
 
 # %% ../../nbs/model/50_proposed.ipynb #eee3671f

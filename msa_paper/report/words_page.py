@@ -14,6 +14,7 @@ from ..core import project_folder, write_whole
 from ..experiment.published import Published, open_results
 from ..registry import dataset as datasets
 from ..registry import page
+from .elsewhere import references
 from .markdown import markdown
 from .names import METRICS, NAMES
 from .pages import compared, nothing, page_folder
@@ -157,7 +158,7 @@ def published_elsewhere(
     def cell(value:float, metric:str)->str:
         "A number as the source gives it."
         return "" if pd.isna(value) else f"{value:.{METRICS[metric].digits}f}"
-    cells = [[NAMES.get(model, model), *(cell(r[m], m) for m in shown), source]
+    cells = [[NAMES.get(model, model), *(cell(r[m], m) for m in shown), references()[source].short]
              for (model, source), r in wide.iterrows()]
     return markdown(("published", *(METRICS[m].label for m in shown), "where"), cells)
 

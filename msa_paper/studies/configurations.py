@@ -141,9 +141,10 @@ def every_entry(
 )->list[Entry]:
     "All entries of a study, but for single questions without settings yet. Raises for an unknown study."
     asked = studied(known(name, study, "study"))
-    given = asked.configurations(results) if asked.configurations else []
-    alone = [entry(c.model_copy(update=dict(results=results))) for c in given]
-    return alone + [one for e in asked.experiments for one in entries_of(e, results)]
+    if asked.configurations:
+        given = asked.configurations(results)
+        return [entry(c.model_copy(update=dict(results=results))) for c in given]
+    return [one for e in asked.experiments for one in entries_of(e, results)]
 
 # %% ../../nbs/studies/05_configurations.ipynb #ffeba313
 def entries(
