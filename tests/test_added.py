@@ -234,7 +234,8 @@ def project(tmp_path_factory):
         else:
             shutil.copy(PROJECT / name, copy / name)
     (copy / "data").mkdir()
-    for path in (p for kind in ("*.csv", "*.json", "*.md") for p in (PROJECT / "data").glob(kind)):
+    kinds = "*.csv", "*.json", "*.md", "*.toml", "*.bib"
+    for path in (p for kind in kinds for p in (PROJECT / "data").glob(kind)):
         shutil.copy(path, copy / "data")
     before = digests(copy)
     for name, text in ADDED.items():

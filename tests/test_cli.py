@@ -229,7 +229,7 @@ def test_status_says_how_far_every_study_is(capsys, tmp_path):
     told = capsys.readouterr().out
     status, found = answered(["status", *there], capsys)
     studies = {s["name"]: s for s in found["studies"]}
-    assert status == 0 and set(studies) <= set(names.studies()) and set(declared) == set(studies)
+    assert status == 0 and set(studies) <= set(names.studies()) and set(studies) <= set(declared)
     for name, study in studies.items():
         assert re.search(rf"^{name} .* {study['runs']} of +{study['runs_needed']} runs", told, flags=re.M)
         assert study["runs_needed"] == sum(b["runs_needed"] for b in study["experiments"]) > 0

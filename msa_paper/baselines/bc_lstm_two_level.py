@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import Literal
 import numpy as np, torch, torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn.svm import LinearSVC, LinearSVR
 from torch import Tensor, nn
 from .inputs import Rate, Size, align_to, anchor_modality
-from .trivial import logistic_map
 from ..batch import Batch
 from ..corpus import Corpus
 from ..loaders import batches
@@ -69,6 +67,7 @@ class UnimodalLevel(nn.Module):
 # %% ../../nbs/baselines/71_bc_lstm_two_level.ipynb #3e7ecfd0
 def machine(X:np.ndarray, y:np.ndarray, outputs:int, C:float): # (n, F), (n,) → W (outputs, F), b; or None
     "A linear support vector machine as a layer; None where there is one class only."
+    from sklearn.svm import LinearSVC, LinearSVR
     if outputs == 1:
         fitted = LinearSVR(C=C, random_state=0, max_iter=10000).fit(X, y)
         return fitted.coef_[None], fitted.intercept_
@@ -76,6 +75,7 @@ def machine(X:np.ndarray, y:np.ndarray, outputs:int, C:float): # (n, F), (n,) �
     if len(seen) < 2:
         return None
     fitted = LinearSVC(C=C, random_state=0, max_iter=10000).fit(X, y)
+    from msa_paper.baselines.trivial import logistic_map
     return logistic_map(fitted, seen, outputs)
 
 def svm_layer(X:np.ndarray, y:np.ndarray, task:Task, C:float): # (n, F), (n,) or (n, L) → W, b; or None

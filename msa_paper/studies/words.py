@@ -166,7 +166,7 @@ def recipe(
         what = f"validation has not chosen yet how encoder '{encoder}' is trained"
         remedy = f"msa-paper reproduce --data mosi-words --only {arm.name}/text_encoder"
         raise MsaPaperError(what, "the recipe of cross-fitting", remedy)
-    return found if dataset == "mosi" else elsewhere(found, dataset, epochs=EPOCHS[True])
+    return elsewhere(found, dataset, epochs=EPOCHS[True]) if dataset != found.dataset else found
 
 # %% ../../nbs/studies/62_words.ipynb #af79efdb
 SIMS = "sims", "simsv2"
