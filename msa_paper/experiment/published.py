@@ -133,12 +133,11 @@ def probe(self:Published, name:str)->dict|None:
     return self.study.probes.get((self.row["configuration"], self.seed, name))
 
 # %% ../../nbs/experiment/22_published.ipynb #6d9ce2e4
-def by_configuration(results:"Results")->dict[str, dict[int, Published]]:
-    "{configuration: {seed: run}}"
+def by_configuration(results:"Results", study:Tables)->dict[str, dict[int, Published]]:
+    "{configuration: {seed: run}} of one study."
     found = {}
-    for study in results.studies.values():
-        for row in study.rows:
-            found.setdefault(row["configuration"], {})[row["seed"]] = Published(study, row, results)
+    for row in study.rows:
+        found.setdefault(row["configuration"], {})[row["seed"]] = Published(study, row, results)
     return found
 
 # %% ../../nbs/experiment/22_published.ipynb #0f5ca116
@@ -172,9 +171,15 @@ class Results:
             self.open(study)
 
     @cached_property
+    def each(self)->dict[str, dict]:
+        "{study: its `runs`}"
+        return {name: by_configuration(self, study) for name, study in self.studies.items()}
+
+    @cached_property
     def runs(self)->dict[str, dict[int, Published]]:
-        "{configuration: {seed: run}}"
-        return by_configuration(self)
+        "{configuration: {seed: run}}; of a run that several studies have, the last."
+        each = self.each.values()
+        return {c: {s: r for of in each for s, r in of.get(c, {}).items()} for own in each for c in own}
 
     @cached_property
     def experiments(self)->dict[tuple[str, str, str], list[tuple[int, str]]]:
@@ -206,16 +211,17 @@ def open(self:Results, folder:Path):
 
 # %% ../../nbs/experiment/22_published.ipynb #f45deb46
 @patch
-def runs_of(self:Results, spec:RunSpec)->list[Published]:
-    "The published runs of a configuration, by seed."
-    there = self.runs.get(spec_hash(spec), {})
+def runs_of(self:Results, spec:RunSpec, study:str="")->list[Published]:
+    "The published runs of a configuration, by seed: as a study has them, where it is named and does."
+    own = self.each.get(study, {}).get(spec_hash(spec), {})
+    there = self.runs.get(spec_hash(spec), {}) | own
     return [there[s] for s in spec.seeds if s in there]
 
 @patch
 def of(self:Results, study:str, key:str, model:str)->list[Published]:
     "The runs of one model in one experiment of a study, by seed."
     some = sorted(self.experiments.get((study, key, model), []), key=lambda run: run[0])
-    return [self.runs[configuration][seed] for seed, configuration in some]
+    return [self.each[study][configuration][seed] for seed, configuration in some]
 
 @patch
 def derived(self:Results, name:str, study:str="")->dict|None:

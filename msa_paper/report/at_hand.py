@@ -109,7 +109,7 @@ class AtHand:
         "Published runs of a configuration that are not in the store."
         if self.remade:
             return {}
-        now, there = data_digest(c.spec), self.before.runs_of(c.spec)
+        now, there = data_digest(c.spec), self.before.runs_of(c.spec, self.study)
         return {r.seed: r for r in there if r.seed not in self.runs[c.hash] and now in (None, r.row["data"])}
 
     def all(self, configuration:str)->dict: # {seed: run}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..core import json_text, project_folder, write_whole
 from ..experiment.published import open_results
 from ..registry import page, study
+from .compute import compute_of
 from .markdown import markdown
 from .pages import page_folder
 from .style import few_digits
@@ -51,10 +52,8 @@ def progress(
     found = open_results(results).studies.get(name)
     if found is None:
         return Progress(asked, 0, 0, 0, 0.)
-    trials = [t for s in found.settings["searches"] for t in s["trials"]]
-    seconds = found.runs.seconds.sum() + sum(t.get("seconds", 0) for t in trials)
-    failed = sum(t["score"] is None for t in trials)
-    return Progress(asked, len(found.runs), len(trials), failed, float(seconds) / 3600)
+    cost = compute_of([found])
+    return Progress(asked, cost.runs, cost.trials, cost.failed_trials, cost.seconds / 3600)
 
 # %% ../../nbs/report/56_plan_page.ipynb #c2fa675d
 def state_of(asked:int, published:int)->str:

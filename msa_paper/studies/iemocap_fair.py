@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'COMPARED', 'TRIVIAL', 'FAIR', 'FAIR_TABLES', 'PAST', 'CAUSAL', 'OWN', 'THREE', 'MPNET', 'COGMEN',
-           'ELSEWHERE', 'WITHOUT_EXCITED', 'SIX', 'SESSIONS', 'SEEDS', 'iemocap_fair', 'variant', 'variant_study',
-           'iemocap_causal', 'iemocap_own', 'iemocap_ensembles', 'iemocap_c', 'iemocap_six', 'in_session', 'by_session',
-           'iemocap_sessions']
+           'ELSEWHERE', 'WITHOUT_EXCITED', 'SIX', 'iemocap_fair', 'variant', 'beside_main', 'iemocap_causal',
+           'iemocap_own', 'iemocap_ensembles', 'iemocap_c', 'iemocap_six', 'by_session', 'iemocap_sessions']
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #2bef2436
 from ..experiment.specification import RunSpec
 from ..registry import study
-from .comparisons import OF_EXPERIMENTS, against_full_of, metrics_alone
-from .configurations import configuration
+from .comparisons import OF_EXPERIMENTS, metrics_alone
 from .iemocap import FOUR, LOST
 from .settings import BOTH_WAYS, PER_STEP, only
 from .study import PAPER_BASELINES, Aim, Experiment, Part, Study, ablations, experiment
+from .variants import in_folds, variant_study
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6, monitor="accuracy")
 COMPARED = *PAPER_BASELINES, "full", "bc_lstm", "late_fusion"
@@ -51,26 +50,24 @@ OWN = variant(ablations()[1:], PER_STEP, "IEMOCAP, 4 classes, ablations tuned ap
 THREE = variant(("bc_lstm",), dict(bc_lstm=dict(members=3)), "IEMOCAP, 4 classes, three models")
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #3964d442
-def variant_study(e:Experiment)->Study:
-    "A study of one variant, compared with the full model of the main row."
-    table = Part(e.place, e.key, FOUR)
-    asked = *OF_EXPERIMENTS, against_full_of("iemocap-fair")
-    return Study((e,), comparisons=asked, pages=("table4", "tuning"), tables={"table4": (table,)})
+def beside_main(e:Experiment)->Study:
+    "A variant of the main row."
+    return variant_study(e, "table4", FOUR, beside="iemocap-fair")
 
 @study("iemocap-fair-causal", order=21)
 def iemocap_causal()->Study:
     "The proposed model without the future."
-    return variant_study(CAUSAL)
+    return beside_main(CAUSAL)
 
 @study("iemocap-fair-own", order=22)
 def iemocap_own()->Study:
     "Ablations with a search of their own."
-    return variant_study(OWN)
+    return beside_main(OWN)
 
 @study("iemocap-ensembles", order=23)
 def iemocap_ensembles()->Study:
     "Three BiLSTMs."
-    return variant_study(THREE)
+    return beside_main(THREE)
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #878e172a
 MPNET = "iemocap/iemocap_conversations_mpnet.npz"
@@ -89,26 +86,18 @@ SIX = Experiment("iemocap", "context", "iemocap6", FIXED, place="IEMOCAP, 6 clas
 @study("iemocap-c", order=24)
 def iemocap_c()->Study:
     "Happiness without excitement."
-    return variant_study(WITHOUT_EXCITED)
+    return variant_study(WITHOUT_EXCITED, "table4", FOUR)
 
 @study("iemocap-six", order=25)
 def iemocap_six()->Study:
     "Six classes."
-    return variant_study(SIX)
+    return variant_study(SIX, "table4", FOUR)
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #5949cfe4
-SESSIONS, SEEDS = range(1, 6), (1, 2, 3, 4, 5)
-
-def in_session(chosen:RunSpec, fold:int)->RunSpec:
-    "A configuration with one session as its test."
-    data = dict(file=MPNET, fold=fold)
-    return chosen.model_copy(update=dict(protocol="sessions", data=data, seeds=chosen.seeds[:len(SEEDS)]))
-
 def by_session(results:str="")->list[RunSpec]:
     "Every model whose search is finished, all sessions of one after another."
     fair = experiment(FAIR.key, "iemocap-fair")
-    found = [configuration(fair, m, results) for m in (*COMPARED, "ridge")]
-    return [in_session(c, fold) for c in found if c for fold in SESSIONS]
+    return in_folds(fair, (*COMPARED, "ridge"), "sessions", dict(file=MPNET), range(1, 6), 5, results)
 
 @study("iemocap-sessions", order=26)
 def iemocap_sessions()->Study:

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'CLEAN', 'EVERY', 'FAIR', 'REGRESSION', 'CLASSES', 'BINARY', 'TABLES', 'TWO_TABLES', 'PAST', 'CAUSAL', 'OWN',
-           'THREE', 'ENSEMBLES', 'NO_GRAPH', 'FOLDS', 'SEEDS', 'mosi_clean', 'mosi_clean_two', 'variant',
-           'variant_study', 'mosi_causal', 'mosi_own', 'mosi_ensembles', 'mosi_ensembles_no_graph', 'in_fold',
-           'by_fold', 'mosi_folds']
+           'THREE', 'ENSEMBLES', 'NO_GRAPH', 'SEEDS', 'mosi_clean', 'mosi_clean_two', 'variant', 'beside_main',
+           'mosi_causal', 'mosi_own', 'mosi_ensembles', 'mosi_ensembles_no_graph', 'by_fold', 'mosi_folds']
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #3de80581
 from ..experiment.specification import RunSpec
 from ..registry import study
-from .comparisons import OF_EXPERIMENTS, against_full_of, metrics_alone
-from .configurations import configuration
+from .comparisons import OF_EXPERIMENTS, metrics_alone
 from .iemocap_fair import COMPARED, TRIVIAL
 from .mosi import INTENSITY, LOST, ZEROS
 from .settings import BOTH_WAYS, BOUNDED, PER_STEP, only
 from .study import PAPER_BASELINES, Asked, Experiment, Part, Study, ablations, experiment
+from .variants import in_folds, variant_study
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6)
 CLEAN = dict(source="words_audio", text=dict(model="mpnet"))
@@ -65,11 +64,9 @@ def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
     return Experiment("mosi", "context", "regression", FIXED, models=models, data=CLEAN,
                       settings=only(models, settings), space="wide", place=place)
 
-def variant_study(e:Experiment)->Study:
-    "A study of one variant, compared with the full model of the main row."
-    table = Part(e.place, e.key, (*INTENSITY, *ZEROS))
-    asked = *OF_EXPERIMENTS, against_full_of("mosi-clean")
-    return Study((e,), comparisons=asked, pages=("table5", "tuning"), tables={"table5": (table,)})
+def beside_main(e:Experiment)->Study:
+    "A variant of the main row."
+    return variant_study(e, "table5", (*INTENSITY, *ZEROS), beside="mosi-clean")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #ef88daf4
 PAST = dict(full=BOUNDED["full"] | dict(causal=True))
@@ -84,36 +81,30 @@ NO_GRAPH = variant(("bilstm_graph",), dict(bilstm_graph=dict(bound=3., graph=Fal
 @study("mosi-clean-causal", order=28)
 def mosi_causal()->Study:
     "All models without the future."
-    return variant_study(CAUSAL)
+    return beside_main(CAUSAL)
 
 @study("mosi-clean-own", order=29)
 def mosi_own()->Study:
     "Ablations with a search of their own."
-    return variant_study(OWN)
+    return beside_main(OWN)
 
 @study("mosi-ensembles", order=30)
 def mosi_ensembles()->Study:
     "Three BiLSTMs, with and without our graph."
-    return variant_study(ENSEMBLES)
+    return beside_main(ENSEMBLES)
 
 @study("mosi-ensembles-no-graph", order=31)
 def mosi_ensembles_no_graph()->Study:
     "The same without it."
-    return variant_study(NO_GRAPH)
+    return beside_main(NO_GRAPH)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #5374d538
-FOLDS, SEEDS = range(3), 5
-
-def in_fold(chosen:RunSpec, fold:int)->RunSpec:
-    "A configuration with a third of the videos as its test."
-    return chosen.model_copy(update=dict(protocol="folds", data=CLEAN | dict(fold=fold),
-                                         seeds=chosen.seeds[:SEEDS]))
+SEEDS = 5
 
 def by_fold(results:str="")->list[RunSpec]:
     "Every model whose search is finished, all folds of one after another."
     clean = experiment(REGRESSION.key, "mosi-clean")
-    found = [configuration(clean, m, results) for m in (*COMPARED, "ridge")]
-    return [in_fold(c, fold) for c in found if c for fold in FOLDS]
+    return in_folds(clean, (*COMPARED, "ridge"), "folds", CLEAN, range(3), SEEDS, results)
 
 @study("mosi-folds", order=32)
 def mosi_folds()->Study:
