@@ -9,6 +9,7 @@ __all__ = ['Files', 'noted', 'looking', 'Watch', 'features_folder', 'place', 'he
 # %% ../../nbs/experiment/12_identity.ipynb #c96f6560
 import hashlib, json, os, sys, time
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
 from ..core import sha256, write_json
@@ -191,7 +192,7 @@ def digest_now(
     try:
         files = files_of(spec, read)
     except MsaPaperError as error:
-        if error.what == "missing file":
+        if error.what == "missing file" or isinstance(error.__cause__, PackageNotFoundError):
             return None
         raise                          # data that are here and cannot be read are no data of before
     if files is None:
