@@ -2157,6 +2157,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                            'msa_paper/evidence/run_effects.py'),
                                                 'msa_paper.evidence.run_effects.seeds_run': ( 'evidence/run_effects.html#seeds_run',
                                                                                               'msa_paper/evidence/run_effects.py'),
+                                                'msa_paper.evidence.run_effects.semantic_edges': ( 'evidence/run_effects.html#semantic_edges',
+                                                                                                   'msa_paper/evidence/run_effects.py'),
                                                 'msa_paper.evidence.run_effects.too_few': ( 'evidence/run_effects.html#too_few',
                                                                                             'msa_paper/evidence/run_effects.py'),
                                                 'msa_paper.evidence.run_effects.turned': ( 'evidence/run_effects.html#turned',

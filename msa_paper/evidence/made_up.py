@@ -45,8 +45,8 @@ def made_run(
     history = made_history(at, seed, r)
     draws = pd.DataFrame({m: x + HARD + .003 * r.normal(size=2000) for m, x in values.items()})
     metrics = {split: values | dict(n=300) for split in ("test", "validation")}
-    return SimpleNamespace(seed=seed, id=f"x/{model}/s{seed}", spec=SimpleNamespace(model=model),
-                           metrics=metrics, predictions=GROUPS, history=history, replicates=draws)
+    known = dict(metrics=metrics, predictions=GROUPS, history=history, replicates=draws, probe={}.get)
+    return SimpleNamespace(seed=seed, id=f"x/{model}/s{seed}", spec=SimpleNamespace(model=model), **known)
 
 # %% ../../nbs/evidence/35_made_up.ipynb #abc87195
 @contextmanager

@@ -54,7 +54,6 @@ class Row:
     full_in: str = ""                   # where the full model is; empty: here
     reads: tuple[tuple[str, object], ...] = ()     # options of the reader, of its runs alone
     at_least: int = 5                   # seeds of each model, for a verdict
-    edges: float | None = None          # semantic ones; None: not measured
     same_as_full: tuple[str, ...] = ()  # ablations without effect
     variant: str = ""                   # empty: it decides
     before: str = ""                    # its name under the former rules
