@@ -48,11 +48,11 @@ class Reported:
 
 # %% ../../nbs/report/55_choices.ipynb #14dd8674
 def parts_reported(study:str)->list[Reported]:
-    "The metrics of a study's own tables that the paper's tables of seven models have too."
+    "The metrics of a study's own tables of the paper's seven models that the paper's tables have too."
     tables = {t: parts for t, parts in studied(study).tables.items() if t not in ("table6", "runs")}
-    own = [(t, p) for t, parts in tables.items() for p in parts if p.study == study]
-    found = [Reported(experiment(p.key, p.study), a, t) for t, p in own for a in p.asked if a.paper]
-    return [r for r in found if not about(r.experiment.dataset).made]
+    own = [(t, p, experiment(p.key, study)) for t, parts in tables.items() for p in parts if p.study == study]
+    seven = [(t, p, e) for t, p, e in own if set(SEVEN) <= {*e.every}]
+    return [Reported(e, a, t) for t, p, e in seven for a in p.asked if a.paper and not about(e.dataset).made]
 
 def all_reported(results:str="")->list[Reported]:
     "Those of every published study."
