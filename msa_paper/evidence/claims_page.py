@@ -9,10 +9,11 @@ __all__ = ['claims_page']
 import numpy as np
 import pandas as pd
 from ..core import json_text, plain, write_whole
+from .aims import aims_markdown
 from .before import change_of, steps_of
 from .claim import Claim, claims_declared, findings
 from .claims_file import sidecar
-from .rule_text import aims_markdown, log_markdown, rule_lines
+from .rule_text import log_markdown, rule_lines
 from .sources import folder_of_page
 from .verdicts import UNTESTABLE, Effect, Finding, State
 from .verdicts import former_verdict_on, state_of, verdict_on
@@ -162,14 +163,17 @@ def before_and_after(told:Told)->str:
             f"features, split or protocol.\n\n{markdown(['claim', 'before', 'now', 'why'], whole)}{folded}\n")
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #197c9bb0
-def page_text(told:Told)->str: # Markdown
+def page_text(
+    told:Told,
+    results:str="",   # the published results
+)->str:               # Markdown
     "The page: all claims in one table, then each, then what changed."
     rows = [[c.id, c.says, f"**{verdict_on(found)}**", where_told(found), former_verdict_on(found)]
             for c, found in told]
     text = introduction([c for c, _ in told])
     text += markdown(["claim", "the paper says", "verdict", "on", "under the former rule"], rows)
     text += "\n" + "\n".join(claim_markdown(c, found) for c, found in told)
-    return text + "\n" + before_and_after(told) + log_markdown() + aims_markdown()
+    return text + "\n" + before_and_after(told) + log_markdown() + aims_markdown(results)
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #f9817bd1
 def effect_table(told:Told)->pd.DataFrame:
@@ -189,7 +193,7 @@ def claims_page(
 )->str:               # Markdown
     "Every claim of the paper with its test and verdict."
     told = [(c, findings(c.id, results)) for c in claims_declared()]
-    text, folder = page_text(told), folder_of_page(figures, "claims")
+    text, folder = page_text(told, results), folder_of_page(figures, "claims")
     write_whole(folder/"claims.md", text)
     write_whole(folder/"claims.csv", effect_table(told).to_csv(index=False, float_format="%.6g"))
     write_whole(folder/"claims.json", json_text(few_digits(plain(sidecar(told, results)))))

@@ -78,6 +78,9 @@ class Target(Entry):
     source: str
     fixed_on: date
     known: tuple[str, ...]
+    studies: tuple[str, ...] = ()      # where it can be reached
+    trained: bool = False              # by an encoder that was trained on the task
+    paired: bool = False               # by the full model beside each baseline
     chosen_on: str = "validation"
 
 # %% ../../nbs/evidence/05_rules.ipynb #c1200ea9

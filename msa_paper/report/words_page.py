@@ -7,7 +7,7 @@ __all__ = ['SHOWN', 'Line', 'lines_of', 'what_it_adds', 'words_table', 'told_aim
 
 # %% ../../nbs/report/53_words_page.ipynb #9eb9dfc5
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import pandas as pd
 from IPython.display import Markdown
 from ..core import project_folder, write_whole
@@ -20,7 +20,7 @@ from .names import METRICS, NAMES
 from .pages import compared, nothing, page_folder
 from .tables import summary
 from ..studies.study import Aim, studied
-from ..studies.words import MODELS, Arm
+from ..studies.words import MODELS, Arm, arm_of
 
 # %% ../../nbs/report/53_words_page.ipynb #3c8a02d7
 SHOWN = "mae", "corr", "acc2_non0", "acc7"
@@ -48,9 +48,8 @@ class Line:
 # %% ../../nbs/report/53_words_page.ipynb #ed967d87
 def placed(runs:list[Published])->tuple[str, Arm, str]:
     "Data set, arm and model of a configuration."
-    spec = json.loads(runs[0].row["spec"])
-    text = spec["data"]["text"]
-    return spec["dataset"], Arm(text["model"], bool(text.get("tokens"))), spec["model"]
+    spec = runs[0].spec
+    return spec.dataset, arm_of(spec), spec.model
 
 def runs_by_place(study:str, results:str)->dict[tuple, list[Published]]:
     "The published runs of a study, by data set, arm and model."
@@ -75,7 +74,7 @@ def lines_of(
     for (data, arm, model), runs in by.items():
         shown = [m for m in SHOWN if m in runs[0].metrics["test"]]
         alone = by.get((data, arm, "text_encoder")) if model != "text_encoder" else None
-        frozen = by.get((data, Arm(arm.encoder, False), model)) if arm.trained else None
+        frozen = by.get((data, replace(arm, trained=False), model)) if arm.trained else None
         apart = {"beyond": compared(runs, alone, "mae"), "gained": compared(runs, frozen, "mae")}
         values = {m: summary(runs, m) for m in shown}
         lines.append(Line(data, arm, model, len(runs), values, json.loads(runs[0].row["spec"]), **apart))
@@ -89,7 +88,8 @@ def spoken(d:dict, metric:str="mae", sign:str="+")->str:
 
 def called(arm:Arm)->str:
     "An arm as a sentence has it."
-    return f"{arm.encoder} {'trained on' if arm.trained else 'frozen'}"
+    earlier = f", told the {arm.before} segments before" if arm.before else ""
+    return f"{arm.encoder} {'trained on' if arm.trained else 'frozen'}{earlier}"
 
 def judged(d:dict)->str:
     "What an interval of a difference in MAE says."
@@ -126,7 +126,7 @@ def words_table(
     for x in lines:
         numbers = [spoken(x.values[m], m, "") if m in x.values else "" for m in shown]
         apart = [spoken(d) if d else "" for d in (x.beyond, x.gained)]
-        how = "trained on" if x.arm.trained else "frozen"
+        how = called(x.arm).removeprefix(f"{x.arm.encoder} ")
         rows.append([x.arm.encoder, how, NAMES[x.model], *numbers, str(x.seeds), *apart, x.chosen])
     return markdown(head, rows)
 

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'MODELS', 'ARMS', 'TRAINED_ON', 'ON_STATES', 'TRIALS', 'PAPER', 'LEAD', 'AIMS', 'COMPARED', 'EPOCHS',
-           'ON_MOSEI', 'SIMS', 'CUT', 'EPOCH', 'LIKE_MOSI', 'BEHIND', 'STATES', 'LONGER', 'Arm', 'arm_of', 'of_arm',
-           'by_place', 'differences', 'against_encoder', 'trained_against_frozen', 'against_baselines', 'mosi_words',
-           'taken_over', 'elsewhere', 'on_mosei', 'mosei_words', 'recipe', 'on_sims', 'sims_words', 'Forecast',
-           'forecast_of', 'forecast', 'print_forecast']
+           'ON_MOSEI', 'EARLIER', 'TOLD_EARLIER', 'SIMS', 'CUT', 'EPOCH', 'LIKE_MOSI', 'BEHIND', 'STATES', 'LONGER',
+           'Arm', 'arm_of', 'of_arm', 'by_place', 'differences', 'against_encoder', 'trained_against_frozen',
+           'against_baselines', 'mosi_words', 'taken_over', 'elsewhere', 'on_mosei', 'mosei_words', 'on_earlier',
+           'mosi_earlier', 'recipe', 'on_sims', 'sims_words', 'Forecast', 'forecast_of', 'forecast', 'print_forecast']
 
 # %% ../../nbs/studies/62_words.ipynb #7fcf5a6a
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ..core import MsaPaperError, known
 from ..experiment.specification import RunSpec
 from ..registry import study
@@ -27,16 +27,19 @@ class Arm:
     "What tells runs of this page apart, beside the data and the model."
     encoder: str     # of `ENCODERS`
     trained: bool
+    before: int = 0  # earlier segments that the encoder is told
 
     @property
     def name(self)->str:
         "As keys have it."
-        return f"{self.encoder}-{'trained' if self.trained else 'frozen'}"
+        earlier = f"-before{self.before}" if self.before else ""
+        return f"{self.encoder}-{'trained' if self.trained else 'frozen'}{earlier}"
 
     @property
     def text(self)->dict:
         "What is read of a transcript: token numbers, or the states of the frozen encoder."
-        return dict(model=self.encoder) | (dict(tokens=True) if self.trained else {})
+        tokens, earlier = dict(tokens=True), dict(before=self.before)
+        return dict(model=self.encoder) | (tokens if self.trained else {}) | (earlier if self.before else {})
 
     @property
     def settings(self)->dict:
@@ -51,7 +54,7 @@ def arm_of(
 )->Arm:
     "The arm that a run belongs to."
     text = spec.data["text"]
-    return Arm(text["model"], bool(text.get("tokens")))
+    return Arm(text["model"], bool(text.get("tokens")), text.get("before", 0))
 
 # %% ../../nbs/studies/62_words.ipynb #78bddfe4
 TRAINED_ON = dict(batch_size=32, bucket_batches=10, patience=6, warm_up=.1, decline="linear",
@@ -77,12 +80,8 @@ def of_arm(
 
 # %% ../../nbs/studies/62_words.ipynb #4673a999
 def by_place(asked:Comparable)->dict[tuple, object]:
-    "{(data set, encoder, trained, model): configuration}"
-    found = {}
-    for c in asked.some:
-        arm = arm_of(c.spec)
-        found[c.spec.dataset, arm.encoder, arm.trained, c.model] = c
-    return found
+    "{(data set, arm, model): configuration}"
+    return {(c.spec.dataset, arm_of(c.spec), c.model): c for c in asked.some}
 
 def differences(asked:Comparable, pairs:list[tuple])->list[dict]:
     "The first of each pair less the second, in every metric that both have."
@@ -99,8 +98,8 @@ def against_encoder(asked:Comparable)->list[dict]:
 def trained_against_frozen(asked:Comparable)->list[dict]:
     "Each model with its encoder trained on, less the same with it frozen."
     by = by_place(asked)
-    every = ((c, by.get((data, encoder, False, model)))
-             for (data, encoder, trained, model), c in by.items() if trained)
+    every = ((c, by.get((data, replace(arm, trained=False), model)))
+             for (data, arm, model), c in by.items() if arm.trained)
     return differences(asked, [(c, frozen) for c, frozen in every if frozen])
 
 def against_baselines(asked:Comparable)->list[dict]:
@@ -151,6 +150,21 @@ def on_mosei(results:str="")->list[RunSpec]:
 def mosei_words()->Study:
     "CMU-MOSEI's transcripts, segment by segment: encoders frozen and trained on."
     return Study(configurations=on_mosei, comparisons=COMPARED, pages=("words",))
+
+# %% ../../nbs/studies/62_words.ipynb #de64df24
+EARLIER = Arm("mpnet", True, 3)
+TOLD_EARLIER = "text_encoder", "full"
+
+def on_earlier(results:str="")->list[RunSpec]:
+    "The encoder alone and the full model, told what was said before, with settings of single segments."
+    found = (taken_over(replace(EARLIER, before=0), m, results) for m in TOLD_EARLIER)
+    changed = dict(seeds=(1, 2, 3, 4, 5), data=dict(text=EARLIER.text))
+    return [elsewhere(spec, "mosi", **changed) for spec in found if spec]
+
+@study("mosi-earlier", order=37)
+def mosi_earlier()->Study:
+    "CMU-MOSI's official segments, each behind the three before it: MPNet trained on."
+    return Study(configurations=on_earlier, comparisons=COMPARED, pages=("words",))
 
 # %% ../../nbs/studies/62_words.ipynb #cd4fd0ff
 def recipe(
