@@ -19,7 +19,7 @@ from .verdicts import UNTESTABLE, Effect, Finding, State
 from .verdicts import former_verdict_on, state_of, verdict_on
 from ..measures.comparisons import holm
 from ..report.style import few_digits
-from ..report.markdown import markdown
+from ..report.markdown import escaped, markdown
 from ..report.tables import p_text
 from ..registry import page
 
@@ -31,10 +31,10 @@ def sized(x:float, percent:bool, sign:str="")->str:
 def shown(e:Effect)->str:
     "An effect with its interval."
     mean, low, high = (sized(x, e.percent, "+") for x in (e.mean, e.low, e.high))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if e.low < e.high else f"{mean}, counted"
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #65c073d3
-def tally(effects:tuple[Effect, ...])->tuple[int, ...]: # as claimed, reversed, too small to matter, open
+def tally(effects:tuple[Effect, ...])->tuple[int, ...]: # as claimed, reversed, below what counts, open
     "How many effects are in each state."
     states = [state_of(e) for e in effects]
     return tuple(states.count(s) for s in State)
@@ -56,14 +56,15 @@ MET = {True: "yes", False: "no", None: "not known"}
 
 def conditions_told(f:Finding)->str:
     "Whether a claim can be tested here, condition by condition."
-    told = [(MET[c.met], c.told) for c in f.checks]
+    told = [(MET[c.met], escaped(c.told)) for c in f.checks]
     return "; ".join(met if what in f.why else f"{met}: {what}" for met, what in told)
 
 def verdict_told(f:Finding)->str:
     "The verdict with its reason; a variant that decides nothing is told as such."
     name = f"**{f.verdict}**" if f.decides and f.verdict != UNTESTABLE else f.verdict
     beside = "" if f.decides else "beside, decides nothing: "
-    return f"{beside}{name}" + (f": {f.why}" if f.verdict == UNTESTABLE else in_brackets(f.why))
+    why = escaped(f.why)
+    return f"{beside}{name}" + (f": {why}" if f.verdict == UNTESTABLE else in_brackets(why))
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #6bb75b7f
 def finding_row(f:Finding)->list[str]:
@@ -71,12 +72,13 @@ def finding_row(f:Finding)->list[str]:
     last = [conditions_told(f), verdict_told(f), f.former]
     if not f.effects:
         return [f.place, "", "", "", "", *last]
-    counts = " / ".join(map(str, f.counts or tally(f.effects)))
+    of = dict(zip(("as claimed", "the other way", "undecided"), f.counts))
+    counts = ", ".join(f"{n} {word}" for word, n in of.items()) or " / ".join(map(str, tally(f.effects)))
     if f.counts and all(np.isnan(e.p) for e in f.effects):       # counted, not sampled
         return [f.place, "", "", counts, "", *last]
     worst = min(f.effects, key=against_most)
     return [f.place, f"{f.n:,}" if f.n else "", f"{f.seeds}" if f.seeds else "", counts,
-            f"{worst.name}: {shown(worst)}", *last]
+            escaped(f"{worst.name}: {shown(worst)}"), *last]
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #7134e14a
 def effect_rows(f:Finding)->list[list[str]]:
@@ -85,22 +87,34 @@ def effect_rows(f:Finding)->list[list[str]]:
     if np.isnan(adjusted).all():
         return []
     def row(e, p, state):
-        sizes = [size_or_nothing(x, e) for x in (e.minimum, e.claimed, e.detectable)]
-        return [f.place, e.name, shown(e), state, *sizes, p_text(p)]
+        sampled = e.low < e.high
+        seen = e.detectable if sampled else np.nan
+        sizes = [size_or_nothing(x, e) for x in (e.minimum, e.claimed, seen)]
+        return [f.place, escaped(e.name), shown(e), state, *sizes, p_text(p) if sampled else ""]
     rows = [row(e, p, str(state_of(e))) for e, p in zip(f.effects, adjusted)]
     return rows + [row(e, e.p, "beside") for e in f.beside]
 
 # %% ../../nbs/evidence/80_claims_page.ipynb #587f7096
-FINDING_HEAD = ["data", "n", "seeds", "as claimed / reversed / too small / open", "speaks most against it",
+FINDING_HEAD = ["data", "n", "seeds", "as claimed / reversed / below / open", "speaks most against it",
                 "testable", "verdict", "under the former rule"]
 EFFECT_HEAD = ["data", "effect", "size [95 %]", "state", "counts from", "the paper",
                "minimum detectable effect", "Holm's p of 0"]
+
+def sizes_of_paper(found:list[Finding])->str: # Markdown; empty where the paper gives none
+    "Whether the paper's own numbers, taken as exact, would lie above what counts; and what 0 would show."
+    every = [e for f in found if f.decides for e in f.effects]
+    claimed = [e for e in every if not np.isnan(e.claimed)]
+    if not claimed:
+        return ""
+    enough, above = sum(e.claimed > e.minimum for e in claimed), sum(e.low > 0 for e in every)
+    return (f"The paper's own sizes, taken as exact, lie above what counts in {enough} of {len(claimed)} effects "
+            f"that decide. Of ours, {above} of {len(every)} intervals lie above 0.\n\n")
 
 def claim_markdown(c:Claim, found:list[Finding])->str:
     "Everything about one claim."
     former = former_verdict_on(found)
     text = f"### {c.id}: {verdict_on(found)}\n\n{c.says} ({c.source})\n\n*Test*: {c.test}.\n\n"
-    text += rule_lines(c)
+    text += rule_lines(c) + sizes_of_paper(found)
     if former:
         text += f"Under the former rule, on the same rows: {former}.\n\n"
     text += markdown(FINDING_HEAD, [finding_row(f) for f in found])
@@ -132,7 +146,7 @@ def introduction(claims:list[Claim])->str:
             "counts test segments, utterances or videos. Intervals are over seeds and videos or dialogues; "
             f"those of {' and of '.join(alone)} are over seeds alone. An effect is *as claimed* where its "
             "interval lies above the smallest size that counts, *reversed* where it lies below minus that, "
-            "*too small to matter* where it ends below it, else *open*. A claim that was tested on several "
+            "*below what counts* where it ends below it, else *open*. A claim that was tested on several "
             "data sets is supported where all support it, contradicted where one contradicts and none "
             "supports it, otherwise not supported; rows that are told as *beside* decide nothing. Rules, and "
             "what was known when they were fixed, stand in `data/rules.toml`.\n\n")

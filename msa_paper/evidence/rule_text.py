@@ -6,16 +6,18 @@
 __all__ = ['rule_lines', 'log_markdown']
 
 # %% ../../nbs/evidence/70_rule_text.ipynb #11ce50e2
+import re
 from .claim import Claim
 from .rules import Declared, condition, declared_rule, rules, size_that_counts
 from ..registry import measure, rule
-from ..report.markdown import markdown
+from ..report.markdown import escaped, markdown
 from ..report.names import METRICS
 
 # %% ../../nbs/evidence/70_rule_text.ipynb #1bf47ed0
 def what_is(id:str)->str:
     "A metric or measure in words."
-    return METRICS[id].label.removesuffix(", %") if id in METRICS else measure.facts(id)["caption"]
+    told = METRICS[id].label.removesuffix(", %") if id in METRICS else measure.facts(id)["caption"]
+    return escaped(re.sub(r"\{[^}]*\}", "…", told))
 
 def in_points(id:str, size:float)->str:
     "A smallest effect in the unit that pages have."

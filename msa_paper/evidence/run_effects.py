@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Term', 'of_row', 'seeds_run', 'lacking', 'Ran', 'turned', 'claimed_by_paper', 'difference_in', 'semantic_edges',
-           'circumstances', 'judged', 'asked']
+           'circumstances', 'size_of_test', 'judged', 'asked']
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #dcdcf27e
 from collections.abc import Callable
@@ -121,11 +121,11 @@ def difference_in(
 # %% ../../nbs/evidence/30_run_effects.ipynb #0da65abf
 def semantic_edges(
     row:Row,
-    runs:dict[str, list],        # {model: its runs}
-)->float|None:                   # None where no run of the full model was looked at
-    "Pairs that meaning joins in a usual sequence: mean over seeds of the full model, on the test's inputs."
-    looked = [p["values"]["edges"] for r in runs.get("full", ()) if (p := r.probe("weights"))]
-    degrees = [e["degree"] for e in looked if e["degree"] is not None]
+    runs:list,       # the seeds of one model
+)->float|None:       # None where none was looked at
+    "Pairs that meaning joins in a usual sequence: mean over seeds, on the test's inputs."
+    looked = [p["values"].get("edges", {}) for r in runs if (p := r.probe("weights"))]
+    degrees = [e["degree"] for e in looked if e.get("degree") is not None]
     return fmean(degrees) * row.steps / 2 if degrees else None
 
 def circumstances(
@@ -137,11 +137,20 @@ def circumstances(
     if not isinstance(row, Row):
         return Circumstances(seeds=min(seeds.values()))
     missing = tuple(NAMES[b] for b in SIX if b not in row.baselines)
-    edges = semantic_edges(row, runs)
+    edges = semantic_edges(row, runs.get("full", []))
     return Circumstances(row.modalities, row.steps, edges, row.leak, seeds=min(seeds.values()),
                          missing=missing)
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #782e0ddb
+def size_of_test(
+    row:Row|Experiment,
+    runs:list,       # of all models
+)->int:              # samples
+    "The samples that are judged: those of one split, or of all folds together."
+    if not getattr(row, "folds", 0):
+        return runs[0].metrics["test"]["n"]
+    return sum({r.spec.data["fold"]: r.metrics["test"]["n"] for r in runs}.values())
+
 def judged(
     id:str,                       # of a claim
     which:Experiment|Row|str,     # see `experiment_of`
@@ -155,7 +164,7 @@ def judged(
     "A finding by the claim's own rule, with its sample sizes and runs."
     every, row = [r for found in runs.values() for r in found], experiment_of(which)
     at = circumstances(row, runs) if at is None else at
-    told = dict(n=n or every[0].metrics["test"]["n"], seeds=at.seeds, runs=tuple(r.id for r in every))
+    told = dict(n=n or size_of_test(row, every), seeds=at.seeds, runs=tuple(r.id for r in every))
     return of_row(row, judge(id, row.place, effects, at, why=why, counts=counts, **told))
 
 # %% ../../nbs/evidence/30_run_effects.ipynb #dc4bdcc0

@@ -49,8 +49,8 @@ def graph_can_act(c:Circumstances)->Asked:
     if c.steps < STEPS:
         return False, f"sequences of {c.steps:g} step{'s' * (c.steps != 1)}: no two can be joined"
     if c.edges is None:
-        return True, f"{c.steps:g} steps; how many semantic edges was not measured"
-    told = f"{c.steps:g} steps, {c.edges:.3g} semantic edges a sequence"
+        return None, f"{c.steps:g} steps; how many semantic edges was not measured"
+    told = f"{c.steps:g} steps, {c.edges:,.1f} semantic edges a sequence"
     return c.edges >= 1, told
 
 # %% ../../nbs/evidence/15_testability.ipynb #59948efa
@@ -85,8 +85,8 @@ def to_be_seen(e:Effect, visible:dict[str, float]={})->float: # NaN: nobody says
     return size if np.isnan(size) else max(size, e.minimum)
 
 def is_blind(e:Effect, visible:dict[str, float]={})->bool:
-    "Whether an effect is open in a test that could not have seen what the paper claims."
-    return state_of(e) == State.OPEN and e.detectable > to_be_seen(e, visible)
+    "Whether an effect is open in a test that would hardly have shown what the paper claims above the minimum."
+    return state_of(e) == State.OPEN and e.detectable > to_be_seen(e, visible) - e.minimum
 
 # %% ../../nbs/evidence/15_testability.ipynb #04b43b13
 def sized(x:float, percent:bool)->str:
@@ -94,22 +94,25 @@ def sized(x:float, percent:bool)->str:
     return f"{100 * x:.1f} points" if percent else f"{x:.3g}"
 
 def blind_spot(e:Effect, visible:dict[str, float])->str:
-    "What a test could have seen, and what it would have had to see."
-    could, wanted = sized(e.detectable, e.percent), sized(to_be_seen(e, visible), e.percent)
+    "What a test could have shown to count, and what it would have had to show."
+    could, wanted = sized(e.minimum + e.detectable, e.percent), sized(to_be_seen(e, visible), e.percent)
     if np.isnan(e.claimed):
         who = f"{wanted} are asked for"
     elif e.claimed < e.minimum:
         who = f"the paper claims {sized(e.claimed, e.percent)}, and {wanted} are what counts"
     else:
         who = f"the paper claims {wanted}"
-    return f"{e.name}: could only have seen {could}, {who}"
+    return f"{e.name}: could only have shown {could}, {who}"
 
 # %% ../../nbs/evidence/15_testability.ipynb #3a8ddc9d
-@condition("size_in_sight", text="a minimum detectable effect of at most what the paper claims, or of what "
-                                 "counts where that is more; asked where an effect stays open")
+@condition("size_in_sight", text="four chances in five to show what the paper claims, or what counts where that "
+                                 "is more, above the minimum; asked where an effect stays open and none is "
+                                 "below what counts")
 def size_in_sight(c:Circumstances)->Asked:
-    "Whether the effects that stay open could have been seen."
+    "Whether the effects that stay open could have been seen, unless another has settled the matter."
     visible = dict(c.visible)
+    if settled := [e for e in c.effects if state_of(e) in (State.TOO_SMALL, State.REVERSED)]:
+        return True, f"settled by {settled[0].name}"
     blind = [e for e in c.effects if is_blind(e, visible)]
     if not blind:
         return True, "what stays open could have been seen"

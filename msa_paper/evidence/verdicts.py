@@ -42,7 +42,7 @@ class State(StrEnum):
     "What the interval of an effect says."
     AS_CLAIMED = "as claimed"
     REVERSED = "reversed"
-    TOO_SMALL = "too small to matter"
+    TOO_SMALL = "below what counts"
     OPEN = "open"
 
 def state_of(e:Effect)->State:

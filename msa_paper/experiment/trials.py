@@ -164,6 +164,9 @@ def next_choice(
     "What the next trial tries. Raises where every trial failed that the grid of θ would start from."
     thetas = grid_of(spec.model, spec.space)
     if spec.space == "theta":
+        if len(trials) >= len(thetas):
+            what = f"{spec.trials} trials, and the grid of θ of '{spec.model}' has {len(thetas)} values"
+            raise MsaPaperError(what, tuning_file(spec).name, f"ask for {len(thetas)} trials")
         return "θ grid", {"settings.theta": thetas[len(trials)]}
     grid = thetas if spec.trials > len(thetas) else ()
     random = spec.trials - len(grid)

@@ -18,7 +18,7 @@ from ..registry import study
 
 HAVE_GRAPH = "full", "no_decision_attention", "no_feature_attention"
 CHOSEN = merged(PER_STEP, {m: dict(theta=.5) for m in HAVE_GRAPH})
-GRID = dict(models=ablations(), space="theta", trials=5, ablations_as="full")
+GRID = dict(models=ablations(), space="theta", trials=3, ablations_as="full")
 
 # %% ../../nbs/studies/85_as_published.ipynb #9f66c3c1
 ON_IEMOCAP = Experiment("iemocap", "context", "iemocap4", {}, models=ablations(), trials=0,

@@ -73,7 +73,8 @@ def fast_and_steady(e:Row, results:str)->Finding:
     if gone := lacking(e, runs):
         return gone
     at = replace(circumstances(e, runs), validation=best_on_validation(runs))
-    return judged("C8", e, learning_curve(runs), runs, at=at)
+    n = next(iter(runs.values()))[0].metrics["validation"]["n"]
+    return judged("C8", e, learning_curve(runs), runs, n=n, at=at)
 
 # %% ../../../nbs/evidence/claims/08_learning_curves.ipynb #b7730a0c
 @claim("C8", order=8, source="Figure 8", rule="each_beyond_minimum", interval="seeds",
