@@ -6,7 +6,6 @@
 __all__ = ['NOT_RUN', 'is_trained_on', 'candidates', 'chosen', 'is_reached', 'outcome', 'outcome_beside', 'aims_markdown']
 
 # %% ../../nbs/evidence/72_aims.ipynb #9ddec107
-from dataclasses import dataclass
 from statistics import fmean
 from .rule_text import in_points, what_is
 from .rules import Target, rules

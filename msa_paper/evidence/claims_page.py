@@ -107,8 +107,8 @@ def sizes_of_paper(found:list[Finding])->str: # Markdown; empty where the paper 
     if not claimed:
         return ""
     enough, above = sum(e.claimed > e.minimum for e in claimed), sum(e.low > 0 for e in every)
-    return (f"The paper's own sizes, taken as exact, lie above what counts in {enough} of {len(claimed)} effects "
-            f"that decide. Of ours, {above} of {len(every)} intervals lie above 0.\n\n")
+    return (f"The paper's own sizes, taken as exact, lie above what counts in {enough} of {len(claimed)} "
+            f"effects that decide. Of ours, {above} of {len(every)} intervals lie above 0.\n\n")
 
 def claim_markdown(c:Claim, found:list[Finding])->str:
     "Everything about one claim."

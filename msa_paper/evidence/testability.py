@@ -85,7 +85,7 @@ def to_be_seen(e:Effect, visible:dict[str, float]={})->float: # NaN: nobody says
     return size if np.isnan(size) else max(size, e.minimum)
 
 def is_blind(e:Effect, visible:dict[str, float]={})->bool:
-    "Whether an effect is open in a test that would hardly have shown what the paper claims above the minimum."
+    "Whether an effect is open in a test that would hardly have shown what the paper claims to count."
     return state_of(e) == State.OPEN and e.detectable > to_be_seen(e, visible) - e.minimum
 
 # %% ../../nbs/evidence/15_testability.ipynb #04b43b13
@@ -105,9 +105,9 @@ def blind_spot(e:Effect, visible:dict[str, float])->str:
     return f"{e.name}: could only have shown {could}, {who}"
 
 # %% ../../nbs/evidence/15_testability.ipynb #3a8ddc9d
-@condition("size_in_sight", text="four chances in five to show what the paper claims, or what counts where that "
-                                 "is more, above the minimum; asked where an effect stays open and none is "
-                                 "below what counts")
+@condition("size_in_sight", text="four chances in five to show what the paper claims, or what counts where "
+                                 "that is more, above the minimum; asked where an effect stays open and none "
+                                 "is below what counts")
 def size_in_sight(c:Circumstances)->Asked:
     "Whether the effects that stay open could have been seen, unless another has settled the matter."
     visible = dict(c.visible)

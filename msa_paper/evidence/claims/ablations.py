@@ -86,9 +86,9 @@ def every_ablation_loses(results:str="")->list[Finding]:
 @claim("C6", order=6, source="Figure 7", rule="each_beyond_minimum", decides=("graph_beyond_a_part",),
        says="No single part is worth more than the graph network.",
        question="Is more lost without the graph than without either attention?",
-       test="loss without the graph − loss without each other part, paired. Without decision-level attention "
-            "the head reads the states of the graph alone, so what is lost there is a way round the graph too; "
-            "what is lost without all three parts stands in C5")
+       test="loss without the graph − loss without each other part, paired. Without decision-level "
+            "attention the head reads the states of the graph alone, so what is lost there is a way round "
+            "the graph too; what is lost without all three parts stands in C5")
 def graph_is_worth_most(results:str="")->list[Finding]:
     "C6, on every data set whose ablations are run."
     tested = [asked(graph_counts_most, e, results) for e in ABLATED_ON]

@@ -46,11 +46,11 @@ def beside_r(errors:dict)->str:
     told = f"{d['share']:.0%} of all have |y| < 1, {among}"
     if "slope" not in by:
         return told
-    nearer = "nearer" if d["mean"] > by["large"] else "farther from"
+    beyond, low, high = (d[k] - by["large"] for k in ("mean", "low", "high"))
+    nearer = "nearer" if beyond > 0 else "farther from"
     return (f"{told}; the slope is {errors['slope']['mean']:+.2f}, where r = {by['r']:.2f} alone implies "
-            f"{by['slope']:+.2f}, and a share of {d['share'] + by['large']:.0%}: large errors lie {nearer} 0 than "
-            f"r alone has them, by {abs(d['mean'] - by['large']):.0%} [{d['low'] - by['large']:+.0%}, "
-            f"{d['high'] - by['large']:+.0%}]")
+            f"{by['slope']:+.2f}, and a share of {d['share'] + by['large']:.0%}: large errors lie {nearer} 0 "
+            f"than r alone has them, by {abs(beyond):.0%} [{low:+.0%}, {high:+.0%}]")
 
 # %% ../../../nbs/evidence/claims/07_errors.ipynb #28dfb785
 def errors_near_zero(e:Row, results:str)->Finding:
