@@ -41,7 +41,7 @@ FEATURE_TABLES = {
 @study("iemocap", order=3)
 def iemocap()->Study:
     "IEMOCAP as dialogues."
-    pages = *TABLES, "figure7", "figure8", "figure9", "tuning"
+    pages = *TABLES, "tuning"
     return Study((CONTEXT,), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True)
 
 @study("iemocap-features", order=8)

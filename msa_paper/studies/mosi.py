@@ -55,7 +55,7 @@ KNOWN_FAULTS = dict.fromkeys(
 @study("mosi", order=2)
 def mosi()->Study:
     "CMU-MOSI as videos in context."
-    pages = *TABLES, "figure6", "figure7", "figure8", "tuning"
+    pages = *TABLES, "tuning"
     return Study((REGRESSION, BINARY), comparisons=OF_EXPERIMENTS, pages=pages, tables=TABLES, probed=True,
                  known_faults=KNOWN_FAULTS)
 
