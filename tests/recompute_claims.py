@@ -132,12 +132,12 @@ class Row:
         self.results.agree(f"{what} verdict", mine, self.f["verdict"])
 
 
-def claims(results):
-    "Compare every claim."
+def claims(results, ids=()):
+    "Compare every claim, or some."
     rules = tomllib.loads((results.root / "data/rules.toml").read_text())
     sizes = {name: m["size"] for m in rules["minimum"] for name in m["of"]}
     told = json.loads((results.root / "figures/claims/claims.json").read_text())
-    for rule in rules["rule"]:
+    for rule in (r for r in rules["rule"] if r["claim"] in (ids or told)):
         rows = [Row(results, rule["claim"], name, f) for name, f in told[rule["claim"]]["places"].items()]
         for row in rows:
             row.effects(rule, sizes)

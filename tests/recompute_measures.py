@@ -1,5 +1,5 @@
-"""What tests/recompute.py reads effects from, without msa_paper: their names, and what learning curves, probes
-of trained models and counts of parameters say of them."""
+"""What tests/recompute.py reads effects from, without msa_paper: their names, and what learning curves,
+probes of trained models and counts of parameters say of them."""
 
 import numpy as np
 import pandas as pd

@@ -1,5 +1,7 @@
-"""What tests/recompute.py judges with, without msa_paper: intervals and their tests, and the states of effects and
-verdicts of claims that follow from them by the rules in data/rules.toml."""
+"""What tests/recompute.py judges with, without msa_paper: intervals and their tests, and the states of effects
+and verdicts of claims that follow from them by the rules in data/rules.toml."""
+
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -13,11 +15,16 @@ SMALL = "too small to matter", "below what counts"  # both names of this state
 ONLY = dict(size_in_sight="not supported", every_baseline="supported")  # conditions that rule out one verdict
 
 
+@cache
+def detectable(df):
+    "How many standard errors are seen in four of five tests."
+    return optimize.brentq(lambda d: stats.nct.sf(stats.t.isf(0.025, df), df, d) - 0.8, 0, 40)
+
+
 def interval(mean, se, df):
     "95 %, the test against 0, and the minimum detectable effect."
-    half, f = stats.t.isf(0.025, df) * se, max(df, 1)
+    half, least = stats.t.isf(0.025, df) * se, se and se * detectable(max(df, 1))
     p = 2 * stats.t.sf(abs(mean) / se, df) if se else float(mean == 0)
-    least = se and se * optimize.brentq(lambda d: stats.nct.sf(stats.t.isf(0.025, f), f, d) - 0.8, 0, 40)
     return dict(df=df, mean=mean, low=mean - half, high=mean + half, p=p, detectable=least)
 
 
