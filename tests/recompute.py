@@ -1,7 +1,7 @@
 """What is published, recomputed from results/ without msa_paper: tables, effects and verdicts of claims, and
 metrics of predictions, where labels of MOSI, MOSEI or IEMOCAP are; returns 1 where a number differs.
-Taken as published: over folds standard errors, and r and F1 but for .005; C7 and intervals of C4; what is said
-of graphs, reach and leaks; the paper's own sizes; which effects and rows decide; what a probe saw in one run."""
+Taken as published: over folds standard errors, and r and F1 but for .005; C7 and intervals of C4; what is
+said of graphs, reach and leaks; the paper's own sizes; which effects decide; what a probe saw in one run."""
 
 import argparse, json, os, sys  # noqa: E401
 from pathlib import Path

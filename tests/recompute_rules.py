@@ -1,5 +1,5 @@
-"""What tests/recompute.py judges with, without msa_paper: intervals and their tests, and the states of effects
-and verdicts of claims that follow from them by the rules in data/rules.toml."""
+"""What tests/recompute.py judges with, without msa_paper: intervals and their tests, and the states of
+effects and verdicts of claims that follow from them by the rules in data/rules.toml."""
 
 from functools import cache
 
