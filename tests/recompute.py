@@ -1,42 +1,20 @@
-"""What is published, recomputed without msa_paper: tables, effects and verdicts of claims, and metrics of
-published predictions, where labels of CMU-MOSI, CMU-MOSEI or IEMOCAP are. 1 where a number differs."""
+"""What is published, recomputed from results/ without msa_paper: tables, effects and verdicts of claims, and
+metrics of predictions, where labels of MOSI, MOSEI or IEMOCAP are; returns 1 where a number differs.
+Taken as published: over folds standard errors, and r and F1 but for .005; C7 and intervals of C4; what is
+said of graphs, reach and leaks; the paper's own sizes; which effects decide; what a probe saw in one run."""
 
 import argparse, json, os, sys  # noqa: E401
 from pathlib import Path
 import numpy as np, pandas as pd  # noqa: E401
-from scipy import optimize, stats
+from recompute_claims import claims
+from recompute_measures import of_curve, of_probe
+from recompute_rules import holm, interval, judged
+from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 WORDS = dict(happiness="happy", sadness="sad", anger="angry", frustration="frustrated")
 TABLES = dict(mosi=("label.csv", ",", 0, "{video_id}_{clip_id}"), mosei=("test.tsv", "\t", 3, "{vid}[{cid}]"))
 EDGES, COVERED = dict(mae=(0, np.inf), corr=(-1, 1)), ("mosi", "mosei", "iemocap")
-
-
-def judged(x, between, within, G):  # a mean, its interval over seeds and groups, and its test against 0
-    S, n, g = len(x), max(len(x) - 1, 1), G - 1
-    v_G, (v_S, v_E) = between * G / g, (np.var(x, ddof=1) / S, within * G / g / (S * n)) if S > 1 else (0, 0)
-    v = max(v_G, v_S, v_G + v_S - v_E)
-    w, se = v_S / v if v else 0, v**0.5
-    df = 1 / (w**2 / n + (1 - w) ** 2 / g + 2 * w * (1 - w) * (n**-2 + g**-2))
-    mean, sd, half = np.mean(x), np.std(x, ddof=1) if S > 1 else np.nan, stats.t.isf(0.025, df) * se
-    p, f = 2 * stats.t.sf(abs(mean) / se, df) if se else float(mean == 0), max(df, 1)
-    least = se and se * optimize.brentq(lambda d: stats.nct.sf(stats.t.isf(0.025, f), f, d) - 0.8, 0, 40)
-    of_seeds = dict(sd=sd, seeds=S, in_seed_sds=mean / sd if sd > 0 else np.nan)
-    return of_seeds | dict(df=df, mean=mean, low=mean - half, high=mean + half, p=p, detectable=least)
-
-
-def holm(p):  # adjusted p-values
-    p = pd.Series(p, dtype=float).sort_values()
-    return ((len(p) - np.arange(len(p))) * p).cummax().clip(upper=1)
-
-
-def verdict(rule, effects):  # each beyond the minimum that counts; or one beyond it reversed, with Holm
-    e = pd.DataFrame([dict(df=1e9) | x for x in effects])
-    se, x = (e.high - e.low) / 2 / stats.t.isf(0.025, e.df), e.estimate
-    p = holm(np.where(x < -e.minimum, 2 * stats.t.sf(abs(x + e.minimum) / se, e.df), 1))
-    no = (e.high <= 0).all() if rule == "order_holds" else ((p < 0.05) & (e.high < -e.minimum)).any()
-    yes = (e.low > e.minimum).all() and ("in_order" not in rule or x.is_monotonic_increasing)
-    return "contradicted" if no else "supported" if yes else "not supported"
 
 
 def metrics(p, y, classes):  # of predictions (n, outputs)
@@ -65,15 +43,34 @@ def labels_of(data, dataset, protocol, classes):  # {id: label}, read from a dat
     return {0: y, 2: 1.0 * (y >= 0), 7: y.clip(-3, 3).round() + 3}[len(classes)]
 
 
+def terms_in(comparison, folds={}):  # '+1*0cd5c1de.mae -1*…': {({configuration, …}, metric, weight), …}
+    terms = (t.partition("*")[::2] for t in comparison.split(" "))
+    split = ((*name.split(".", 1), float(w)) for w, name in terms)
+    return frozenset((folds.get(c, frozenset({c})), metric, w) for c, metric, w in split)
+
+
 class Recomputed:  # every published run and comparison, and how far our numbers are from what pages say
     def __init__(self, root, data):
-        files = (root.glob(f"results/*/{n}.parquet") for n in ("runs", "covariance", "predictions"))
-        runs, rows, self.predictions = (pd.concat(map(pd.read_parquet, paths)) for paths in files)
+        kinds = "runs", "covariance", "predictions", "probes", "history"
+        files = (sorted(root.glob(f"results/*/{kind}.parquet")) for kind in kinds)
+        tables = (pd.concat(map(pd.read_parquet, paths)) for paths in files)
+        runs, rows, self.predictions, probes, history = tables
         self.of = {c: g.drop_duplicates("seed").set_index("seed") for c, g in runs.groupby("configuration")}
-        self.root, self.data, self.by, self.found = root, data, {}, []  # `found`: how far off, allowed, what
-        for row in rows.itertuples():
-            terms = (t.partition("*")[::2] for t in row.comparison.split(" "))
-            self.by[frozenset((*name.split(".", 1), float(w)) for w, name in terms)] = row
+        self.root, self.data, self.found, seen = root, data, [], {}  # `found`: how far off, allowed, what
+        self.by = {terms_in(row.comparison): row for row in rows.itertuples()}
+        derived = [json.loads(path.read_text()).items() for path in root.glob("results/*/derived.json")]
+        every = [(k, d) for of in derived for k, d in of if isinstance(d, dict) and "of" in d]
+        self.derived = [(k, {run[:8] for run in d["of"]}, d) for k, d in every]
+        for _, some, d in (x for x in self.derived if x[0].startswith("folds comparisons")):
+            by_model = runs[runs.configuration.isin(some)].groupby("model").configuration
+            folds = {model: frozenset(c) for model, c in by_model}
+            self.by |= {terms_in(name, folds): row for name, row in d.items() if name != "of"}
+        for key, g in history.dropna(subset="validation_accuracy").groupby(["configuration", "seed"]):
+            seen[key] = of_curve(g.validation_accuracy.to_numpy())
+        for p in probes.itertuples():  # of two studies with the same run, the later counts
+            of = of_probe(p.probe, json.loads(p.content)["values"])
+            seen[p.configuration, p.seed] = seen.get((p.configuration, p.seed), {}) | of
+        self.seen = pd.DataFrame.from_dict(seen, orient="index", dtype=float)
 
     def same(self, what, ours, theirs, allowed=1e-6, digits=6):  # but for rounding to so many digits
         for k, x in ours.items():
@@ -82,13 +79,27 @@ class Recomputed:  # every published run and comparison, and how far our numbers
             off = 0.0 if x == y or np.isnan(x) and np.isnan(y) else max(abs(x - y) - unit / 2, 0)
             self.found.append((np.inf if np.isnan(off) else off, allowed, f"{what} {k}"))
 
+    def agree(self, what, ours, theirs):
+        self.found.append((0.0 if ours == theirs else np.inf, 0, f"{what}: {ours}, not {theirs}"))
+
+    def statistic(self, name, configurations):  # that was published of them; the name's own words come first
+        return next(d for k, of, d in self.derived if name in k.split()[:2] and of >= set(configurations))
+
+    def values(self, configurations, metric):  # of each seed; folds weigh as much as was tested
+        runs, n = [self.of[c] for c in configurations], "test_n_non0" if "non0" in metric else "test_n"
+        return sum(r[f"test_{metric}"] * r[n] for r in runs) / sum(r[n] for r in runs)
+
     def test(self, *terms):  # a weighted sum; a model that was fitted once has its only value for all seeds
-        row = next(r for s in (1, -1) if (r := self.by.get(frozenset((c, m, s * w) for c, m, w in terms))))
-        seeds, x = [int(s) for s in row.seeds.split(",")], 0
-        for c, m, w in terms:
-            one = self.of[c][f"test_{m}"]
-            x = x + w * np.resize(one if len(one) == 1 else one.loc[seeds], len(seeds))
-        return judged(x, row.between, row.within, self.of[terms[0][0]].groups.iloc[0])
+        found = {s: self.by.get(frozenset((frozenset(c), m, s * w) for c, m, w in terms)) for s in (1, -1)}
+        sign, row = next((s, row) for s, row in found.items() if row)
+        each = [w * self.values(c, m) for c, m, w in terms]
+        if not isinstance(row, dict):
+            seeds = [int(s) for s in row.seeds.split(",")]
+            x = sum(np.resize(v if len(v) == 1 else v.loc[seeds], len(seeds)) for v in each)
+            return judged(x, row.between, row.within, self.of[terms[0][0][0]].groups.iloc[0])
+        mean, sums = sum(v.mean() for v in each), not any(m == "corr" or "f1" in m for _, m, _ in terms)
+        self.found.append((abs(mean - sign * row["mean"]), 1e-6 if sums else 0.005, f"over folds {terms}"))
+        return interval(mean if sums else sign * row["mean"], row["se"], row["df"])
 
     def tables(self):
         for path in self.root.glob("figures/*/table[3-6].csv"):
@@ -96,29 +107,13 @@ class Recomputed:  # every published run and comparison, and how far our numbers
             for part, table in pd.read_csv(path).groupby("part"):
                 tag, p = {r.split("/")[1]: r.split("/")[2].split("-")[0] for r in behind[part]["runs"]}, {}
                 for k, r in table[table["mean"].notna()].iterrows():
-                    m = self.test((tag[r.model], r.metric, 1.0))
+                    m = self.test(((tag[r.model],), r.metric, 1.0))
                     m |= {end: np.clip(m[end], *EDGES.get(r.metric, (0, 1))) for end in ("low", "high")}
                     if not np.isnan(r.d_mean):
-                        d = self.test((tag[r.model], r.metric, 1.0), (tag["full"], r.metric, -1.0))
+                        d = self.test(((tag[r.model],), r.metric, 1.0), ((tag["full"],), r.metric, -1.0))
                         p[k], m = d["p"], m | {f"d_{c}": v for c, v in d.items()}
                     self.same(f"{name} {r.model} {r.metric}", {c: v for c, v in m.items() if c in r}, r)
                 self.same(f"{name} Holm's p", holm(p), table.d_holm)
-
-    def claims(self):
-        told = json.loads((self.root / "figures/claims/claims.json").read_text())
-        every = ((id, c["rule"]["id"], c["places"]) for id, c in told.items() if "rule" in c)
-        for id, rule, place, f in ((*c, *f) for *c, places in every for f in places.items()):
-            tags = {r.split("/")[-1].split("-")[0] for r in f["runs"]} & self.of.keys()
-            whole = all('"fold"' not in self.of[c].spec.iloc[0] for c in tags)  # else folds are one test
-            tests = [self.test(*terms) for terms in self.by if whole and {c for c, _, _ in terms} <= tags]
-            for x in (x for x in f["effects"] if tests and int(id[1:]) < 10 and x["metric"]):  # not of probes
-                t = min(tests, key=lambda t: abs(abs(t["mean"]) - abs(x["estimate"])) + abs(t["p"] - x["p"]))
-                mine, x["df"] = dict(estimate=np.copysign(t["mean"], x["estimate"]), p=t["p"]), t["df"]
-                self.same(f"{id} {place} {x['effect']}", mine, x, digits=5)
-            e, unmet = [x for x in f["effects"] if x["decides"]], any(not c["met"] for c in f["checks"])
-            if e and rule.startswith(("each_beyond_minimum", "order_holds")):
-                ok = unmet if "not testable" in f["verdict"] else verdict(rule, e) == f["verdict"]
-                self.found.append((0.0 if ok else np.inf, 0, f"{id} {place} verdict"))
 
     def metrics(self):
         for c, g in self.predictions.groupby("configuration"):
@@ -138,7 +133,7 @@ def main(*arguments):  # 1 where a number differs by more than is allowed
     ask.add_argument("--root", type=Path, default=here, help="holds results/ and figures/")
     ask.add_argument("--data", type=Path, default=Path(os.environ.get("MSA_PAPER_DATA", here / "data")))
     of = Recomputed(**vars(ask.parse_args(arguments)))
-    of.tables(), of.claims(), of.metrics()
+    of.tables(), claims(of), of.metrics()
     wrong, data = sorted(f for f in of.found if f[0] > f[1]), {f[2].split(":")[0] for f in of.found}
     print(len(of.found), "numbers, predictions of", *sorted(data & set(COVERED)), *wrong[-9:])
     print(f"largest difference {max(of.found)[0]:.1e}, {len(wrong)} larger than allowed")
