@@ -165,7 +165,7 @@ def lines_of_ours(
             lines.append((Line(NAMES[m], *told, values, note, True), runs))
     return lines
 
-# %% ../../nbs/report/53_protocols_page.ipynb #21cf259e
+# %% ../../nbs/report/53_protocols_page.ipynb #9584d456
 CROSS = "cross-validation"     # as data/published.csv calls it
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def cross_validated(p:Protocol, results:str="")->list[str]:
     rows = {n: open_results(results).studies[n].rows[0] for n in there}
     return [n for n, r in rows.items() if Protocol(r["dataset"], CROSS, target_of(r["task"])) == p]
 
-# %% ../../nbs/report/53_protocols_page.ipynb #11e97c51
+# %% ../../nbs/report/53_protocols_page.ipynb #3d447745
 def folds_line(name:str, m:str, f:Folds, metrics:tuple[str, ...], p:Protocol)->Line:
     "The row of one model."
     first, told = f.runs[0], f.told
@@ -261,8 +261,8 @@ INTRODUCTION = (
     "Every public protocol of a data set, what others published in it, and ours. Ours: mean and 95 % "
     "interval; *the like* is a published number of the same protocol, training target, modalities and n. "
     "† is second hand: seen in notes or in a later paper's table, not in its own. The baseline is the one of "
-    "the paper's six that validation prefers. The videos of every fold of a cross-validation of ours are "
-    "scored together.\n\n"
+    "the paper's six that validation prefers. The folds of a cross-validation of ours are "
+    "scored as one test; its settings were found on one split, whose validation videos some fold tests.\n\n"
 )
 
 def lines_table(shown:list[Shown])->pd.DataFrame:
