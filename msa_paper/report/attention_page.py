@@ -177,7 +177,8 @@ def grid_table(every:list[Grid])->str: # Markdown
         "From the worst to the best θ."
         x = np.ptp(list(g.scores.values()))
         return f"{100 * x:.2f} points" if g.monitor == "accuracy" else f"{x:.4f}"
-    rows = [[f"{source_told(g.study, g.place)}: {NAMES[g.model]}", {"loss": "loss", "accuracy": "accuracy, %"}[g.monitor],
+    rows = [[f"{source_told(g.study, g.place)}: {NAMES[g.model]}",
+             {"loss": "loss", "accuracy": "accuracy, %"}[g.monitor],
              *(shown(g, t) for t in thetas), spread(g)] for g in every]
     head = ["data, model", "validation", *(f"θ = {t:g}" for t in thetas), "between θ"]
     return markdown(head, rows) if rows else "**No grid over θ is published.**\n"
@@ -227,14 +228,16 @@ def alternative(every:list[Looked])->str:
         some = [w["alpha"] for w in one.weights]
         hands, constant = of_seeds(some, "hands"), of_seeds(some, "constant")
         move = f"changes hands in {percent(hands)} % of steps" if hands else "has no second step to change at"
-        told.append(f"{source_told(one.study, one.place)}: the largest weight {move}, one modality stays largest in "
+        where = source_told(one.study, one.place)
+        told.append(f"{where}: the largest weight {move}, one modality stays largest in "
                     f"{percent(constant)} % of sequences ({len(some)} seeds, n = {some[0]['n']:,} steps)")
     return "Left, weights of modalities over steps; right, joined pairs by θ. " + "; ".join(told) + "."
 
 # %% ../../nbs/report/56_attention_page.ipynb #95f6187c
 READ = ("Numbers are means over seeds [least, most]; n counts test steps. A weight that does not move is a "
-        "constant; where all weigh the same at every step none is the largest, and these cells are empty. With "
-        "one modality a weight is 1 whatever the model is, and nothing is shown. Features that *leak labels* "
+        "constant; where all weigh the same at every step none is the largest, and these cells are empty. "
+        "With one modality a weight is 1 whatever the model is, and nothing is shown. "
+        "Features that *leak labels* "
         "were made by networks that had seen labels of all training videos, those that validate among them: "
         "what validation says of θ on them is too good.\n\n")
 

@@ -123,8 +123,8 @@ def budget(found:Results)->str:
     alike = "the same number for every model that is searched in an experiment" if all(
         len(some) == 1 for some in trials_of(found).values()) else "not the same number for every model"
     names = ", ".join(f"`{n}`" for n in taken)
-    return f"{alike}; ablations take the full model's settings, without a search of their own, in {names}" if (
-        taken) else alike
+    told = f"; ablations take the full model's settings, without a search of their own, in {names}"
+    return alike + (told if taken else "")
 
 # %% ../../nbs/report/54_checklists.ipynb #8018809c
 def trained_specs(found:Results)->list[dict]:
@@ -263,7 +263,8 @@ def checklists_text(results:str="", project:Path|None=None)->str: # Markdown
             raise MsaPaperError(f"an answer lacks its evidence: {lack}", f"item {i.id} of {i.list}",
                                 "make the evidence, or answer otherwise (data/checklists.toml)")
     first, *rest = [list_text(c, items, told) for c in lists]
-    cost = f"### Compute, study by study\n\n{compute_table(results)}\n{shared_told(results)} {store_told(results)}\n"
+    under = f"{shared_told(results)} {store_told(results)}"
+    cost = f"### Compute, study by study\n\n{compute_table(results)}\n{under}\n"
     return "\n".join([first, cost, *rest])
 
 @page("checklists", whole=True, order=25)

@@ -155,7 +155,8 @@ def shared_told(results:str="")->str:
         told += [f"{added:,} {what} instead of {once:,}"] if added > once else []
     if not told:
         return "No two studies share a run, a search or a probe."
-    return f"What two studies share counts once in the last row; the rows above it add up to {', '.join(told)}."
+    more = ", ".join(told)
+    return f"What two studies share counts once in the last row; the rows above it add up to {more}."
 
 # %% ../../nbs/report/52_compute.ipynb #ec1e17ba
 def store_told(results:str="")->str:
@@ -163,8 +164,8 @@ def store_told(results:str="")->str:
     s = published_store(results)
     if s is None:
         return (f"Of the published trials {total_compute(results).failed_trials:,} failed; how many runs and "
-                "trials failed before, and were made again, is not known: their store has not written it down "
-                "(`msa-paper publish compute`).")
+                "trials failed before, and were made again, is not known: their store has not written it "
+                "down (`msa-paper publish compute`).")
     return (f"The working store held {s.runs:,} runs ({hours(s.run_seconds)}) and {s.searches:,} searches of "
             f"{s.trials:,} trials ({hours(s.trial_seconds)}), {s.failed_trials:,} of which failed, and "
             f"{s.failed_notebooks:,} notebooks that failed and were not made again.")

@@ -200,8 +200,8 @@ def folds_line(name:str, m:str, f:Folds, metrics:tuple[str, ...], p:Protocol)->L
     values = {k: f"{METRICS[k].show(told[k]['mean'])} {METRICS[k].between(told[k]['low'], told[k]['high'])}"
               for k in metrics if k in told}
     ours = Setting(p.dataset, CROSS, first.spec.task, frozenset(modalities.split(", ")), told["n"])
-    note = (f"{seeds} seeds; {told['folds']} folds over all {told['groups']} {units(first.spec)[1]}, scored as "
-            f"one test; the like of {likes_of(p, ours) or 'none'} of the numbers above")
+    note = (f"{seeds} seeds; {told['folds']} folds over all {told['groups']} {units(first.spec)[1]}, scored "
+            f"as one test; the like of {likes_of(p, ours) or 'none'} of the numbers above")
     by = ", ".join([f"`{name}`", first.spec.task, *options_told(first.spec.data)])
     return Line(NAMES[m], by, modalities, f"{told['n']:,}", values, note, True)
 

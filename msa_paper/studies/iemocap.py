@@ -28,7 +28,8 @@ WITH_VISION = Experiment(
 FOUR = Asked("acc", "acc", "acc"), Asked("f1_weighted", "f1_weighted", "f1_weighted")
 LOST = Asked("acc", "acc2"), Asked("f1_weighted")
 MISSING = not_at_hand(FEATURES, "iemocap-features")
-FACES = Part(f"The same with vision, as in the paper; {FORWARDS}", CONTEXT.key, FOUR, MISSING, "iemocap-features")
+FACES = Part(f"The same with vision, as in the paper; {FORWARDS}", CONTEXT.key, FOUR, MISSING,
+             "iemocap-features")
 TABLES = {
     "table4": (
         Part(f"Utterances in the course of their dialogue, text and audio; {FORWARDS}", CONTEXT.key, FOUR),
