@@ -7,6 +7,7 @@ __all__ = ['FACTS', 'STORE', 'cost_facts', 'facts', 'Checklist', 'Item', 'read_c
            'answer_told', 'checklists_text', 'checklists_page']
 
 # %% ../../nbs/report/54_checklists.ipynb #df603a02
+import json
 import tomllib
 from collections.abc import Callable
 from functools import cache
@@ -17,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core import MsaPaperError, json_text, known, project_folder, validated, write_whole
 from ..data.catalogue import about
 from ..experiment.published import Results, open_results
-from ..registry import page
-from .compute import compute_table, hours, store_told, total_compute
+from ..experiment.search_space import searched_space
+from ..registry import page, study
+from .compute import compute_table, hours, shared_told, store_told, total_compute
 from .elsewhere import references
 from .markdown import markdown
 from .pages import page_folder
+from ..studies.study import is_closed_form, studied
 
 # %% ../../nbs/report/54_checklists.ipynb #801de6bc
 def data_sets(found:Results)->list[str]:
@@ -82,32 +85,71 @@ def searched_of(found:Results, model:str)->list[dict]:
     every = (x for s in found.studies.values() for x in s.settings.get("searches", []))
     return [x for x in every if x["spec"]["model"] == model]
 
+def is_range(search:dict, name:str)->bool:
+    "Whether values of a search are the ends of a range, and not a list of choices: stored they look alike."
+    spec = search["spec"]
+    return isinstance(searched_space(spec["model"], spec.get("space", "")).get(name), tuple)
+
+def values_told(values:set, ends:bool)->str:
+    "A range from its least to its most, or a list of choices."
+    shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in sorted(values)]
+    return f"from {shown[0]} to {shown[-1]}, logarithmic" if ends else f"one of {', '.join(shown)}"
+
 def ranges(found:Results, model:str="full")->str:
     "What was searched of a model, over all its searches."
     spaces = {}
-    for name, values in ((k, v) for x in searched_of(found, model) for k, v in x["space"].items()):
-        spaces.setdefault(name.removeprefix("settings."), set()).update(values)
-    shown = {name: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in sorted(values))
-             for name, values in spaces.items()}
-    return "; ".join(f"{name} {values}" for name, values in shown.items())
+    for x in searched_of(found, model):
+        for name, values in x["space"].items():
+            spaces.setdefault((name.removeprefix("settings."), is_range(x, name)), set()).update(values)
+    return "; ".join(f"{name} {values_told(values, ends)}" for (name, ends), values in spaces.items())
+
+# %% ../../nbs/report/54_checklists.ipynb #0257db71
+def trials_of(found:Results)->dict[tuple[str, ...], set[int]]: # {study, data, task, options: trials}
+    "How many trials the searches of each experiment have."
+    trials = {}
+    for name, s in found.studies.items():
+        for x in s.settings.get("searches", []):
+            of = x["spec"]
+            key = name, of["dataset"], of["protocol"], of["task"], json.dumps(of["data"], sort_keys=True)
+            trials.setdefault(key, set()).add(of["trials"])
+    return trials
+
+def budget(found:Results)->str:
+    "Whether models are searched alike, and which are not searched."
+    if not trials_of(found):
+        return ""
+    taken = [n for n in found.studies if n in study and any(
+        e.ablations_as == "full" for e in studied(n).experiments)]
+    alike = "the same number for every model that is searched in an experiment" if all(
+        len(some) == 1 for some in trials_of(found).values()) else "not the same number for every model"
+    names = ", ".join(f"`{n}`" for n in taken)
+    told = f"; ablations take the full model's settings, without a search of their own, in {names}"
+    return alike + (told if taken else "")
 
 # %% ../../nbs/report/54_checklists.ipynb #8018809c
+def trained_specs(found:Results)->list[dict]:
+    "What every published run that is trained was to be; what is fitted in closed form has no epochs."
+    rows = [r for s in found.studies.values() for r in s.rows if not is_closed_form(r["model"])]
+    return [json.loads(r["spec"]) for r in rows]
+
 def selection(found:Results)->str:
     "How epochs and settings are chosen."
-    fixed = [x["spec"]["fixed"] for s in found.studies.values() for x in s.settings.get("searches", [])]
-    by = sorted({f.get("monitor", "loss") for f in fixed})
-    patience = sorted({f["patience"] for f in fixed if "patience" in f})
-    if not fixed:
+    trained = trained_specs(found)
+    by = sorted({s["monitor"] for s in trained})
+    stopping = [s["patience"] for s in trained if s["patience"] < s["epochs"]]
+    if not stopping:
         return ""
-    ends = f"{patience[0]} to {patience[-1]}"
-    return f"by validation {' or '.join(by)}, patience {ends} epochs, never by the test"
+    whole = len(trained) - len(stopping)
+    rest = f" ({whole:,} of {len(trained):,} runs see all their epochs)" if whole else ""
+    told = f"patience {min(stopping)} to {max(stopping)} epochs{rest}"
+    return f"by validation {' or '.join(by)}, {told}, never by the test"
 
 # %% ../../nbs/report/54_checklists.ipynb #5dbbf15b
 FACTS:dict[str, Callable[[Results], str]] = dict(
     data=lambda found: ", ".join(about(name).label for name in data_sets(found)),
     terms=lambda found: of_each(found, "terms"), splits=lambda found: of_each(found, "splits"),
     leaks=leaks_told, test_n=test_sizes, hardware=machines, software=software, commits=commits, ranges=ranges,
-    selection=selection, references=lambda found: str(len(references())),
+    selection=selection, budget=budget, references=lambda found: str(len(references())),
 )
 
 def cost_facts(results:str="")->dict[str, str]:
@@ -221,7 +263,8 @@ def checklists_text(results:str="", project:Path|None=None)->str: # Markdown
             raise MsaPaperError(f"an answer lacks its evidence: {lack}", f"item {i.id} of {i.list}",
                                 "make the evidence, or answer otherwise (data/checklists.toml)")
     first, *rest = [list_text(c, items, told) for c in lists]
-    cost = f"### Compute, study by study\n\n{compute_table(results)}\n{store_told(results)}\n"
+    under = f"{shared_told(results)} {store_told(results)}"
+    cost = f"### Compute, study by study\n\n{compute_table(results)}\n{under}\n"
     return "\n".join([first, cost, *rest])
 
 @page("checklists", whole=True, order=25)

@@ -23,7 +23,8 @@ from .names import METRICS
 from .pages import compared, page_folder, picture, runs_of, units
 from .style import ACCENT, INK, PALE, house_style
 from .tables import reported
-from ..studies.study import PAPER_BASELINES, Asked, Experiment, experiment, studied, study_names
+from ..studies.study import PAPER_BASELINES, Asked, Experiment, experiment, label_leaks
+from ..studies.study import studied, study_names
 
 # %% ../../nbs/report/55_choices.ipynb #6a201d10
 SEVEN = *PAPER_BASELINES, "full"
@@ -43,8 +44,9 @@ class Reported:
     @property
     def label(self)->str:
         "How the page calls it."
-        place, label = self.experiment.place or self.experiment.key, METRICS[self.metric].label
-        return f"{place}: {label.removesuffix(', %')}"
+        e, label = self.experiment, METRICS[self.metric].label.removesuffix(", %")
+        leaks = ", leaking features" if label_leaks(e.study, f"{e.dataset}-{e.protocol}") else ""
+        return f"{e.place or e.key}{leaks}: {label}"
 
 # %% ../../nbs/report/55_choices.ipynb #14dd8674
 def parts_reported(study:str)->list[Reported]:
@@ -199,7 +201,14 @@ HEAD = ["data, metric", "test", *CHOICES, "paper: step between neighbours, media
         "paper: lead of the proposed", "smallest difference that can be shown"]
 READ = ("Gains are turned so that more is better; MAE and r in their own units, all else in points. Each is "
         "the mean over the seven models [smallest, largest]; the best of n seeds is its exact expectation "
-        "over all choices of n of the published seeds. An empty cell: there is no such choice, or it was not "
+        "over all choices of n of the published seeds. "
+        "*Kinder definition*: of two in use, the one under which the same predictions score higher, less the "
+        "other: Acc-2 and its F1 with zeros as positive or left out; of emotions accuracy or the mean recall "
+        "of the classes, F1 weighted by frequency or not. *Best epoch "
+        "for the metric, validation*: what choosing the epoch anew for this metric gains on validation; 0 by "
+        "construction where the metric is what chose the epoch, as accuracy does in every row of classes. "
+        "*Leaking features*: networks that had seen the labels of all training videos made them. "
+        "An empty cell: there is no such choice, or it was not "
         "measured. "
         "Epochs were picked on the test for one model alone, bc-LSTM on features that leak, to measure the "
         "practice. The last column is what four of five experiments like ours would have found, for the full "

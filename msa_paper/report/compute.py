@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEAD', 'Compute', 'on_gpu', 'counted_seeds', 'compute_of', 'total_compute', 'each_compute', 'StoreCompute',
            'searches_of', 'store_compute', 'compute_file', 'publish_compute', 'published_store', 'hours', 'compute_row',
-           'compute_table', 'store_told']
+           'compute_table', 'shared_told', 'store_told']
 
 # %% ../../nbs/report/52_compute.ipynb #a3a3b5d4
 from collections.abc import Iterable
@@ -132,7 +132,7 @@ def hours(seconds:float)->str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 HEAD = ("study", "runs", "configurations", "seeds", "training",
-        "searches", "trials", "failed trials", "searching", "probes")
+        "searches", "trials", "failed of these", "searching", "probes")
 
 def compute_row(name:str, c:Compute)->list[str]:
     "One study."
@@ -145,12 +145,27 @@ def compute_table(results:str="")->str: # Markdown
     rows = [compute_row(f"`{name}`", c) for name, c in each_compute(results).items()]
     return markdown(HEAD, [*rows, compute_row("**all**", total_compute(results))])
 
+# %% ../../nbs/report/52_compute.ipynb #3fe524f2
+def shared_told(results:str="")->str:
+    "By how much the rows of `compute_table` exceed its last one, and why."
+    rows, total = each_compute(results).values(), total_compute(results)
+    told = []
+    for what in ("runs", "configurations", "searches", "probes"):
+        added, once = sum(getattr(c, what) for c in rows), getattr(total, what)
+        told += [f"{added:,} {what} instead of {once:,}"] if added > once else []
+    if not told:
+        return "No two studies share a run, a search or a probe."
+    more = ", ".join(told)
+    return f"What two studies share counts once in the last row; the rows above it add up to {more}."
+
 # %% ../../nbs/report/52_compute.ipynb #ec1e17ba
 def store_told(results:str="")->str:
     "What the working store held, as a sentence."
     s = published_store(results)
     if s is None:
-        return "What failed in the working store was not written down (`msa-paper publish compute`)."
+        return (f"Of the published trials {total_compute(results).failed_trials:,} failed; how many runs and "
+                "trials failed before, and were made again, is not known: their store has not written it "
+                "down (`msa-paper publish compute`).")
     return (f"The working store held {s.runs:,} runs ({hours(s.run_seconds)}) and {s.searches:,} searches of "
             f"{s.trials:,} trials ({hours(s.trial_seconds)}), {s.failed_trials:,} of which failed, and "
             f"{s.failed_notebooks:,} notebooks that failed and were not made again.")

@@ -10,7 +10,7 @@ __all__ = ['FIXED', 'FEATURES', 'CONTEXT', 'WITH_VISION', 'FOUR', 'LOST', 'MISSI
 from .comparisons import OF_EXPERIMENTS
 from .study import Aim, Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
-from .settings import PER_STEP
+from .settings import FORWARDS, PER_STEP
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=16, patience=5, monitor="accuracy")
 FEATURES = "iemocap/IEMOCAP_features.pkl"
@@ -28,9 +28,13 @@ WITH_VISION = Experiment(
 FOUR = Asked("acc", "acc", "acc"), Asked("f1_weighted", "f1_weighted", "f1_weighted")
 LOST = Asked("acc", "acc2"), Asked("f1_weighted")
 MISSING = not_at_hand(FEATURES, "iemocap-features")
-FACES = Part("The same with vision, as in the paper", CONTEXT.key, FOUR, MISSING, "iemocap-features")
+FACES = Part(f"The same with vision, as in the paper; {FORWARDS}", CONTEXT.key, FOUR, MISSING,
+             "iemocap-features")
 TABLES = {
-    "table4": (Part("Utterances in the course of their dialogue, text and audio", CONTEXT.key, FOUR), FACES),
+    "table4": (
+        Part(f"Utterances in the course of their dialogue, text and audio; {FORWARDS}", CONTEXT.key, FOUR),
+        FACES,
+    ),
     "table6": (Part("IEMOCAP, utterances in the course of their dialogue", CONTEXT.key, LOST),),
 }
 FEATURE_TABLES = {

@@ -10,7 +10,7 @@ __all__ = ['TRAINED', 'READ_TWICE', 'WHICH', 'EMOTIONS', 'BALANCED', 'of_each', 
 from ..registry import study
 from .comparisons import against_full, metrics_alone
 from .mosei import BUDGET, FIXED
-from .settings import PER_STEP
+from .settings import FORWARDS, PER_STEP
 from .study import PAPER_BASELINES, Asked, Experiment, Part, Study
 from ..tasks import TASKS
 
@@ -36,7 +36,7 @@ def of_each(kind:str)->tuple[Asked, ...]:    # 'wa' or 'f1'
 
 def emotion_study(of:Experiment, loss:str)->Study:
     "One experiment, with its page of tables."
-    title = f"Six emotions from the text of each segment in the course of its video, {loss}"
+    title = f"Six emotions from the text of each segment in the course of its video, {loss}; {FORWARDS}"
     wa = Part(f"{title}: weighted accuracy", of.key, of_each("wa"))
     parts = wa, Part("The same: weighted F1", of.key, of_each("f1"))
     asked = metrics_alone, against_full

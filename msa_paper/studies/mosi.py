@@ -10,7 +10,7 @@ __all__ = ['FIXED', 'BC_LSTM', 'INTER_MODAL', 'REGRESSION', 'BINARY', 'INTENSITY
 from .comparisons import OF_EXPERIMENTS
 from .study import Aim, Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
-from .settings import BOUNDED, PER_STEP
+from .settings import BOUNDED, FORWARDS, PER_STEP
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=12, patience=4)
 BC_LSTM = "bc-LSTM of two levels, as published"
@@ -35,9 +35,9 @@ MISSING = not_at_hand("mosi/aligned_50.pkl", "mosi-features")
 WORDS = Part(WORDS_TITLE, "mosi-official-regression", (*INTENSITY, *ZEROS), MISSING, "mosi-features")
 TABLES = {
     "table5": (
-        Part("Segments in the course of their video, trained for intensity", REGRESSION.key,
+        Part(f"Segments in the course of their video, trained for intensity; {FORWARDS}", REGRESSION.key,
              (*INTENSITY, *ZEROS)),
-        Part("The same, trained for two classes", BINARY.key,
+        Part(f"The same, trained for two classes; {FORWARDS}", BINARY.key,
              (Asked("acc", "", "acc2_has0"), Asked("f1_weighted", "", "f1_has0"))),
         WORDS,
     ),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_BASELINES', 'baselines', 'ablations', 'extra_models', 'is_closed_form', 'every_model', 'Aim', 'Experiment',
            'Asked', 'Part', 'not_at_hand', 'Study', 'studied', 'study_names', 'has_experiments', 'experiments',
-           'probed_studies', 'experiment', 'main_metric']
+           'label_leaks', 'probed_studies', 'experiment', 'main_metric']
 
 # %% ../../nbs/studies/00_study.ipynb #f1c9e257
 from dataclasses import dataclass, field, replace
@@ -159,6 +159,16 @@ def has_experiments(name:str)->bool:
 def experiments(*names:str)->list[Experiment]:
     "The experiments of some studies; of all where none is named."
     return [e for n in names or study for e in studied(n).experiments]
+
+# %% ../../nbs/studies/00_study.ipynb #72422353
+def label_leaks(
+    name:str,        # of a study
+    data:str,        # 'mosi-context'
+)->tuple[str, ...]:  # empty: it declares none
+    "The modalities whose features were made by networks that had seen labels."
+    start = f"{data} knows-labels "
+    faults = studied(name).known_faults if name in study else {}
+    return tuple(f.removeprefix(start) for f in faults if f.startswith(start))
 
 # %% ../../nbs/studies/00_study.ipynb #a3983fd4
 def probed_studies()->tuple[str, ...]:
