@@ -7,8 +7,7 @@ import tomllib
 
 import pandas as pd
 from recompute_measures import RIGHT, growth, model_of, terms_of
-from recompute_rules import SMALL, SUM_OF_FOLDS, by_rule, in_sight, interval, judged
-from recompute_rules import ruled_out, state, together
+from recompute_rules import by_rule, in_sight, interval, judged, ruled_out, state, together
 from scipy import stats
 
 PAPER = ["tfn", "lmf", "mfn", "raven", "mult", "graph_mfn", "full"]  # Tables 3 to 5, from worst to best
@@ -102,8 +101,7 @@ class Row:
             least = [sizes[k] for k in (x["measure"], x["metric"]) if k in rule["minimum"]]
             mine = {k: mine[k] for k in ("mean", "low", "high", "p", "detectable") if k in mine}
             self.results.same(what, mine | dict(minimum=[*least, 0.0][0]), x, digits=5)
-            told = SMALL[0] if x["state"] in SMALL else x["state"]
-            self.results.agree(f"{what} state", state(x), told)
+            self.results.agree(f"{what} state", state(x), x["state"])
             if self.id in (*OF_MODELS, "C8"):
                 self.results.agree(f"{what} direction", bool(re.fullmatch(RIGHT, x["effect"])), True)
 
@@ -119,8 +117,9 @@ class Row:
         "Compare conditions, and the verdict that follows from them and from the effects."
         what, unmet = f"{self.id} {self.name}", [c["id"] for c in self.f["checks"] if c["met"] is False]
         if self.id in (*OF_MODELS, "C4", "C8") and self.runs:
-            sizes = [int(self.results.of[c].test_n.iloc[0]) for c in [*self.of.values()][0]]
-            mine = dict(n=sum(sizes) if SUM_OF_FOLDS else sizes[0], seeds=min(map(len, self.runs)))
+            part = "validation_n" if self.id == "C8" else "test_n"
+            sizes = [int(self.results.of[c][part].iloc[0]) for c in [*self.of.values()][0]]
+            mine = dict(n=sum(sizes), seeds=min(map(len, self.runs)))
             self.results.same(what, mine, self.f)
         asked = rule["testable"] if self.deciding else []
         self.results.agree(f"{what} conditions", asked, [c["id"] for c in self.f["checks"]])

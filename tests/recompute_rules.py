@@ -7,11 +7,6 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-# These follow msa_paper/evidence, and change with it:
-ONLY_WHERE_OPEN = False  # whether sight is asked only where every effect is as claimed or open
-LESS_THE_MINIMUM = False  # whether the minimum is taken from the size that has to be seen
-SUM_OF_FOLDS = False  # whether n of a row is the sum over its folds
-SMALL = "too small to matter", "below what counts"  # both names of this state
 ONLY = dict(size_in_sight="not supported", every_baseline="supported")  # conditions that rule out one verdict
 
 
@@ -50,17 +45,17 @@ def state(x):
     "Where an interval lies, with respect to the minimum that counts on either side."
     if x["low"] > x["minimum"] or x["high"] < -x["minimum"]:
         return "as claimed" if x["low"] > x["minimum"] else "reversed"
-    return SMALL[0] if x["high"] < x["minimum"] else "open"
+    return "below what counts" if x["high"] < x["minimum"] else "open"
 
 
 def in_sight(effects, asked):
     "Whether each effect that stays open could have been seen, were it as large as the paper or a rule says."
-    if ONLY_WHERE_OPEN and any(state(x) not in ("as claimed", "open") for x in effects):
+    if any(state(x) not in ("as claimed", "open") for x in effects):
         return True
     for x in effects:
         size = asked.get(f"{x['measure']} {x['metric']}", asked.get(x["measure"], np.nan))
         size = np.maximum(size if x["claimed"] is None else x["claimed"], x["minimum"])
-        if state(x) == "open" and x["detectable"] > size - LESS_THE_MINIMUM * x["minimum"]:
+        if state(x) == "open" and x["detectable"] > size - x["minimum"]:
             return False
     return True
 
