@@ -190,8 +190,8 @@ def test_a_wrong_mean_of_a_fold_is_found(results, tmp_path):
 def test_a_wrong_effect_of_a_probe_or_curve_is_found(measure, id, results, tmp_path):
     def shift(changed):
         first = changed.seen.index.get_level_values(1) == 1
-        values = changed.seen[measure]
-        changed.seen = changed.seen.assign(**{measure: values.where(~first, 1.5 * values)})
+        values = changed.seen[measure] + 0.01 * changed.seen.index.codes[0]  # by another size for each model
+        changed.seen = changed.seen.assign(**{measure: changed.seen[measure].where(~first, values)})
 
     wrong = wrong_of(results, tmp_path, shift, ids=[id, "C4"])
     assert wrong and all(what.startswith(id) for what in wrong)
