@@ -136,7 +136,7 @@ def test_e5_is_read_as_states_and_as_token_numbers(tmp_path):
     assert found.offsets.tolist() == states.offsets.tolist()
     assert states.values.shape[1] == 384
     assert found.facts["unknown"] == 0
-    modality = Modality(1, "ids", None, found.facts["tokenizer"])
+    modality = Modality(1, "ids", tokens=found.facts["tokenizer"])
     encoder = TrainedTextEncoder(modality, TextEncoderSettings(encoder="e5")).eval()
     row = torch.tensor(np.array(found[0]))[None]
     read, _ = encoder(row, torch.ones(row.shape[:2], dtype=torch.bool))
