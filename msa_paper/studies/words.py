@@ -268,7 +268,8 @@ def forecast_of(
     trained = one * (1 + BEHIND[model]) * (LONGER[dataset] if dataset in SIMS else 1)
     seconds, usual = (trained, 3.75) if arm.trained else (states, 15)
     hours = seconds / 3600
-    return Forecast(study_name, dataset, arm, model, trials * usual * hours, seeds * (epochs or usual) * hours)
+    runs = seeds * (epochs or usual) * hours
+    return Forecast(study_name, dataset, arm, model, trials * usual * hours, runs)
 
 # %% ../../nbs/studies/62_words.ipynb #30310115
 FORECAST = "mosi-words", "mosei-words", "sims-words", "sims-chinese"
