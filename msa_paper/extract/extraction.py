@@ -88,6 +88,9 @@ def weights_digest(
     if name == "mpnet":
         from msa_paper.extract.packaged_encoders import MPNET_PARTS
         return declared_digest(*MPNET_PARTS)
+    if name == "e5":
+        from msa_paper.extract.multilingual import E5
+        return declared_digest(E5)
     return folder_digest(Path(name) if Path(name).is_dir() else hub_folder(name))
 
 # %% ../../nbs/extract/55_extraction.ipynb #9b72d1c6

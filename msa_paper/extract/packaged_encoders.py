@@ -108,4 +108,7 @@ def packaged_files(
     model:str,         # as settings name it
 )->tuple[Path, ...]:   # none of an encoder that is not put together here
     "The files of an encoder, which what it has computed stands on: whoever reads that, names them."
+    if model == "e5":
+        from msa_paper.extract.multilingual import E5_FILES, packaged_e5
+        return tuple(packaged_e5()/name for name in E5_FILES)
     return tuple(packaged_mpnet()/name for name in MPNET_FILES) if model == "mpnet" else ()

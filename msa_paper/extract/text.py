@@ -29,7 +29,7 @@ from ..formats.tensor_file import header_bytes, places
 class TextSettings(BaseModel):
     "What decides the numbers of an extraction, beside the texts."
     model_config = ConfigDict(extra="forbid", frozen=True)
-    model: str = "minilm"                                # 'minilm', 'mpnet', a hub id, or a local folder
+    model: str = "minilm"                                # 'minilm', 'mpnet', 'e5', a hub id or a folder
     pooled: Literal["no", "mean", "cls"] = "no"          # no: one row a token
     dtype: Literal["float16", "float32"] = "float16"     # on disk; computed in float32
     max_tokens: int | None = Field(None, ge=3)           # with [CLS] and [SEP]; None: what the encoder takes

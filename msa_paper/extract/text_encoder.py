@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from ..core import MsaPaperError
 from ..batch import padded
+from .multilingual import packaged_e5
 from .packaged_encoders import packaged_mpnet
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #d8530f89
@@ -71,10 +72,11 @@ def packaged_minilm()->str:
     return str(MODEL_DIR)
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #5c9ad094
-PACKAGED_ENCODERS = {"minilm": packaged_minilm, "mpnet": packaged_mpnet}    # name → its folder
+# name → its folder
+PACKAGED_ENCODERS = {"minilm": packaged_minilm, "mpnet": packaged_mpnet, "e5": packaged_e5}
 
 def encoder_folder(
-    name:str,   # 'minilm', 'mpnet', a hub id, or a local folder
+    name:str,   # 'minilm', 'mpnet', 'e5', a hub id, or a local folder
 )->str:         # what transformers is told to load
     "Where an encoder is. Raises where a packaged one is not installed."
     return str(PACKAGED_ENCODERS[name]()) if name in PACKAGED_ENCODERS else name
@@ -105,7 +107,7 @@ def loaded(name:str)->tuple:
             model, loading = AutoModel.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         what = f"no encoder could be loaded: {str(error).splitlines()[0]}"
-        raise MsaPaperError(what, name, f"give 'minilm', 'mpnet', {REACHABLE}") from error
+        raise MsaPaperError(what, name, f"give 'minilm', 'mpnet', 'e5', {REACHABLE}") from error
     return model, tokenizer, loading
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #b14707ac
@@ -139,7 +141,7 @@ def longest(model:torch.nn.Module, tokenizer:object)->int:
 
 # %% ../../nbs/extract/05_text_encoder.ipynb #ae9fe4b8
 def load_text_encoder(
-    name:str="minilm",      # 'minilm', 'mpnet', a hub id, or a local folder
+    name:str="minilm",      # 'minilm', 'mpnet', 'e5', a hub id, or a local folder
     device:str="cpu",
 )->TextEncoder:
     "Load an encoder whole: no weight drawn at random, no code of strangers run."

@@ -29,7 +29,7 @@ def tokenizer_digest(
 class TokenSettings(BaseModel):
     "What decides the numbers, beside the texts."
     model_config = ConfigDict(extra="forbid", frozen=True)
-    model: str = "minilm"                        # 'minilm', 'mpnet', a hub id, or a local folder
+    model: str = "minilm"                        # 'minilm', 'mpnet', 'e5', a hub id, or a local folder
     max_tokens: int | None = Field(None, ge=3)   # with [CLS] and [SEP]; None: what the encoder takes
 
 # %% ../../nbs/extract/12_token_numbers.ipynb #ce567277

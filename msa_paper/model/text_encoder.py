@@ -25,7 +25,7 @@ from .encoders import BiLSTM
 class TextEncoderSettings(BaseModel):
     "Which encoder reads token numbers, and what of it is trained."
     model_config = ConfigDict(extra="forbid", frozen=True)
-    encoder: str = "minilm"           # 'minilm', 'mpnet', a hub id, or a local folder
+    encoder: str = "minilm"           # 'minilm', 'mpnet', 'e5', a hub id, or a local folder
     encoder_trained: bool = False     # trained on, or frozen (E15)
     # only so many top layers are; None: all, and the embeddings
     encoder_layers: int | None = Field(None, ge=1)

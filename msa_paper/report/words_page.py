@@ -20,7 +20,7 @@ from .names import METRICS, NAMES
 from .pages import compared, nothing, page_folder
 from .tables import summary
 from ..studies.study import Aim, studied
-from ..studies.words import MODELS, Arm, arm_of
+from ..studies.words import MODELS, SIMS, Arm, arm_of
 
 # %% ../../nbs/report/53_words_page.ipynb #3c8a02d7
 SHOWN = "mae", "corr", "acc2_non0", "acc7"
@@ -89,7 +89,8 @@ def spoken(d:dict, metric:str="mae", sign:str="+")->str:
 def called(arm:Arm)->str:
     "An arm as a sentence has it."
     earlier = f", told the {arm.before} segments before" if arm.before else ""
-    return f"{arm.encoder} {'trained on' if arm.trained else 'frozen'}{earlier}"
+    spoken = "" if arm.language == "English" else f", {arm.language} transcripts"
+    return f"{arm.encoder} {'trained on' if arm.trained else 'frozen'}{earlier}{spoken}"
 
 def judged(d:dict)->str:
     "What an interval of a difference in MAE says."
@@ -163,12 +164,16 @@ def published_elsewhere(
     return markdown(("published", *(METRICS[m].label for m in shown), "where"), cells)
 
 # %% ../../nbs/report/53_words_page.ipynb #9be80730
-ONLY_TEXT = "Text alone, read in English."
+def languages(lines:list[Line])->str:
+    "In which language transcripts were read that are spoken in another, or in which of two."
+    told = " and in ".join(dict.fromkeys(x.arm.language for x in lines))
+    rounded = " Weights of e5 are rounded to 4 bits." if any(x.arm.encoder == "e5" for x in lines) else ""
+    return f"Text alone, read in {told}.{rounded}"
 
 def part(dataset:str, lines:list[Line], aims:dict)->str:
     "All that is said of one data set."
     some = [x for x in lines if x.dataset == dataset]
-    about = ONLY_TEXT if dataset.startswith("sims") else "Text alone."
+    about = languages(some) if dataset in SIMS else "Text alone."
     told = [f"- {t}" for t in (*what_it_adds(some), *told_aims(some, aims))]
     parts = [f"### {datasets.facts(dataset)['label']}\n\n{about}", "\n".join(told), words_table(some)]
     return "\n\n".join(filter(None, (*parts, published_elsewhere(dataset))))
