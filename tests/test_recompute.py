@@ -209,7 +209,7 @@ def test_a_wrong_count_is_found(results, tmp_path):
     [
         (*FOLDS, "supported"),
         (*FOLDS, "not testable here"),
-        ("C2", "IEMOCAP, 4 classes: session 5 alone", "not supported"),
+        ("C1", "MOSEI whole videos", "not supported"),
         ("C6", "MOSI, intensity", "not testable here"),
         ("C12", "planted-long_range, 6,000 segments", "supported"),
         ("C13", "planted-lag, 15 steps: beside an LSTM", "supported"),
