@@ -94,6 +94,6 @@ def transcript_corpus(
     corpus = text_corpus(dataset, protocol, task, table, values, found.offsets, sources)
     corpus.notes |= notes_of(table)
     facts = {k: found.facts[k] for k in NOTED if k in found.facts}
-    asked = {k: text[k] for k in ("before",) if k in text}
-    corpus.notes["text"] = dict(column=column) | facts | asked
+    earlier = dict(before=text["before"]) if "before" in text else {}
+    corpus.notes["text"] = dict(column=column) | facts | earlier
     return of_tokenizer(corpus, found.facts["tokenizer"]) if text.get("tokens") else corpus

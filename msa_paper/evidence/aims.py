@@ -6,15 +6,18 @@
 __all__ = ['NOT_RUN', 'is_trained_on', 'candidates', 'chosen', 'is_reached', 'outcome', 'outcome_beside', 'aims_markdown']
 
 # %% ../../nbs/evidence/72_aims.ipynb #9ddec107
+from operator import attrgetter
 from statistics import fmean
 from .rule_text import in_points, what_is
 from .rules import Target, rules
-from .sources import IEMOCAP_SESSIONS, SIX, runs_of
+from .claims.best_of_all import best_of_all
+from .sources import IEMOCAP_SESSIONS
+from .verdicts import Finding
 from ..experiment.published import Published, open_results
 from ..experiment.specification import RunSpec
 from ..report.markdown import markdown
 from ..report.names import METRICS, NAMES
-from ..report.tables import difference, summary
+from ..report.tables import summary
 
 # %% ../../nbs/evidence/72_aims.ipynb #e03f657d
 def is_trained_on(spec:RunSpec)->bool:
@@ -53,33 +56,28 @@ def outcome(
 )->tuple[str, str]:   # reached, missed or not run yet; and by what
     "What became of an aim."
     if t.paired:
-        return outcome_beside(t, results)
+        return outcome_beside(t, best_of_all(IEMOCAP_SESSIONS, "C2", results))
     some = candidates(t, results)
     if not some:
         return NOT_RUN, ""
-    runs = chosen(t, some)
+    runs, m = chosen(t, some), METRICS[t.metric]
     told = summary(runs, t.metric)
-    mean, low, high = (METRICS[t.metric].scale * told[k] for k in ("mean", "low", "high"))
-    digits = 1 if METRICS[t.metric].scale == 100 else 3
-    size = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {len(runs)} seeds"
+    size = f"{m.show(told['mean'])} {m.between(told['low'], told['high'])}, {len(runs)} seeds"
     by = f"{NAMES[runs[0].spec.model]}: {size}; the best of {len(some)} configurations on validation"
     return ("reached" if is_reached(t, told["mean"]) else "missed"), by
 
 # %% ../../nbs/evidence/72_aims.ipynb #2c024c4e
 def outcome_beside(
     t:Target,
-    results:str="",   # the published results
+    found:Finding,    # of the claim to be the best of all
 )->tuple[str, str]:   # as of `outcome`
-    "Whether the full model is surely behind a baseline, over all sessions."
-    runs = runs_of(IEMOCAP_SESSIONS, (*SIX, "full"), results)
-    if not all(runs.get(m) for m in (*SIX, "full")):
+    "Whether the full model is surely behind a baseline, on the effects that its claim is judged by."
+    leads, m = [e for e in found.effects if e.metric == t.metric], METRICS[t.metric]
+    if not leads:
         return NOT_RUN, ""
-    found = {m: difference(runs["full"], runs[m], t.metric) for m in SIX}
-    worst = min(found, key=lambda m: found[m]["mean"])
-    mean, low, high = (100 * found[worst][k] for k in ("mean", "low", "high"))
-    by = f"full model − {NAMES[worst]}: {mean:+.1f} [{low:+.1f}, {high:+.1f}] points"
-    reached = all(d["high"] >= t.value for d in found.values())
-    return ("reached" if reached else "missed"), f"{by}, {len(runs['full'])} seeds"
+    worst, reached = min(leads, key=attrgetter("mean")), all(e.high >= t.value for e in leads)
+    size = f"{m.show(worst.mean, '+')} {m.between(worst.low, worst.high, '+')}, {found.seeds} seeds"
+    return ("reached" if reached else "missed"), f"{worst.name}: {size}"
 
 # %% ../../nbs/evidence/72_aims.ipynb #bde84382
 def aims_markdown(

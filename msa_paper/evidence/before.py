@@ -55,10 +55,11 @@ def reason(before:dict, now:Finding)->str:
         return "unchanged" if now.verdict == before["verdict"] else f"rule: {told}"
     same = data_of(runs) <= data_of(before["runs"])
     what = "row: other configurations of the same data" if same else "data: other features, split or protocol"
-    by_rule, elsewhere = now.former not in ("", now.verdict), now.former not in ("", before["verdict"])
-    told = [f"rule: the former one says {now.former} of these runs"] * by_rule
-    told += [what] * (elsewhere or not by_rule)
-    return "; ".join(told) + " (verdict unchanged)" * (now.verdict == before["verdict"])
+    by_rule = now.former not in ("", now.verdict)
+    ruled = f"rule: the former one says {now.former} of these runs"
+    if by_rule:
+        what = ruled if now.former == before["verdict"] else f"{ruled}; {what}"
+    return f"{what} (verdict unchanged)" if now.verdict == before["verdict"] else what
 
 # %% ../../nbs/evidence/75_before.ipynb #046ff343
 def formerly(f:Finding)->set[str]:
