@@ -52,7 +52,7 @@ THREE = variant(("bc_lstm",), dict(bc_lstm=dict(members=3)), "IEMOCAP, 4 classes
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #3964d442
 def beside_main(e:Experiment)->Study:
     "A variant of the main row."
-    return variant_study(e, "table4", FOUR, beside="iemocap-fair")
+    return variant_study("table4", (e, FOUR), beside="iemocap-fair")
 
 @study("iemocap-fair-causal", order=21)
 def iemocap_causal()->Study:
@@ -86,12 +86,12 @@ SIX = Experiment("iemocap", "context", "iemocap6", FIXED, place="IEMOCAP, 6 clas
 @study("iemocap-c", order=24)
 def iemocap_c()->Study:
     "Happiness without excitement."
-    return variant_study(WITHOUT_EXCITED, "table4", FOUR)
+    return variant_study("table4", (WITHOUT_EXCITED, FOUR))
 
 @study("iemocap-six", order=25)
 def iemocap_six()->Study:
     "Six classes."
-    return variant_study(SIX, "table4", FOUR)
+    return variant_study("table4", (SIX, FOUR))
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #5949cfe4
 def by_session(results:str="")->list[RunSpec]:

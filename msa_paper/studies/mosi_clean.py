@@ -66,7 +66,7 @@ def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
 
 def beside_main(e:Experiment)->Study:
     "A variant of the main row."
-    return variant_study(e, "table5", (*INTENSITY, *ZEROS), beside="mosi-clean")
+    return variant_study("table5", (e, (*INTENSITY, *ZEROS)), beside="mosi-clean")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #ef88daf4
 PAST = dict(full=BOUNDED["full"] | dict(causal=True))

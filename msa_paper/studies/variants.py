@@ -13,15 +13,15 @@ from .configurations import configuration
 from .study import Asked, Experiment, Part, Study
 
 def variant_study(
-    e:Experiment,
-    page:str,                     # its table: 'table4'
-    asked:tuple[Asked, ...],      # what the table shows
-    beside:str="",                # the study of the main row, on the same data; empty: there is none
+    page:str,                                        # its table: 'table4'
+    *shown:tuple[Experiment, tuple[Asked, ...]],     # each experiment, and what the table shows of it
+    beside:str="",                                   # the study of the main rows, on the same data, if any
 )->Study:
-    "A study of one experiment; compared with the full model of the main row, where there is one."
-    tables = {page: (Part(e.place, e.key, asked),)}
+    "A study of experiments; compared with the full model of the main rows, where there are some."
+    tables = {page: tuple(Part(e.place, e.key, asked) for e, asked in shown)}
     more = (against_full_of(beside),) if beside else ()
-    return Study((e,), comparisons=(*OF_EXPERIMENTS, *more), pages=(page, "tuning"), tables=tables)
+    every = tuple(e for e, _ in shown)
+    return Study(every, comparisons=(*OF_EXPERIMENTS, *more), pages=(page, "tuning"), tables=tables)
 
 # %% ../../nbs/studies/14_variants.ipynb #72e6a57f
 def in_folds(
