@@ -67,9 +67,11 @@ def study_files(
     tables:dict[str, "pd.DataFrame"],     # of `TABLES`
     texts:dict[str, dict],              # of `TEXTS`
 )->dict[str, bytes]:                    # {file: content}
-    "What is published of a study, in memory."
-    files = {f"{known(n, TABLES, 'table')}.parquet": parquet(t) for n, t in tables.items()}
-    files |= {f"{known(n, TEXTS, 'text')}.json": json_text(sealed(t)).encode() for n, t in texts.items()}
+    "What is published of a study, in memory; no file of what is empty."
+    some = {known(n, TABLES, "table"): t for n, t in tables.items() if len(t)}
+    told = {known(n, TEXTS, "text"): t for n, t in texts.items() if any(t.values())}
+    files = {f"{n}.parquet": parquet(t) for n, t in some.items()}
+    files |= {f"{n}.json": json_text(sealed(t)).encode() for n, t in told.items()}
     digests = {file: hash_of(content).hexdigest() for file, content in sorted(files.items())}
     about = about | dict(study=name, files=digests)
     return files | {"study.json": json_text(sealed(about)).encode()}
@@ -209,8 +211,8 @@ class Tables(Study):
 
     @cached_property
     def settings(self)->dict:
-        "Searches and decisions."
-        return self.text("settings")
+        "Searches and decisions; both are empty where the study has none."
+        return dict(searches=[], decisions=[]) | self.text("settings")
 
     @cached_property
     def derived(self)->dict:

@@ -24,7 +24,7 @@ from ..measures.bootstrap import group_sums, resampled
 from .at_hand import AtHand
 from ..tasks import TASKS
 from ..studies.comparisons import Configuration, configurations
-from ..studies.study import has_experiments, study_names
+from ..studies.study import has_experiments, studied, study_names
 
 # %% ../../nbs/report/27_resamples.ipynb #4a4ef530
 @lru_cache(maxsize=8)
@@ -144,10 +144,9 @@ def locked_table(
     keys:dict[str, bytes], sums:dict[str, Sums],   # from `keys_of` and `sums_at_hand`
 )->pd.DataFrame:                                   # key, content
     "The sums of each experiment, locked; what cannot be opened here stays as it was published."
-    rows = []
-    for key, of in sums.items():
-        if of and bits_of(at, key) >= ENOUGH:
-            rows.append(dict(key=key, content=lock(pack(of), keys[key])))
+    told = sums if studied(at.study).sums else {}
+    usable = {key: of for key, of in told.items() if of and bits_of(at, key) >= ENOUGH}
+    rows = [dict(key=key, content=lock(pack(of), keys[key])) for key, of in usable.items()]
     old = at.earlier.table("locked") if at.earlier and not at.remade else pd.DataFrame()
     rows += [dict(key=r.key, content=r.content) for r in old.itertuples() if r.key not in sums]
     return pd.DataFrame(rows, columns=["key", "content"])

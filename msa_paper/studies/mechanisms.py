@@ -38,5 +38,5 @@ def single_effects(results:str="")->list[RunSpec]:
 @study("mechanisms", order=9)
 def mechanisms()->Study:
     "The whole model against the variant without the part that an effect calls for."
-    asked = metrics_alone, part_taken_away
-    return Study(configurations=single_effects, comparisons=asked, pages=("mechanisms",), probed=True)
+    asked = dict(configurations=single_effects, comparisons=(metrics_alone, part_taken_away))
+    return Study(**asked, pages=("mechanisms",), probed=True, sums=False)

@@ -47,4 +47,4 @@ def looked_into(results:str="")->list[RunSpec]:
 def probes()->Study:
     "What the parts of a trained model do."
     asked = dict(configurations=looked_into, comparisons=(metrics_alone,), pages=("probes",))
-    return Study(**asked, probed=True, cost=True)
+    return Study(**asked, probed=True, cost=True, sums=False)

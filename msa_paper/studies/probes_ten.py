@@ -49,4 +49,5 @@ def with_ten_seeds(results:str="")->list[RunSpec]:
 @study("probes-ten", order=13)
 def probes_ten()->Study:
     "What the parts of a trained model do, with ten seeds."
-    return Study(configurations=with_ten_seeds, comparisons=(metrics_alone,), pages=("probes",), probed=True)
+    asked = dict(configurations=with_ten_seeds, comparisons=(metrics_alone,), pages=("probes",))
+    return Study(**asked, probed=True, sums=False)
