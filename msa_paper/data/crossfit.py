@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from safetensors import SafetensorError, safe_open
-from ..core import MsaPaperError, known, project_folder, sha256, write_whole
+from ..core import MissingData, MsaPaperError, known, project_folder, sha256, write_whole
 from ..corpus import Corpus, check_corpus
 from .text_features import extracted
 from ..extract.text import is_whole, read_text_features
@@ -102,7 +102,7 @@ def meant(dataset:str, encoder:str, key:str, features:Path|None)->Path:
     there = sorted(wanted.parent.glob(wanted.name))
     if not there:
         remedy = f"make it: msa-paper crossfit {dataset} --encoder {encoder}"
-        raise MsaPaperError("missing file", wanted, remedy)
+        raise MissingData("missing file", wanted, remedy)
     if len(there) > 1:
         keys = ", ".join(p.stem.rpartition("-")[2] for p in there)
         raise MsaPaperError(f"there are {len(there)} of them: {keys}", wanted, "say which: key=…")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError
+from ..core import MissingData, MsaPaperError
 from ..corpus import Corpus
 from ..formats.options import accepted
 from ..formats.own_declaration import Declared
@@ -113,7 +113,7 @@ def field_corpus(d:Declared, task:Task, folder:Path, declaration:Path)->Corpus:
     "A file in a format of the field, under one's own name, task and scale. Raises where it is missing."
     file = folder/d.file
     if not file.is_file():
-        raise MsaPaperError("missing file", file, f"put it there, or mend `file` in {declaration.name}")
+        raise MissingData("missing file", file, f"put it there, or mend `file` in {declaration.name}")
     corpus = READERS[d.format](d, task, file)
     spec = replace(corpus.spec, task=task)
     if spec.per_step != d.task.per_step:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 import re
 import numpy as np
-from ..core import MsaPaperError, data_folder, known
+from ..core import MissingData, MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus
 from .sound_features import Prepared, extract_sounds, extractor, read_sound_features
 from ..media.sound import Sound
@@ -68,7 +68,7 @@ def clips_in(
     "The clips of a folder. Raises where there is none, or another number than there is known to be."
     found = sorted(p for p in Path(folder).glob("*") if p.suffix in SOUND)
     if not found:
-        raise MsaPaperError("missing file", Path(folder)/"*.flac", "msa-paper data fetch ravdess")
+        raise MissingData("missing file", Path(folder)/"*.flac", "msa-paper data fetch ravdess")
     told = {p.stem for p in found}
     if len(told) < len(found):
         raise MsaPaperError(f"{len(found) - len(told)} clips are there twice", folder, "keep one of each")

@@ -9,10 +9,9 @@ __all__ = ['Files', 'noted', 'looking', 'Watch', 'features_folder', 'place', 'he
 # %% ../../nbs/experiment/12_identity.ipynb #c96f6560
 import hashlib, json, os, sys, time
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from ..core import MsaPaperError, NUMERICS, data_folder, project_folder, read_json, runs_folder
-from ..core import sha256, write_json
+from ..core import MissingData, MsaPaperError, NUMERICS, data_folder, project_folder, read_json
+from ..core import runs_folder, sha256, write_json
 from .specification import Question
 from ..registry import dataset
 
@@ -191,10 +190,8 @@ def digest_now(
     "The digest of what the files of a question are at this moment."
     try:
         files = files_of(spec, read)
-    except MsaPaperError as error:
-        if error.what == "missing file" or isinstance(error.__cause__, PackageNotFoundError):
-            return None
-        raise                          # data that are here and cannot be read are no data of before
+    except MissingData:                # data that are here and cannot be read are an error
+        return None
     if files is None:
         return None
     return digest_of([(place(Path(p)), content) for p, (_, content) in files.items()])

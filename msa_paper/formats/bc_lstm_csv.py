@@ -9,7 +9,7 @@ __all__ = ['SIZES', 'SEGMENTS', 'FOLDS', 'LEAK', 'REMEDY', 'read_numbers', 'read
 # %% ../../nbs/formats/75_bc_lstm_csv.ipynb #7282322c
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core import MsaPaperError, data_folder, known
+from ..core import MissingData, MsaPaperError, data_folder, known
 from ..corpus import Corpus, check_corpus, held_out
 from .csd import Csd, write_csd
 from .csd_corpus import read_labels
@@ -34,7 +34,7 @@ REMEDY = ("put the bc-LSTM files and the official labels below the data folder (
 def parsed_numbers(path:Path)->np.ndarray:
     "A table of numbers. Raises where the file is none."
     if not path.is_file():
-        raise MsaPaperError("missing file", path, REMEDY)
+        raise MissingData("missing file", path, REMEDY)
     try:
         return pd.read_csv(path, header=None, dtype=np.float64).to_numpy()
     except (ValueError, UnicodeDecodeError) as error:
@@ -64,7 +64,7 @@ def read_segment_labels(
 )->dict[str, float]:     # {'video_clip': intensity}
     "The official intensity of every segment, by id. Raises where the file is missing."
     if not path.is_file():
-        raise MsaPaperError("missing file", path, REMEDY)
+        raise MissingData("missing file", path, REMEDY)
     with Csd(path) as file:
         of_video = {video: read_labels(file, video, 0)[0] for video in file.names}
     return {f"{video}_{k + 1}": float(y) for video, values in of_video.items() for k, y in enumerate(values)}
@@ -73,7 +73,7 @@ def read_segment_labels(
 def segment_ids(script:Path)->np.ndarray:
     "The ids of all segments, in the order of `transcripts.csv`."
     if not script.is_file():
-        raise MsaPaperError("missing file", script, REMEDY)
+        raise MissingData("missing file", script, REMEDY)
     try:
         table = pd.read_csv(script, header=None, usecols=[0], dtype=str, encoding_errors="replace")
     except (ValueError, pd.errors.ParserError) as error:

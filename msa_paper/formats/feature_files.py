@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'feature_file', 'feature_corpus']
 
 # %% ../../nbs/formats/60_feature_files.ipynb #cdb25932
 from pathlib import Path
-from ..core import MsaPaperError, data_folder, known
+from ..core import MissingData, MsaPaperError, data_folder, known
 from ..corpus import Corpus
 from .feature_store import open_corpus
 from .lmf import lmf_corpus
@@ -28,7 +28,9 @@ def feature_file(
     if not path.is_file():
         remedy = ("put the feature file there, or give its place as an option: data={'file': …}; "
                   "`msa-paper data list` says where such files are to be had")
-        raise MsaPaperError("a folder, no file" if path.is_dir() else "missing file", path, remedy)
+        if path.is_dir():
+            raise MsaPaperError("a folder, no file", path, remedy)
+        raise MissingData("missing file", path, remedy)
     return path
 
 # %% ../../nbs/formats/60_feature_files.ipynb #6af7d56a

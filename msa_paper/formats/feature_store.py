@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from ..core import MsaPaperError, known, plain, read_json, runs_folder, write_json
+from ..core import MissingData, MsaPaperError, known, plain, read_json, runs_folder, write_json
 from ..intensity import targets_from_intensity
 from ..tasks import TASKS
 from ..schema import DataSpec, Modality, modality_told
@@ -213,7 +213,7 @@ def open_corpus(
     """
     path = Path(path)
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "convert the data set first: msa-paper data convert")
+        raise MissingData("missing file", path, "convert the data set first: msa-paper data convert")
     with one_error(path):
         with safe_open(path, "np"):
             seal = seal_of(path)

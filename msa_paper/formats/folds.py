@@ -9,14 +9,14 @@ __all__ = ['FOLD_NAMES', 'read_folds']
 import json
 from collections import Counter
 from pathlib import Path
-from ..core import MsaPaperError, known
+from ..core import MissingData, MsaPaperError, known
 from .signatures import refuse_other_kind
 
 # %% ../../nbs/formats/44_folds.ipynb #b6b36cfd
 def read_folds_file(path:Path|str)->object:
     "The content of a JSON file; Python's own NaN is let pass, because the files have no numbers."
     if not Path(path).is_file():
-        raise MsaPaperError("missing file", path, "put the folds there, or give them as a dictionary")
+        raise MissingData("missing file", path, "put the folds there, or give them as a dictionary")
     try:
         return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:

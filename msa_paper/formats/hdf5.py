@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 import h5py, numpy as np
 import msa_paper
-from ..core import MsaPaperError
+from ..core import MissingData, MsaPaperError
 from .signatures import refuse_other_kind
 
 # %% ../../nbs/formats/30_hdf5.ipynb #d342cad6
@@ -124,7 +124,7 @@ class Hdf5:
     def __init__(self, path:Path|str):
         self.path, self.process = Path(path), None      # the process that has it open
         if not self.path.is_file():
-            raise MsaPaperError("missing file", self.path, "put it there, or name another folder")
+            raise MissingData("missing file", self.path, "put it there, or name another folder")
         ask(self, "", verb="open")
 
     def names(self, group:str="/")->list[str]:

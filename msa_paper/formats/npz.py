@@ -9,7 +9,7 @@ __all__ = ['DAMAGED', 'read_member', 'read_npz', 'array_names']
 import io, zipfile, zlib
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError
+from ..core import MissingData, MsaPaperError
 from .pickle_arrays import Refused, plain_dtype, shaped
 from .pickles import ANOTHER_FORM, plain_value
 from .signatures import ARRAYS, refuse_other_kind
@@ -55,7 +55,7 @@ def read_npz(
     "The arrays of an .npz, read without running anything. Raises where it is missing or no whole archive."
     path = Path(path)
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "put it there, or name the place where it lies")
+        raise MissingData("missing file", path, "put it there, or name the place where it lies")
     try:
         with zipfile.ZipFile(path) as archive:
             return {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError, known
+from ..core import MissingData, MsaPaperError, known
 from .npz import read_npz
 from .own_declaration import ModalityDeclared
 from .padded import steps_outside
@@ -37,7 +37,7 @@ def arrays_in(
 )->dict[str, np.ndarray]:    # {name: array}; the one of a .npy is called ''
     "The arrays of a file. Raises where it is missing, damaged, or something else than its name says."
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "put it there, or name another file in the declaration")
+        raise MissingData("missing file", path, "put it there, or name another file in the declaration")
     read: Callable = READERS[known(path.suffix, READERS, "kind of a file of arrays", path)]
     try:
         return read(path)

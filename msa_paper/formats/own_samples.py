@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core import MsaPaperError, known
+from ..core import MissingData, MsaPaperError, known
 from .own_declaration import SamplesDeclared
 from .npz import read_npz
 from .signatures import ARRAYS, TABLE, kind_of
@@ -71,7 +71,7 @@ def read_samples(
 )->pd.DataFrame:      # texts; one row a sample
     "A table of samples. Raises where it is missing, damaged, empty, or something else than its name says."
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "put the table there, or say which: [samples] file = …")
+        raise MissingData("missing file", path, "put the table there, or say which: [samples] file = …")
     known(path.suffix.lower(), READERS, "kind of a table", path)
     with open(path, "rb") as file:
         kind = kind_of(file.read(100))

@@ -10,7 +10,7 @@ __all__ = ['DEEPEST', 'ANOTHER_FORM', 'DAMAGED', 'COPIES', 'finished_value', 'bu
 import mmap
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError
+from ..core import MissingData, MsaPaperError
 from .pickle_arrays import Refused, Truncated, settled
 from .pickle_machine import LARGE, MARK, Machine, MappedFile, instructions, step
 from .signatures import HEAD, PICKLE, changed_line_ends, kind_of
@@ -138,7 +138,7 @@ def read_pickle(
     """
     path = Path(path)
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "put it there, or name the place where it lies")
+        raise MissingData("missing file", path, "put it there, or name the place where it lies")
     if not path.stat().st_size:
         raise MsaPaperError("an empty file", path, AGAIN)
     with open(path, "rb") as file:

@@ -7,7 +7,7 @@ __all__ = ['segment_corpus', 'video_corpus', 'text_corpus']
 
 # %% ../../nbs/formats/72_text_corpus.ipynb #a35aeb94
 import numpy as np, pandas as pd
-from ..core import MsaPaperError, known
+from ..core import MissingData, MsaPaperError, known
 from ..corpus import Corpus, check_corpus
 from .fields import intensity_tasks
 from .transcripts import EMOTIONS_ANNOTATED
@@ -78,7 +78,7 @@ def presence(
     lost = [c for c in task.classes if c not in table]
     if lost:
         remedy = "put the file of this annotation beside the others"
-        raise MsaPaperError(f"nothing is annotated as '{lost[0]}'", where, remedy)
+        raise MissingData(f"nothing is annotated as '{lost[0]}'", where, remedy)
     rated = table[[*task.classes]].to_numpy(np.float64)
     return np.where(np.isnan(rated), np.nan, rated > 0).astype(np.float32)
 

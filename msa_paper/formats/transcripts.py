@@ -10,7 +10,7 @@ __all__ = ['REMEDY', 'EMOTIONS_ANNOTATED', 'transcript_table', 'READ', 'read_tab
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core import MsaPaperError, data_folder
+from ..core import MissingData, MsaPaperError, data_folder
 from .signatures import TABLE, refuse_other_kind
 from .versions import SPLITS, check_sizes
 from ..registry import Registry
@@ -56,7 +56,7 @@ def read_table(
     Raises where the file or a column is missing.
     """
     if not path.is_file():
-        raise MsaPaperError("missing file", path, REMEDY)
+        raise MissingData("missing file", path, REMEDY)
     table = parsed_table(path, columns, separator)
     missing = [c for c in columns if c not in table]
     if missing:

