@@ -10,22 +10,8 @@ __all__ = ['NUMERICS', 'halves', 'FULL', 'NUMBER', 'WORDS', 'NO_SPACE', 'PR_SET_
            'sha256', 'die_with_parent']
 
 # %% ../nbs/00_core.ipynb #7fefda63
-import contextlib
-import ctypes
-import difflib
-import errno
-import fcntl
-import glob
-import hashlib
-import json
-import math
-import os
-import re
-import signal
-import sys
-import tempfile
-import time
-import warnings
+import contextlib, ctypes, difflib, errno, fcntl, glob, hashlib, json, math, os, re, signal, sys, tempfile
+import time, warnings
 from collections.abc import Iterable
 from pathlib import Path
 from pydantic import BaseModel, ValidationError

@@ -25,14 +25,13 @@ from ..registry import model
 # %% ../../nbs/baselines/60_mult.ipynb #e410090a
 class MulTSettings(DirectionSettings, TextEncoderSettings):
     "What MulT can be told; an encoder reads token numbers, where the data have some."
-    variant: Literal["paper", "official", "mmsa"] = "paper"
+    variant: Literal["scaled", "paper", "official", "mmsa"] = "scaled"
     width: int = Field(40, ge=4)            # d
     heads: Size = 8
     layers: Size = 4                        # crossmodal; of self-attention 3 at least
     kernels: Sizes = 1                      # of the convolution of each modality
     attention_dropouts: Rates = .2          # by the modality that is looked at
     relu_dropout: Rate = .1
-    scaled: bool = True                     # by √d before the positions; the paper: not
     embed_dropout: Rate = .25
     residual_dropout: Rate = .1
     language_dropout: Rate = .2             # on the words' features
@@ -43,27 +42,33 @@ class MulTSettings(DirectionSettings, TextEncoderSettings):
     padded: Sizes | None = None
 
     @property
+    def published(self)->bool:
+        "Does it follow a public code?"
+        return self.variant in ("official", "mmsa")
+
+    @property
     def sees_future(self)->bool:
         "Does a step see those behind it?"
         return self.directions == "both" or not self.future_mask
 
     def model_post_init(self, _:object):
-        def refuse(what, remedy):
-            raise MsaPaperError(what, "settings of MulT", remedy)
+        where = "settings of MulT"
         if self.width % self.heads:
-            divide = f"{self.heads} heads do not divide width {self.width}"
-            refuse(divide, "take a width that is a multiple of 'heads'")
-        if self.padded is not None and self.variant == "paper":
-            belongs = "'padded' belongs to the variants 'official' and 'mmsa'"
-            refuse(belongs, "leave it out: the paper's variant reads valid steps only")
+            what = f"{self.heads} heads do not divide width {self.width}"
+            raise MsaPaperError(what, where, "take a width that is a multiple of 'heads'")
+        if self.padded is not None and not self.published:
+            what = "'padded' belongs to the variants 'official' and 'mmsa'"
+            raise MsaPaperError(what, where, "leave it out: the others read valid steps only")
 
 # %% ../../nbs/baselines/60_mult.ipynb #2de56128
-def embedded(x:Tensor, variant:str, scale:bool=True)->Tensor: # (B, T, w)
-    "Scaled, where that is wanted, and told where each step stands."
+def embedded(x:Tensor, variant:str)->Tensor: # (B, T, w)
+    "Scaled, but in the paper's variant, and told where each step stands."
     T, w = x.shape[1:]
-    scaled = math.sqrt(w) * x if scale else x
+    scaled = math.sqrt(w) * x
     match variant:
         case "paper":
+            return x + positions(T, w, x)
+        case "scaled":
             return scaled + positions(T, w, x)
         case "official":
             return scaled + positions(T, w, x, blocks=True) * (x[..., :1] != 0)
@@ -76,13 +81,13 @@ class ConvolvedModalities(nn.Module):
     def __init__(self, data:DataSpec, settings:MulTSettings):
         super().__init__()
         s, names = settings, list(data.modalities)
-        self.settings, self.data, self.published = s, data, s.variant != "paper"
+        self.settings, self.data, self.published = s, data, s.published
         self.language = anchor_modality(data, s.language)
         self.kernels, self.padded = (per_modality(getattr(s, n), names, n) for n in ("kernels", "padded"))
         longest = max(self.kernels.values())
         if self.published and data.per_step and longest > 1:
             what = f"variant '{s.variant}' loses {longest - 1} steps to its convolution"
-            raise MsaPaperError(what, "MulT with one label a step", "take kernels of 1, or variant 'paper'")
+            raise MsaPaperError(what, "MulT with one label a step", "take kernels of 1, or variant 'scaled'")
         def convolution(m):
             return nn.Conv1d(data.modalities[m].dim, s.width, self.kernels[m], bias=False)
         self.convolutions = nn.ModuleDict({m: convolution(m) for m in names})
@@ -158,13 +163,13 @@ class MulT(ConvolvedModalities):
 
     def forward(self, batch:Batch)->Tensor: # (B, outputs), or (B, T, outputs) with one label a step
         x, n = read_modalities(self, self.encoders(batch))
-        how, states = (self.settings.variant, self.settings.scaled), []
-        e = {m: embedded(v, *how) for m, v in x.items()}
+        variant, states = self.settings.variant, []
+        e = {m: embedded(v, variant) for m, v in x.items()}
         def sight(m, k):
             return Sight(visible(n[m], n[k], x[m].shape[1], x[k].shape[1], not self.settings.sees_future))
         for m, memory in self.memories.items():
             z = [encoder(e[m], e[k], sight(m, k)) for k, encoder in self.crossmodal[m].items()]
-            z = embedded(torch.cat(z, -1) if z else x[m], *how)
+            z = embedded(torch.cat(z, -1) if z else x[m], variant)
             states.append(summary(memory, z, sight(m, m), n[m], self.data.per_step))
         return self.head(torch.cat(states, -1))
 
@@ -188,7 +193,7 @@ MMSA = {
 }
 
 # %% ../../nbs/baselines/60_mult.ipynb #e58b28d7
-NOT_IN_TABLE5 = dict(scaled=False, relu_dropout=0., embed_dropout=0., residual_dropout=0.)
+NOT_IN_TABLE5 = dict(variant="paper", relu_dropout=0., embed_dropout=0., residual_dropout=0.)
 OF_THE_CODE = dict(relu_dropout=.1, embed_dropout=.25, residual_dropout=.1)
 
 def _paper(heads, kernels, language, attention, training, others=NOT_IN_TABLE5):

@@ -77,6 +77,8 @@ class Target(Entry):
     at_most: bool = False              # an error: reached where it is not larger
     source: str
     fixed_on: date
+    fixed_in: str                      # commit
+    since: str = ""                    # what was changed about it later
     known: tuple[str, ...]
     studies: tuple[str, ...] = ()      # where it can be reached
     trained: bool = False              # by an encoder that was trained on the task

@@ -21,9 +21,10 @@ ON_ENCODERS = {
 def own_space(
     model:str,    # of a declared model
 )->dict:          # as `space_of`
-    "What is searched of a model's own settings where a trial is dear: θ beside the others."
+    "What is searched of a model's own settings where a trial is dear: larger sizes, θ beside the others."
     facts = models.facts(model)
-    own = facts.get("space", {}) | {k: list(v) for k, v in facts.get("grid", {}).items()}
+    own = facts.get("space", {}) | facts.get("wide", {})
+    own |= {k: list(v) for k, v in facts.get("grid", {}).items()}
     return {f"settings.{k}": v for k, v in own.items()}
 
 # %% ../../nbs/experiment/41_search_space.ipynb #3f07c155

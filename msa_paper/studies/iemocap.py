@@ -10,7 +10,7 @@ __all__ = ['FIXED', 'FEATURES', 'CONTEXT', 'WITH_VISION', 'FOUR', 'LOST', 'MISSI
 from .comparisons import OF_EXPERIMENTS
 from .study import Aim, Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
-from .settings import FORWARDS, PER_STEP
+from .settings import APART, FORWARDS, PER_STEP
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=16, patience=5, monitor="accuracy")
 FEATURES = "iemocap/IEMOCAP_features.pkl"
@@ -35,7 +35,7 @@ TABLES = {
         Part(f"Utterances in the course of their dialogue, text and audio; {FORWARDS}", CONTEXT.key, FOUR),
         FACES,
     ),
-    "table6": (Part("IEMOCAP, utterances in the course of their dialogue", CONTEXT.key, LOST),),
+    "table6": (Part(f"IEMOCAP, utterances in the course of their dialogue; {APART}", CONTEXT.key, LOST),),
 }
 FEATURE_TABLES = {
     "table4": (FACES,),

@@ -11,7 +11,7 @@ __all__ = ['FIXED', 'CLASSES', 'BUDGET', 'REGRESSION', 'BINARY', 'SEVEN', 'VIDEO
 from .comparisons import OF_EXPERIMENTS
 from .study import Asked, Experiment, Part, Study, not_at_hand
 from ..registry import study
-from .settings import BOUNDED, FEATURE_FILE, FORWARDS, PER_STEP, bound
+from .settings import APART, BOUNDED, FEATURE_FILE, FORWARDS, PER_STEP, bound
 
 FIXED = dict(batch_size=32, bucket_batches=10, epochs=5, patience=2)
 CLASSES = FIXED | dict(monitor="accuracy")
@@ -72,9 +72,9 @@ TABLES = {
         SEGMENTS[0],
     ),
     "table6": (
-        Part("MOSEI, text of each segment in the course of its video, two classes", BINARY.key,
+        Part(f"MOSEI, text of each segment in the course of its video, two classes; {APART}", BINARY.key,
              (Asked("acc", "acc2"),)),
-        Part("MOSEI, whole videos with text, vision and audio, trained for intensity", VIDEOS.key,
+        Part(f"MOSEI, whole videos with text, vision and audio, trained for intensity; {APART}", VIDEOS.key,
              (Asked("acc2_has0", "acc2"),)),
         LOST,
     ),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIXED', 'CLEAN', 'EVERY', 'FAIR', 'REGRESSION', 'CLASSES', 'BINARY', 'TABLES', 'TWO_TABLES', 'PAST', 'CAUSAL', 'OWN',
            'THREE', 'ENSEMBLES', 'NO_GRAPH', 'SEEDS', 'mosi_clean', 'mosi_clean_two', 'variant', 'beside_main',
-           'mosi_causal', 'mosi_own', 'mosi_ensembles', 'mosi_ensembles_no_graph', 'by_fold', 'mosi_folds']
+           'mosi_causal', 'mosi_own', 'mosi_ensembles', 'by_fold', 'mosi_folds']
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #3de80581
 from ..experiment.specification import RunSpec
@@ -59,14 +59,14 @@ def mosi_clean_two()->Study:
     return Study((BINARY,), comparisons=OF_EXPERIMENTS, pages=pages, tables=TWO_TABLES, probed=True)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #e7b48067
-def variant(models:tuple[str, ...], settings:dict, place:str)->Experiment:
+def variant(models:tuple[str, ...], settings:dict, place:str, arm:str="")->Experiment:
     "Some models of the same data, with the same budget."
     return Experiment("mosi", "context", "regression", FIXED, models=models, data=CLEAN,
-                      settings=only(models, settings), space="wide", place=place)
+                      settings=only(models, settings), space="wide", place=place, arm=arm)
 
-def beside_main(e:Experiment)->Study:
-    "A variant of the main row."
-    return variant_study("table5", (e, (*INTENSITY, *ZEROS)), beside="mosi-clean")
+def beside_main(*some:Experiment)->Study:
+    "Variants of the main row."
+    return variant_study("table5", *((e, (*INTENSITY, *ZEROS)) for e in some), beside="mosi-clean")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #ef88daf4
 PAST = dict(full=BOUNDED["full"] | dict(causal=True))
@@ -75,7 +75,7 @@ OWN = variant(ablations()[1:], BOUNDED, "MOSI, intensity, ablations tuned apart"
 THREE = dict(bc_lstm=dict(members=3), bilstm_graph=dict(bound=3.))
 ENSEMBLES = variant(("bc_lstm", "bilstm_graph"), THREE, "MOSI, intensity, three models")
 NO_GRAPH = variant(("bilstm_graph",), dict(bilstm_graph=dict(bound=3., graph=False)),
-                   "MOSI, intensity, three models without a graph")
+                   "MOSI, intensity, three models without a graph", "no-graph")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #1bfcec8d
 @study("mosi-clean-causal", order=28)
@@ -91,12 +91,7 @@ def mosi_own()->Study:
 @study("mosi-ensembles", order=30)
 def mosi_ensembles()->Study:
     "Three BiLSTMs, with and without our graph."
-    return beside_main(ENSEMBLES)
-
-@study("mosi-ensembles-no-graph", order=31)
-def mosi_ensembles_no_graph()->Study:
-    "The same without it."
-    return beside_main(NO_GRAPH)
+    return beside_main(ENSEMBLES, NO_GRAPH)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #5374d538
 SEEDS = 5
