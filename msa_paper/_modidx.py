@@ -6676,6 +6676,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                             'msa_paper/report/protocols_page.py'),
                                                  'msa_paper.report.protocols_page.by_of': ( 'report/protocols_page.html#by_of',
                                                                                             'msa_paper/report/protocols_page.py'),
+                                                 'msa_paper.report.protocols_page.caution': ( 'report/protocols_page.html#caution',
+                                                                                              'msa_paper/report/protocols_page.py'),
                                                  'msa_paper.report.protocols_page.chosen_rows': ( 'report/protocols_page.html#chosen_rows',
                                                                                                   'msa_paper/report/protocols_page.py'),
                                                  'msa_paper.report.protocols_page.cross_validated': ( 'report/protocols_page.html#cross_validated',

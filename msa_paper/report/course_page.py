@@ -67,16 +67,21 @@ def what_the_course_adds(
     "One sentence a model of which the question of the page is asked."
     asked = [t for t in some if t.model == "full" and t.beyond]
     of = next((METRICS["mae"].show(t.values["mae"]["mean"]) for t in some if t.arm == "alone"), "?")
-    return [f"{datasets.facts(t.dataset)['label']}, reading {READS[t.arm]}: what the whole architecture adds in "
-            f"the course of the video to its text encoder is {spoken(t.beyond)} of an MAE of {of} "
-            f"({judged(t.beyond)}; {t.seeds} seeds on one cross-fitting)." for t in asked]
+    def sentence(t:Told)->str:
+        "What one of them says."
+        where = f"{datasets.facts(t.dataset)['label']}, reading {READS[t.arm]}"
+        what = "what the whole architecture adds in the course of the video to its text encoder is"
+        sure = f"({judged(t.beyond)}; {t.seeds} seeds on one cross-fitting)"
+        return f"{where}: {what} {spoken(t.beyond)} of an MAE of {of} {sure}."
+    return [sentence(t) for t in asked]
 
 def course_table(
     some:list[Told],   # of one data set
 )->str:                # Markdown
     "A row a configuration: what it reads, what it reaches, how far it is from the prediction alone."
     shown = [m for m in SHOWN if any(m in t.values for t in some)]
-    head = ("reads", "model", *(f"{METRICS[m].label} [95 %]" for m in shown), "seeds", "MAE − prediction alone")
+    values = (f"{METRICS[m].label} [95 %]" for m in shown)
+    head = ("reads", "model", *values, "seeds", "MAE − prediction alone")
     rows = []
     for t in some:
         numbers = [spoken(t.values[m], m, "") if m in t.values else "" for m in shown]

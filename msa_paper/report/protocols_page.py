@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['INTENSITY', 'MODELS', 'USUAL', 'HEAD', 'CROSS', 'NOT_RUN', 'Protocol', 'target_of', 'place_of', 'real_experiments',
            'protocols', 'main_of', 'validated_best', 'chosen_rows', 'rows_shown', 'Line', 'n_told', 'modalities_told',
-           'lines_of_others', 'by_of', 'value_shown', 'lines_of_ours', 'Folds', 'folds_of_study', 'cross_validated',
-           'folds_line', 'lines_of_folds', 'metrics_of', 'Shown', 'shown_protocol', 'protocol_title', 'protocol_text',
-           'protocols_page']
+           'lines_of_others', 'by_of', 'value_shown', 'caution', 'lines_of_ours', 'Folds', 'folds_of_study',
+           'cross_validated', 'folds_line', 'lines_of_folds', 'metrics_of', 'Shown', 'shown_protocol', 'protocol_title',
+           'protocol_text', 'protocols_page']
 
 # %% ../../nbs/report/53_protocols_page.ipynb #ddcac63f
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from .names import METRICS, NAMES, options_told
 from .pages import page_folder, runs_of, units
 from .result_tables import setting_of
 from .tables import summary
-from ..studies.study import PAPER_BASELINES, Experiment, experiments, studied
+from ..studies.settings import forwards_alone
+from ..studies.study import PAPER_BASELINES, Experiment, experiments, label_leaks, studied
 from ..tasks import TASKS
 
 # %% ../../nbs/report/53_protocols_page.ipynb #b705f63a
@@ -59,7 +60,7 @@ def protocols()->list[Protocol]:
     return sorted(found, key=lambda p: (order[p.dataset], p.protocol == NOT_TOLD, p.protocol, p.target))
 
 # %% ../../nbs/report/53_protocols_page.ipynb #dbb7e3ee
-MODELS = "full", *PAPER_BASELINES, "bc_lstm", "bc_lstm_two_level"
+MODELS = "full", "text_encoder", *PAPER_BASELINES, "bc_lstm", "bc_lstm_two_level"
 USUAL = dict(intensity="mae", classes="acc", labels="wa_mean")    # what a task is judged by
 
 def main_of(e:Experiment)->str:
@@ -80,8 +81,8 @@ def chosen_rows(
     there:dict[str, list[Published]],
     metric:str,
 )->dict[str, list[Published]]:
-    "The proposed model, the baseline that validation prefers, and bc-LSTM."
-    return {m: there[m] for m in ("full", validated_best(there, metric), *MODELS[-2:]) if m in there}
+    "The proposed model, its encoder alone, the baseline that validation prefers, and bc-LSTM."
+    return {m: there[m] for m in (*MODELS[:2], validated_best(there, metric), *MODELS[-2:]) if m in there}
 
 def rows_shown(
     e:Experiment,
@@ -148,6 +149,12 @@ def value_shown(runs:list[Published], metric:str)->str:
     found, m = summary(runs, metric), METRICS[metric]
     return f"{m.show(found['mean'])} {m.between(found['low'], found['high'])}"
 
+def caution(e:Experiment, m:str)->str: # '; …', or nothing
+    "What a row may not be read without."
+    leaks = label_leaks(e.study, f"{e.dataset}-{e.protocol}")
+    past = m in PAPER_BASELINES and forwards_alone(e.settings)
+    return "; features that know labels" * bool(leaks) + "; reads forwards alone" * past
+
 def lines_of_ours(
     p:Protocol,
     metrics:tuple[str, ...],
@@ -160,7 +167,7 @@ def lines_of_ours(
         same = likes_of(p, setting_of(e, rows)) if rows else 0
         for m, runs in rows.items():
             values = {x: value_shown(runs, own_metric(x, e.task)) for x in metrics}
-            note = f"{len(runs)} seeds; the like of {same or 'none'} of the numbers above"
+            note = f"{len(runs)} seeds{caution(e, m)}; the like of {same or 'none'} of the numbers above"
             told = by_of(e), runs[0].row["modalities"], f"{runs[0].metrics['test']['n']:,}"
             lines.append((Line(NAMES[m], *told, values, note, True), runs))
     return lines
