@@ -159,7 +159,7 @@ def cost_facts(results:str="")->dict[str, str]:
         runs=f"{c.runs:,}", configurations=f"{c.configurations:,}", seeds=" or ".join(map(str, c.seeds)),
         training=hours(c.run_seconds), gpu=hours(c.gpu_seconds), searches=f"{c.searches:,}",
         trials=f"{c.trials:,}", searching=hours(c.trial_seconds), failed=f"{c.failed_trials:,}",
-        store=store_told(results),
+        store=store_told(results), together=hours(c.seconds),
     )
 
 def facts(results:str="")->dict[str, str]:

@@ -91,8 +91,8 @@ def moved_picture(
 )->list:
     "Points that are moved, and lines of the density of the exact ones: pixels only."
     by = JITTER * ((scale[1] - scale[0]) / 6)
-    title += f": points moved at random (sd {by:g}),\n"
-    title += "lines hold 25, 50 and 90 % of the density of the exact points"
+    title += f"\npoints moved at random (sd {by:g}); lines hold 25, 50 and 90 %"
+    title += "\nof the density of the exact ones"
     figure = predicted_against_true(*points, title, note, share, jittered(*points, by), scale)
     return save_figure(figure, folder, "figure6", sidecar | dict(jitter=by), kinds=("png",))
 

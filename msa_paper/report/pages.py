@@ -61,7 +61,8 @@ def units(
     e:Experiment,
 )->tuple[str, str]:   # ('segments', 'videos')
     "What the samples and the groups of an experiment's data are called."
-    return dataset.facts(e.dataset).get("units", ("sequences", "sequences"))
+    samples, groups = dataset.facts(e.dataset).get("units", ("sequences", "sequences"))
+    return (groups, groups) if e.protocol == "videos" else (samples, groups)      # whole ones
 
 def parameters(
     runs:dict[str, list[Published]],   # {model: its runs}

@@ -16,6 +16,7 @@ from .markdown import markdown
 from .pages import page_folder
 from .style import few_digits
 from ..studies.configurations import every_entry
+from ..studies.study import studied
 
 # %% ../../nbs/report/56_plan_page.ipynb #47b29deb
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def progress(
     "What is published of a study, beside what it asks for; of one that nobody has declared, nothing."
     if name not in study:
         return Progress(0, 0, 0, 0, 0.)
-    asked = sum(len(e.seeds) for e in every_entry(name, results))
+    asked = max(studied(name).asks, sum(len(e.seeds) for e in every_entry(name, results)))
     found = open_results(results).studies.get(name)
     if found is None:
         return Progress(asked, 0, 0, 0, 0.)

@@ -194,13 +194,14 @@ class TrialPanel(TypedDict):
     title: str
     unit: str      # 'validation accuracy (%)'
     trials: dict[str, tuple[list[float|None], int|None]]   # {model: (scores, number of the best, if known)}
+    others: dict[str, str]     # {model: where its settings come from, if not from trials of its own}
 
 # %% ../../nbs/report/10_plots.ipynb #1e169bed
-def draw_trials(ax:Axes, i:int, scores:list[float|None], best:int|None):
+def draw_trials(ax:Axes, i:int, scores:list[float|None], best:int|None, other:str="no trial"):
     "The scores of one model's trials: the best is marked, or it is said that more are to come."
     x = np.array([s for s in scores if s is not None], float)
     if not len(x):
-        ax.text(.02, i, "no trial", transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=PALE)
+        ax.text(.02, i, other, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=PALE)
         return
     ax.plot(x, np.full(len(x), i), "|", color=INK, ms=8, alpha=.55)
     if best is not None:
@@ -213,8 +214,8 @@ def draw_trials(ax:Axes, i:int, scores:list[float|None], best:int|None):
 def draw_searches(ax:Axes, panel:TrialPanel):
     "One panel: a row a model."
     trials = panel["trials"]
-    for i, (scores, best) in enumerate(trials.values()):
-        draw_trials(ax, i, scores, best)
+    for i, (model, (scores, best)) in enumerate(trials.items()):
+        draw_trials(ax, i, scores, best, panel["others"].get(model, "no trial"))
     ax.set(yticks=range(len(trials)), yticklabels=list(trials), ylim=(len(trials) - .4, -.6),
            xlabel=panel["unit"])
     ax.set_title(panel["title"], fontsize=8.5)

@@ -203,7 +203,8 @@ def tables_page(
     parts = studied(known(data, shown_on(name, results), f"data of {name}")).tables[name]
     made = [made_part(name, p, results) for p in parts]
     none = not any(m.runs for m in made)
-    start = f"**No run of `{data}` for this table is published:** `make reproduce DATA={data}`\n\n" if none else ""
+    remedy = f"**No run of `{data}` for this table is published:** `make reproduce DATA={data}`"
+    start = f"{remedy}\n\n" if none else ""
     read = READ.format(groups=units(experiment(parts[0].key, parts[0].study))[1])
     read += "\n" if study.is_adopted(data) else PUBLISHED
     text = start + read + "\n" + "\n".join(m.markdown for m in made)

@@ -47,11 +47,13 @@ def density_contours(axes:Axes, x:np.ndarray, y:np.ndarray, scale:Scale):
     axes.contour(X, Y, density, levels=levels, colors=INK, linewidths=(.6, .8, 1.), zorder=2)
 
 # %% ../../nbs/report/09_scatter.ipynb #24e04c9b
+BEHIND_TEXT = dict(facecolor="white", alpha=.8, lw=0, pad=1)
+
 def diagonal(axes:Axes, scale:Scale):
     "Where a prediction is the truth."
     axes.plot(scale, scale, color=PALE, lw=1, zorder=1)
     axes.annotate("prediction = truth", (scale[1], scale[1]), xytext=(-8, 2), textcoords="offset points",
-                  ha="right", va="bottom", fontsize=7.5, color=PALE)
+                  ha="right", va="bottom", fontsize=7.5, color=PALE, bbox=BEHIND_TEXT)
 
 # %% ../../nbs/report/09_scatter.ipynb #18511a45
 def dense_region(axes:Axes, truth:np.ndarray, prediction:np.ndarray, inside:float):
@@ -60,7 +62,7 @@ def dense_region(axes:Axes, truth:np.ndarray, prediction:np.ndarray, inside:floa
     patch.set(fill=False, edgecolor=ACCENT, lw=1.4, zorder=3)
     axes.add_patch(patch)
     axes.annotate(f"dense region: {inside:.0%} of the points", patch.center, xytext=(.98, .02),
-                  textcoords="axes fraction", ha="right", fontsize=7.5, color=ACCENT)
+                  textcoords="axes fraction", ha="right", fontsize=7.5, color=ACCENT, bbox=BEHIND_TEXT)
 
 # %% ../../nbs/report/09_scatter.ipynb #206acecf
 def intensity_scales(axes:Axes, x:np.ndarray, y:np.ndarray, scale:Scale):
@@ -85,7 +87,7 @@ def predicted_against_true(
     "Predicted against true intensity with the diagonal and the ellipse of the dense region (Figure 6)."
     x, y = (truth, prediction) if shown is None else shown
     with house_style():
-        figure, axes = plt.subplots(figsize=(4.2, 4.4))
+        figure, axes = plt.subplots(figsize=(4.4, 5.4))
         diagonal(axes, scale)
         axes.scatter(x, y, s=9, color=INK, alpha=.35 if shown is None else .18, lw=0, zorder=2)
         if shown is not None:
@@ -93,6 +95,6 @@ def predicted_against_true(
         dense_region(axes, truth, prediction, inside)
         intensity_scales(axes, x, y, scale)
         axes.set_title(title, fontsize=8.5)
-        axes.text(.02, .98, note, transform=axes.transAxes, va="top", fontsize=8)
+        axes.text(0, -.16, note, transform=axes.transAxes, va="top", fontsize=8)     # below the scale
         plt.close(figure)
     return figure

@@ -17,7 +17,7 @@ from .markdown import markdown
 from .pages import page_folder, picture, runs_of
 from .plots import trial_strips
 from .names import NAMES
-from ..studies.study import Experiment, experiments, is_closed_form
+from ..studies.study import Experiment, ablations, experiments, is_closed_form
 
 # %% ../../nbs/report/47_search_page.ipynb #35dbd24e
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def search_panel(
         return None if score is None else 100 * score if accuracy else score
     unit = "validation accuracy (%)" if accuracy else "validation loss (smooth L1)"
     trials = {NAMES[m]: ([show(t["score"]) for t in s.trials], s.chosen) for m, s in found.items()}
-    return dict(title=f"{e.dataset}-{e.protocol}, {e.task}", unit=unit, trials=trials)
+    like = set(ablations()[1:]) if e.ablations_as == "full" else ()
+    others = {NAMES[m]: "settings of the full model" for m in like}
+    return dict(title=e.place or e.key, unit=unit, trials=trials, others=others)
 
 def search_sidecar(found:dict[str, Tried])->dict:
     "How many trials each model had, how long they took, how many failed, which was chosen."

@@ -65,7 +65,7 @@ def mosi()->Study:
                  known_faults=KNOWN_FAULTS)
 
 # %% ../../nbs/studies/30_mosi.ipynb #0e5cb620
-PUBLISHED_SO = replace(BINARY, models=("bc_lstm_two_level",), tuned_on="", main="", aims=(),
+PUBLISHED_SO = replace(BINARY, models=("bc_lstm_two_level",), settings={}, tuned_on="", main="", aims=(),
                        place="MOSI, features that know labels, two levels")
 TWO_LEVELS = {"table5": (Part(f"{LEAKED}: bc-LSTM of two levels, trained for two classes", BINARY.key, TWO),)}
 

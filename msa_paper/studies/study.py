@@ -133,6 +133,7 @@ class Study:
     needs: str = ""                    # a file that only its authors give out
     pooled: bool = False               # its configurations are folds: their tests are also scored as one
     known_faults: dict = field(default_factory=dict)   # what an audit finds → why it is published
+    asks: int = 0                      # runs, where another study's search has yet to choose its settings
     sums: bool = True                  # published, locked, for comparisons to come; no: runs take minutes
     name: str = ""                     # filled in
     order: int = LAST

@@ -150,7 +150,8 @@ def on_mosei(results:str="")->list[RunSpec]:
 @study("mosei-words", order=22)
 def mosei_words()->Study:
     "CMU-MOSEI's transcripts, segment by segment: encoders frozen and trained on."
-    return Study(configurations=on_mosei, comparisons=COMPARED, pages=("words",))
+    asks = 3 * len(ON_MOSEI)
+    return Study(configurations=on_mosei, comparisons=COMPARED, pages=("words",), asks=asks)
 
 # %% ../../nbs/studies/62_words.ipynb #de64df24
 EARLIER = Arm("mpnet", True, 3)
@@ -165,7 +166,8 @@ def on_earlier(results:str="")->list[RunSpec]:
 @study("mosi-earlier", order=37)
 def mosi_earlier()->Study:
     "CMU-MOSI's official segments, each behind the three before it: MPNet trained on."
-    return Study(configurations=on_earlier, comparisons=COMPARED, pages=("words",))
+    asks = 5 * len(TOLD_EARLIER)
+    return Study(configurations=on_earlier, comparisons=COMPARED, pages=("words",), asks=asks)
 
 # %% ../../nbs/studies/62_words.ipynb #cd4fd0ff
 def recipe(
@@ -199,7 +201,9 @@ def on_sims(results:str="")->list[RunSpec]:
 @study("sims-words", order=23)
 def sims_words()->Study:
     "CH-SIMS, first and second version, by its English transcripts alone."
-    return Study(configurations=on_sims, comparisons=COMPARED, pages=("words",), known_faults=FAULTS)
+    asks = 3 * len(ARMS) * len(MODELS) * len(SIMS)
+    return Study(configurations=on_sims, comparisons=COMPARED, pages=("words",), known_faults=FAULTS,
+                 asks=asks)
 
 # %% ../../nbs/studies/62_words.ipynb #30cbad44
 CHINESE = tuple(Arm("e5", trained, language="Chinese") for trained in (False, True))

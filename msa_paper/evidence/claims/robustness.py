@@ -219,7 +219,8 @@ def corruptions(tried:list[dict])->list[Corruption]:
 def scores(panel:Corruption, values:dict)->list[float]:
     "The scores of one seed, from the clean input on."
     tried = values["conditions"]
-    return [tried[0]["score"]] + [c["score"] for c in panel.of(tried)]
+    percent = 100 if values["metric"].startswith("acc") else 1
+    return [percent * c["score"] for c in (tried[0], *panel.of(tried))]
 
 def full_last(one:Probed)->bool:
     "What models are drawn in the order of."
@@ -256,9 +257,10 @@ def entitle(axes:np.ndarray, title:str, rows:list[Probed]):
     "What is scored, on how much, with how many seeds."
     values = rows[0].values
     for ax in axes[:, 0]:
-        ax.set_ylabel("MAE (intensity, −3 … 3)" if values["metric"] == "mae" else "accuracy")
-    seeds = sorted({len(one.probes) for one in rows if one.spec.model not in TRIVIAL})
-    axes[0, 0].set_title(f"{title}: n = {values['n']}, {' or '.join(map(str, seeds))} seeds; "
+        ax.set_ylabel("MAE (−3 … 3), less is better" if values["metric"] == "mae"
+                      else "accuracy (%), more is better")
+    seeds = sorted({len(one.probes) for one in rows})
+    axes[0, 0].set_title(f"{title}: n = {values['n']:,}, {' or '.join(map(str, seeds))} seeds; "
                          "band: 95 % interval of the proposed model")
 
 # %% ../../../nbs/evidence/claims/15_robustness.ipynb #333eb3a6
@@ -267,7 +269,7 @@ def draw_robustness(
     title:str,
 )->Drawn:
     "C15: the score of every model against noise, missing modalities and gaps."
-    shown = [one for one in rows if one.spec.model in LABELS and one.spec.model != "dummy"]
+    shown = [one for one in rows if one.spec.model in LABELS and one.spec.model not in TRIVIAL]
     panels = corruptions(shown[0].values["conditions"])
     with house_style():
         lines = -(-len(panels) // COLUMNS)
