@@ -5953,6 +5953,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                                               'msa_paper/report/attention_page.py'),
                                                  'msa_paper.report.attention_page.several': ( 'report/attention_page.html#several',
                                                                                               'msa_paper/report/attention_page.py'),
+                                                 'msa_paper.report.attention_page.source_of': ( 'report/attention_page.html#source_of',
+                                                                                                'msa_paper/report/attention_page.py'),
                                                  'msa_paper.report.attention_page.source_told': ( 'report/attention_page.html#source_told',
                                                                                                   'msa_paper/report/attention_page.py'),
                                                  'msa_paper.report.attention_page.tied': ( 'report/attention_page.html#tied',

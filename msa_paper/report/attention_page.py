@@ -106,13 +106,14 @@ def weight_rows(one:Looked, level:str)->list[list[str]]:
                      percent(mean), f"{100 * sd[0]:.1f}", percent(largest) if moves else "",
                      percent(of_seeds(some, "hands")) if first and moves else "",
                      percent(of_seeds(some, "constant")) if first and moves else "",
-                     noticed(one, level, m), f"{some[0]['n']:,}" if first else ""])
+                     noticed(one, level, m), f"{some[0]['n']:,}" if first else "",
+                     str(len(some)) if first else ""])
     return rows
 
 # %% ../../nbs/report/56_attention_page.ipynb #1eeb369b
 WEIGHTS = ["data, model", "weight", "modality", "mean, %", "sd over steps, points", "largest in, % of steps",
            "largest changes hands, % of steps", "sequences in which one stays largest, %",
-           "ρ with noise on it, turned", "n"]
+           "ρ with noise on it (validation), positive where it falls", "n", "seeds"]
 
 def weight_table(every:list[Looked])->str: # Markdown
     "How weights lie and move: mean over seeds [least, most]."
@@ -184,17 +185,24 @@ def grid_table(every:list[Grid])->str: # Markdown
     return markdown(head, rows) if rows else "**No grid over θ is published.**\n"
 
 # %% ../../nbs/report/56_attention_page.ipynb #0d0b8df4
-def draw_weights(ax:Axes, every:list[Looked]):
-    "A row a modality: the median of α over steps, half of the steps, nine in ten of them."
-    rows = [(one, m) for one in every for m in one.weights[0]["alpha"]["modalities"]]
+LEVELS = {"alpha": "α (features)", "beta": "β (decision)"}
+
+def source_of(one:Looked)->str:
+    "A study and its data."
+    return f"{one.study}, {one.place.partition('-')[0]}"
+
+def draw_weights(ax:Axes, every:list[Looked], level:str):
+    "A row a modality: the median of a weight over steps, half of the steps, nine in ten of them."
+    rows = [(one, m) for one in every for m in one.weights[0][level]["modalities"]]
     for i, (one, m) in enumerate(rows):
-        q = np.mean([w["alpha"]["modalities"][m]["quantiles"] for w in one.weights], 0)
+        q = np.mean([w[level]["modalities"][m]["quantiles"] for w in one.weights], 0)
         ax.plot(q[[0, 4]], [i, i], color=PALE, lw=1.2)
         ax.plot(q[[1, 3]], [i, i], color=INK, lw=3, solid_capstyle="butt")
         ax.plot(q[2], i, "o", color=ACCENT, ms=4)
     ax.set(yticks=range(len(rows)), ylim=(len(rows) - .5, -.5), xlim=(0, 1),
-           xlabel="α over the steps of the test: median, 50 %, 90 %")
-    ax.set_yticklabels([f"{one.study}: {m}" for one, m in rows], fontsize=7)
+           xlabel=f"{LEVELS[level]}, steps of the test:\nmedian, 50 %, 90 %, means over seeds")
+    told = (f"n = {one.weights[0]['n']:,}, {len(one.weights)} seeds" for one, _ in rows)
+    ax.set_yticklabels([f"{source_of(one)}: {m}\n{n}" for (one, m), n in zip(rows, told)], fontsize=6.5)
 
 def draw_joined(ax:Axes, every:list[Looked]):
     "A line a model: joined pairs by θ, a mark at its own."
@@ -203,7 +211,7 @@ def draw_joined(ax:Axes, every:list[Looked]):
         if some:
             y, color = 100 * np.mean([e["joined"] for e in some], 0), (ACCENT, INK, PALE)[k % 3]
             ax.plot(some[0]["thetas"], y, color=color, lw=1.2, ls=("-", "--", ":")[k // 3 % 3],
-                    label=one.study)
+                    label=source_of(one))
             ax.plot(some[0]["theta"], 100 * np.mean([e["own"] for e in some]), "o", color=color, ms=4)
     ax.set(xlabel="θ", ylabel="joined pairs, % of candidates", ylim=(0, None))
     ax.legend(frameon=False, fontsize=7)
@@ -212,12 +220,15 @@ def draw_joined(ax:Axes, every:list[Looked]):
 def attention_figure(
     every:list[Looked],   # of the full model
 )->Figure:
-    "How α lies over steps, and joined pairs by θ."
+    "How α and β lie over steps, and joined pairs by θ."
     n = sum(len(one.weights[0]["alpha"]["modalities"]) for one in every)
     with house_style():
-        figure, axes = plt.subplots(1, 2, figsize=(7.6, max(2.6, .9 + .22 * n)), width_ratios=(1.2, 1))
-        draw_weights(axes[0], every)
-        draw_joined(axes[1], every)
+        size = 9.6, max(2.8, 1.1 + .28 * n)
+        figure, axes = plt.subplots(1, 3, figsize=size, width_ratios=(1, 1, 1.2))
+        for ax, level in zip(axes, LEVELS):
+            draw_weights(ax, every, level)
+        axes[1].set_yticklabels([])
+        draw_joined(axes[2], every)
         plt.close(figure)
     return figure
 
@@ -231,7 +242,8 @@ def alternative(every:list[Looked])->str:
         where = source_told(one.study, one.place)
         told.append(f"{where}: the largest weight {move}, one modality stays largest in "
                     f"{percent(constant)} % of sequences ({len(some)} seeds, n = {some[0]['n']:,} steps)")
-    return "Left, weights of modalities over steps; right, joined pairs by θ. " + "; ".join(told) + "."
+    shown = "Left and middle, weights of modalities over steps; right, joined pairs by θ. "
+    return f"{shown}{'; '.join(told)}."
 
 # %% ../../nbs/report/56_attention_page.ipynb #95f6187c
 READ = ("Numbers are means over seeds [least, most]; n counts test steps. A weight that does not move is a "

@@ -166,7 +166,8 @@ def store_told(results:str="")->str:
         return (f"Of the published trials {total_compute(results).failed_trials:,} failed; how many runs and "
                 "trials failed before, and were made again, is not known: their store has not written it "
                 "down (`msa-paper publish compute`).")
-    return (f"The working store that was published last held {s.runs:,} runs ({hours(s.run_seconds)}) and {s.searches:,} searches of "
-            f"{s.trials:,} trials ({hours(s.trial_seconds)}), {s.failed_trials:,} of which failed, and "
-            f"{s.failed_notebooks:,} notebooks that failed and were not made again. Probes, cross-fitting and "
-            "reading features are in none of these sums.")
+    runs, trials = hours(s.run_seconds), hours(s.trial_seconds)
+    return (f"The working store that was published last held {s.runs:,} runs ({runs}) and {s.searches:,} "
+            f"searches of {s.trials:,} trials ({trials}), {s.failed_trials:,} of which failed, and "
+            f"{s.failed_notebooks:,} notebooks that failed and were not made again. Probes, cross-fitting "
+            "and reading features are in none of these sums.")
