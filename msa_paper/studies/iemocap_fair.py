@@ -105,4 +105,4 @@ def by_session(results:str="")->list[RunSpec]:
 @study("iemocap-sessions", order=26)
 def iemocap_sessions()->Study:
     "Four classes, one session left out."
-    return Study(configurations=by_session, comparisons=(metrics_alone,), pooled=True)
+    return Study(configurations=by_session, comparisons=(metrics_alone,), pages=("folds",), pooled=True)

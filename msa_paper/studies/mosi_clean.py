@@ -104,4 +104,4 @@ def by_fold(results:str="")->list[RunSpec]:
 @study("mosi-folds", order=32)
 def mosi_folds()->Study:
     "Intensity, a third of the videos left out."
-    return Study(configurations=by_fold, comparisons=(metrics_alone,), pooled=True)
+    return Study(configurations=by_fold, comparisons=(metrics_alone,), pages=("folds",), pooled=True)
