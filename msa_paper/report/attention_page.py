@@ -201,8 +201,9 @@ def draw_weights(ax:Axes, every:list[Looked], level:str):
         ax.plot(q[2], i, "o", color=ACCENT, ms=4)
     ax.set(yticks=range(len(rows)), ylim=(len(rows) - .5, -.5), xlim=(0, 1),
            xlabel=f"{LEVELS[level]}, steps of the test:\nmedian, 50 %, 90 %, means over seeds")
-    told = (f"{source_of(one)}: {m}\nn = {one.weights[0]['n']:,}, {len(one.weights)} seeds" for one, m in rows)
-    ax.set_yticklabels(list(told), fontsize=6.5)
+    told = [f"{source_of(one)}: {m}\nn = {one.weights[0]['n']:,}, {len(one.weights)} seeds"
+            for one, m in rows]
+    ax.set_yticklabels(told, fontsize=6.5)
 
 def draw_joined(ax:Axes, every:list[Looked]):
     "A line a model: joined pairs by θ, a mark at its own."

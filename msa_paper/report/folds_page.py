@@ -87,8 +87,8 @@ def tested_on(some:list[Scored])->str:
     "On what, in a sentence."
     told, spec = some[0].folds.told, some[0].folds.runs[0].spec
     samples, groups = units(spec)
-    return (f"{told['folds']} folds over all {told['groups']:,} {groups}, {told['n']:,} {samples} in all, each "
-            f"scored once by models that were not trained on its fold; intervals over seeds and {groups}. "
+    return (f"{told['folds']} folds over all {told['groups']:,} {groups}, {told['n']:,} {samples} in all, "
+            f"each scored once by models that were not trained on its fold; intervals over seeds and {groups}. "
             "*Could have shown*: the difference that four of five such experiments would have found.")
 
 # %% ../../nbs/report/53_folds_page.ipynb #523e53c7
