@@ -87,9 +87,9 @@ def tested_on(some:list[Scored])->str:
     "On what, in a sentence."
     told, spec = some[0].folds.told, some[0].folds.runs[0].spec
     samples, groups = units(spec)
-    return (f"{told['folds']} folds over all {told['groups']:,} {groups}, {told['n']:,} {samples} in all, "
-            f"each scored once by models that were not trained on its fold; intervals over seeds and {groups}. "
-            "*Could have shown*: the difference that four of five such experiments would have found.")
+    size = f"{told['folds']} folds over all {told['groups']:,} {groups}, {told['n']:,} {samples} in all"
+    return (f"{size}, each scored once by models that were not trained on its fold; intervals over seeds and "
+            f"{groups}. *Could have shown*: the difference that four of five such experiments would have found.")
 
 # %% ../../nbs/report/53_folds_page.ipynb #523e53c7
 @page("folds", order=12)
