@@ -89,7 +89,8 @@ def tested_on(some:list[Scored])->str:
     samples, groups = units(spec)
     size = f"{told['folds']} folds over all {told['groups']:,} {groups}, {told['n']:,} {samples} in all"
     return (f"{size}, each scored once by models that were not trained on its fold; intervals over seeds and "
-            f"{groups}. *Could have shown*: the difference that four of five such experiments would have found.")
+            f"{groups}. *Could have shown*: the difference that four of five such experiments would have "
+            "found.")
 
 # %% ../../nbs/report/53_folds_page.ipynb #523e53c7
 @page("folds", order=12)
