@@ -28,7 +28,7 @@ class Progress:
     "Tells how far a plan is: what ended at once, the rest now and then."
     def __init__(self, plan:Plan):
         self.plan, self.total = plan, sum(len(e.seeds) for e in plan.entries)
-        self.at, self.done, self.bar = time.time(), None, None
+        self.at, self.done, self.bar = time.time(), None, None     # when it was looked, what was there
         if sys.stderr.isatty():
             from tqdm import tqdm
             shape = "{desc} {bar} {n_fmt}/{total_fmt} {postfix}"
@@ -41,18 +41,20 @@ class Progress:
         self.tell(workers, f"{name}: {'failed' if failure else tuned}")
 
     def tell(self, workers:int, text:str=""):
-        "Say how far things are, if there is something new to say."
-        done, now = self.total - self.plan.missing(), time.time()
-        if not text and (done == self.done or now - self.at < (1 if self.bar else 30)):
+        "Say how far things are, if there is something new to say; looking costs a glance at every run."
+        now, before = time.time(), self.done
+        if not text and now - self.at < (1 if self.bar else 30):
             return
-        self.at, self.done = now, done
+        self.at, self.done = now, self.total - self.plan.missing()
+        if not text and self.done == before:
+            return
         left = seconds_left(self.plan.going(), max(1, workers))
         told = f"{len(self.plan.running)} at work, time left: {spoken(left)}"
         if not self.bar:
-            return print(f"[{done}/{self.total}] {f'{text}; ' if text else ''}{told}", flush=True)
+            return print(f"[{self.done}/{self.total}] {f'{text}; ' if text else ''}{told}", flush=True)
         if text:
             self.bar.write(text)
-        self.bar.n = done
+        self.bar.n = self.done
         self.bar.set_postfix_str(told)
 
 # %% ../../nbs/jobs/55_status.ipynb #8bda4213
