@@ -7,6 +7,7 @@ __all__ = ['SHOWN', 'Scored', 'shown_of', 'scored', 'between', 'judged', 'folds_
 
 # %% ../../nbs/report/53_folds_page.ipynb #e5208f48
 from dataclasses import dataclass
+import numpy as np
 from IPython.display import Markdown
 from ..core import json_text, write_whole
 from ..experiment.behind import behind
@@ -47,8 +48,12 @@ def scored(
     asked = [of for n, of in there.derived.items() if n.startswith("folds comparisons ")]
     said = {k: v for of in asked for k, v in of.items()}
     def apart(m:str, k:str)->dict|None:
-        "The full model less another, in a metric."
-        return said.get(comparison_name({("full", k): 1., (m, k): -1.})) if m != "full" else None
+        "The full model less another, in a metric; what is published of it may be the opposite."
+        name = comparison_name({("full", k): 1., (m, k): -1.})
+        d = said.get(name) if m != "full" else None
+        if d is None or name.startswith("+1*full."):
+            return d
+        return d | dict(mean=-d["mean"], low=-d["high"], high=-d["low"])
     order = [m for m in every_model() if m in every]
     order += [m for m in every if m not in order]
     def one(m:str)->Scored:

@@ -42,10 +42,15 @@ def classes(models:list[str], metrics:list[str])->list[Terms]:
     pairs = [{(m, f"f1_{a}"): 1., (m, f"f1_{b}"): -1.} for m in some for a in EASY for b in HARD]
     return pairs + [lead_terms("full", m) for m in some if m != "full" and "full" in models]
 
+def as_named(terms:Terms)->Terms:
+    "The same question or its opposite: what its name says, whose first term counts positively."
+    sign = 1 if terms[min(k for k, w in terms.items() if w)] > 0 else -1
+    return {k: sign * w for k, w in terms.items()}
+
 def asked_of(models:list[str], metrics:list[str])->dict[str, Terms]: # {name: terms}
     "Every question that is asked of models on all folds."
     every = [t for ask in (against, parts, classes) for t in ask(models, metrics)]
-    return {comparison_name(t): t for t in every}
+    return {comparison_name(t): as_named(t) for t in every}
 
 # %% ../../nbs/report/29_pooled_comparisons.ipynb #f4df3aeb
 def answer(terms:Terms, models:dict[str, Pooled])->dict|None: # None where the models share no seed

@@ -83,7 +83,7 @@ def aimed(
 )->str:
     "Whether the aims of an experiment were reached, as a sentence."
     told = "; ".join(told_aim(aim, table) for aim in e.aims)
-    return f" Aimed at before the runs: {told}." if told else ""
+    return f" Aimed at: {told}." if told else ""
 
 # %% ../../nbs/report/42_result_tables.ipynb #c918e978
 def spoken(label:str)->str:
