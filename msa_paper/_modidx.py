@@ -348,8 +348,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '.', 'git_ur
                                                                                      'msa_paper/baselines/mult.py'),
                                           'msa_paper.baselines.mult.MulTSettings.model_post_init': ( 'baselines/mult.html#multsettings.model_post_init',
                                                                                                      'msa_paper/baselines/mult.py'),
-                                          'msa_paper.baselines.mult.MulTSettings.published': ( 'baselines/mult.html#multsettings.published',
-                                                                                               'msa_paper/baselines/mult.py'),
                                           'msa_paper.baselines.mult.MulTSettings.sees_future': ( 'baselines/mult.html#multsettings.sees_future',
                                                                                                  'msa_paper/baselines/mult.py'),
                                           'msa_paper.baselines.mult.ResidualHead': ( 'baselines/mult.html#residualhead',

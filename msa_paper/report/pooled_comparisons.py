@@ -42,6 +42,7 @@ def classes(models:list[str], metrics:list[str])->list[Terms]:
     pairs = [{(m, f"f1_{a}"): 1., (m, f"f1_{b}"): -1.} for m in some for a in EASY for b in HARD]
     return pairs + [lead_terms("full", m) for m in some if m != "full" and "full" in models]
 
+# %% ../../nbs/report/29_pooled_comparisons.ipynb #43e88837
 def as_named(terms:Terms)->Terms:
     "The same question or its opposite: what its name says, whose first term counts positively."
     sign = 1 if terms[min(k for k, w in terms.items() if w)] > 0 else -1
