@@ -15,7 +15,7 @@ from .sources import SIX, Row, experiment_of, said_by_paper, statistic_of
 from .testability import Circumstances
 from .verdicts import Effect, Finding, untestable
 from ..experiment.published import NotComparable
-from ..experiment.study_tables import comparison_name
+from ..experiment.study_tables import as_asked, comparison_name
 from ..report.names import METRICS, NAMES
 from ..report.tables import weighed_sum
 from ..studies.study import Experiment
@@ -65,16 +65,13 @@ class Ran:
 
     def over_folds(self, terms:tuple[Term, ...])->dict:
         "A weighed sum over all folds; raises `NotComparable` where none was published."
-        name = comparison_name({(m, metric): w for w, m, metric in terms})
+        asked = {(m, metric): w for w, m, metric in terms}
+        name = comparison_name(asked)
         found = (statistic_of("folds comparisons", self.row, self.results) or {}).get(name)
         if found is None:
             told = "this comparison over all folds was not published"
             raise NotComparable(told, name, "publish the study where all folds and the labels are")
-        first = min((m, metric) for _, m, metric in terms)
-        sign = next(w for w, m, metric in terms if (m, metric) == first)
-        if sign > 0:
-            return found
-        return found | dict(mean=-found["mean"], low=-found["high"], high=-found["low"])
+        return as_asked(found, asked)
 
     def sum(self, *terms:Term)->dict:  # mean, low, high, p, detectable, df, seeds
         "A weighed sum of metrics of models, paired by seed and by resample."

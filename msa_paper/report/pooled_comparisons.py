@@ -9,7 +9,7 @@ __all__ = ['pooled_comparisons_text']
 import numpy as np
 import pandas as pd
 from ..core import MsaPaperError
-from ..experiment.study_tables import comparison_name
+from ..experiment.study_tables import Terms, comparison_name, sign_in_name
 from ..measures.ids import resampled_metrics
 from ..measures.ranks import rank_agreement
 from .at_hand import AtHand
@@ -21,8 +21,6 @@ from ..studies.comparisons import Configuration, EASY, HARD, lead_terms
 from ..studies.study import ablations, baselines, studied
 
 # %% ../../nbs/report/29_pooled_comparisons.ipynb #43e88836
-Terms = dict[tuple[str, str], float]     # {(model, metric): weight}
-
 def against(models:list[str], metrics:list[str])->list[Terms]:
     "Each metric alone, and the full model against every other."
     alone = [{(m, k): 1.} for m in models for k in metrics]
@@ -45,8 +43,7 @@ def classes(models:list[str], metrics:list[str])->list[Terms]:
 # %% ../../nbs/report/29_pooled_comparisons.ipynb #43e88837
 def as_named(terms:Terms)->Terms:
     "The same question or its opposite: what its name says, whose first term counts positively."
-    sign = 1 if terms[min(k for k, w in terms.items() if w)] > 0 else -1
-    return {k: sign * w for k, w in terms.items()}
+    return {k: sign_in_name(terms) * w for k, w in terms.items()}
 
 def asked_of(models:list[str], metrics:list[str])->dict[str, Terms]: # {name: terms}
     "Every question that is asked of models on all folds."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INTENSITY', 'MODELS', 'USUAL', 'HEAD', 'CROSS', 'ASKED', 'Protocol', 'target_of', 'place_of', 'real_experiments',
            'protocols', 'main_of', 'validated_best', 'chosen_rows', 'rows_shown', 'Line', 'n_told', 'modalities_told',
-           'lines_of_others', 'by_of', 'value_shown', 'caution', 'lines_of_ours', 'Folds', 'folds_of_study',
+           'lines_of_others', 'told_by', 'by_of', 'value_shown', 'caution', 'lines_of_ours', 'Folds', 'folds_of_study',
            'cross_validated', 'folds_line', 'lines_of_folds', 'words_in', 'lines_of_words']
 
 # %% ../../nbs/report/53_protocol_rows.ipynb #5f0a0003
@@ -135,11 +135,16 @@ def likes_of(p:Protocol, ours:Setting)->int:
     "How many published numbers are of the very same setting."
     return sum(not differences(r, ours) for r in published_numbers() if place_of(r) == p)
 
-# %% ../../nbs/report/53_protocol_rows.ipynb #0134daba
-def by_of(e:Experiment)->str:
+# %% ../../nbs/report/53_protocol_rows.ipynb #0134dab9
+def told_by(study_name:str, x:Experiment|RunSpec)->str:
     "A study, what it trains for, and the options of its reader in words: '`mosi`, regression'."
-    return ", ".join([f"`{e.study}`", e.task, *options_told(e.data)])
+    return ", ".join([f"`{study_name}`", x.task, *options_told(x.data)])
 
+def by_of(e:Experiment)->str:
+    "The same of an experiment, which knows its study."
+    return told_by(e.study, e)
+
+# %% ../../nbs/report/53_protocol_rows.ipynb #0134daba
 def value_shown(runs:list[Published], metric:str)->str:
     "A mean with its interval; empty where the metric is none of this task."
     if metric not in runs[0].metrics["test"] or pd.isna(runs[0].metrics["test"][metric]):
@@ -207,8 +212,7 @@ def folds_line(name:str, m:str, f:Folds, metrics:tuple[str, ...], p:Protocol)->L
     ours = Setting(p.dataset, CROSS, first.spec.task, frozenset(modalities.split(", ")), told["n"])
     note = (f"{seeds} seeds; {told['folds']} folds over all {told['groups']} {units(first.spec)[1]}, scored "
             f"as one test; the like of {likes_of(p, ours) or 'none'} of the numbers above")
-    by = ", ".join([f"`{name}`", first.spec.task, *options_told(first.spec.data)])
-    return Line(NAMES[m], by, modalities, f"{told['n']:,}", values, note, True)
+    return Line(NAMES[m], told_by(name, first.spec), modalities, f"{told['n']:,}", values, note, True)
 
 def lines_of_folds(p:Protocol, metrics:tuple[str, ...], results:str="")->list[tuple[Line, list[Published]]]:
     "Our cross-validations in a protocol, each row with its runs."
@@ -236,7 +240,7 @@ def lines_of_words(p:Protocol, metrics:tuple[str, ...], results:str="")->list[tu
         spec, n = runs[0].spec, runs[0].metrics["test"]["n"]
         ours = Setting(p.dataset, p.protocol, spec.task, frozenset({"text"}), n)
         note = f"{len(runs)} seeds; the like of {likes_of(p, ours) or 'none'} of the numbers above"
-        by = ", ".join([f"`{name}`", spec.task, *options_told(spec.data)])
         values = {m: value_shown(runs, own_metric(m, spec.task)) for m in metrics}
-        lines.append((Line(NAMES[spec.model], by, "text", f"{n:,}", values, note, True), runs))
+        told = told_by(name, spec), "text", f"{n:,}"
+        lines.append((Line(NAMES[spec.model], *told, values, note, True), runs))
     return lines

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'COMPARED', 'TRIVIAL', 'FAIR', 'FAIR_TABLES', 'PAST', 'CAUSAL', 'OWN', 'THREE', 'NO_GRAPH', 'MPNET', 'COGMEN',
-           'ELSEWHERE', 'WITHOUT_EXCITED', 'SIX', 'iemocap_fair', 'variant', 'beside_main', 'iemocap_causal',
-           'iemocap_own', 'iemocap_ensembles', 'iemocap_c', 'iemocap_six', 'by_session', 'iemocap_sessions']
+           'ELSEWHERE', 'WITHOUT_EXCITED', 'SIX', 'iemocap_fair', 'beside_main', 'iemocap_causal', 'iemocap_own',
+           'iemocap_ensembles', 'iemocap_c', 'iemocap_six', 'by_session', 'iemocap_sessions']
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #2bef2436
 from ..experiment.specification import RunSpec
@@ -14,7 +14,7 @@ from .comparisons import OF_EXPERIMENTS, metrics_alone
 from .iemocap import FOUR, LOST
 from .settings import BOTH_WAYS, PER_STEP, only
 from .study import PAPER_BASELINES, Aim, Experiment, Part, Study, ablations, experiment
-from .variants import in_folds, variant_study
+from .variants import in_folds, variant, variant_study
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6, monitor="accuracy")
 COMPARED = *PAPER_BASELINES, "full", "bc_lstm", "late_fusion"
@@ -39,17 +39,12 @@ def iemocap_fair()->Study:
     return Study((FAIR,), comparisons=OF_EXPERIMENTS, pages=pages, tables=FAIR_TABLES, probed=True)
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #264ea163
-def variant(models:tuple[str, ...], settings:dict, place:str, arm:str="")->Experiment:
-    "Some models of the same data, with the same budget."
-    return Experiment("iemocap", "context", "iemocap4", FIXED, models=models, arm=arm,
-                      settings=only(models, settings), space="wide", place=place)
-
 PAST = dict(full=PER_STEP["full"] | dict(causal=True))
-CAUSAL = variant((*PAPER_BASELINES, "full"), PAST, "IEMOCAP, 4 classes, the past alone")
-OWN = variant(ablations()[1:], PER_STEP, "IEMOCAP, 4 classes, ablations tuned apart")
-THREE = variant(("bc_lstm", "bilstm_graph"), dict(bc_lstm=dict(members=3)),
+CAUSAL = variant(FAIR, (*PAPER_BASELINES, "full"), PAST, "IEMOCAP, 4 classes, the past alone")
+OWN = variant(FAIR, ablations()[1:], PER_STEP, "IEMOCAP, 4 classes, ablations tuned apart")
+THREE = variant(FAIR, ("bc_lstm", "bilstm_graph"), dict(bc_lstm=dict(members=3)),
                 "IEMOCAP, 4 classes, three models")
-NO_GRAPH = variant(("bilstm_graph",), dict(bilstm_graph=dict(graph=False)),
+NO_GRAPH = variant(FAIR, ("bilstm_graph",), dict(bilstm_graph=dict(graph=False)),
                    "IEMOCAP, 4 classes, three models without a graph", "no-graph")
 
 # %% ../../nbs/studies/41_iemocap_fair.ipynb #3964d442

@@ -7,14 +7,13 @@ __all__ = ['FIXED', 'CLASSES', 'EVERY', 'FAIR', 'REGRESSION', 'AS_CLASSES', 'BIN
            'TABLES', 'CAUSAL', 'PAST', 'OWN', 'mosei_fair', 'among', 'beside_main', 'mosei_causal', 'mosei_own']
 
 # %% ../../nbs/studies/51_mosei_fair.ipynb #829f6c20
-from dataclasses import replace
 from ..registry import study
 from .comparisons import OF_EXPERIMENTS
 from .iemocap_fair import TRIVIAL
 from .mosei import BUDGET, READ_AS_CLASSES, SEVEN_ASKED, TWO
 from .settings import BOTH_WAYS, BOUNDED, PER_STEP, only
 from .study import PAPER_BASELINES, Asked, Experiment, Part, Study, ablations
-from .variants import variant_study
+from .variants import variant, variant_study
 
 FIXED = dict(batch_size=32, bucket_batches=10, epochs=16, patience=3)
 CLASSES = FIXED | dict(monitor="accuracy")
@@ -54,8 +53,7 @@ def among(e:Experiment, models:tuple[str, ...], place:str, more:dict)->Experimen
     "Some models of an experiment, each with a search of its own."
     of_task = only(models, BOUNDED if e.task == "regression" else PER_STEP)
     settings = {m: of_task.get(m, {}) | more.get(m, {}) for m in models}
-    return replace(e, models=models, settings=settings, ablations_as="own", main="",
-                   place=f"{e.place.removesuffix(', both directions')}, {place}")
+    return variant(e, models, settings, f"{e.place.removesuffix(', both directions')}, {place}")
 
 def beside_main(experiments:tuple[Experiment, ...])->Study:
     "A variant of the main rows."

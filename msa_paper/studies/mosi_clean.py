@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'CLEAN', 'EVERY', 'FAIR', 'REGRESSION', 'CLASSES', 'BINARY', 'TABLES', 'TWO_TABLES', 'PAST', 'CAUSAL', 'OWN',
-           'THREE', 'ENSEMBLES', 'NO_GRAPH', 'SEEDS', 'mosi_clean', 'mosi_clean_two', 'variant', 'beside_main',
-           'mosi_causal', 'mosi_own', 'mosi_ensembles', 'by_fold', 'mosi_folds']
+           'THREE', 'ENSEMBLES', 'NO_GRAPH', 'SEEDS', 'mosi_clean', 'mosi_clean_two', 'beside_main', 'mosi_causal',
+           'mosi_own', 'mosi_ensembles', 'by_fold', 'mosi_folds']
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #3de80581
 from ..experiment.specification import RunSpec
@@ -15,7 +15,7 @@ from .iemocap_fair import COMPARED, TRIVIAL
 from .mosi import INTENSITY, LOST, ZEROS
 from .settings import BOTH_WAYS, BOUNDED, PER_STEP, only
 from .study import PAPER_BASELINES, Asked, Experiment, Part, Study, ablations, experiment
-from .variants import in_folds, variant_study
+from .variants import in_folds, variant, variant_study
 
 FIXED = dict(batch_size=8, bucket_batches=3, epochs=24, patience=6)
 CLEAN = dict(source="words_audio", text=dict(model="mpnet"))
@@ -59,22 +59,17 @@ def mosi_clean_two()->Study:
     return Study((BINARY,), comparisons=OF_EXPERIMENTS, pages=pages, tables=TWO_TABLES, probed=True)
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #e7b48067
-def variant(models:tuple[str, ...], settings:dict, place:str, arm:str="")->Experiment:
-    "Some models of the same data, with the same budget."
-    return Experiment("mosi", "context", "regression", FIXED, models=models, data=CLEAN,
-                      settings=only(models, settings), space="wide", place=place, arm=arm)
-
 def beside_main(*some:Experiment)->Study:
     "Variants of the main row."
     return variant_study("table5", *((e, (*INTENSITY, *ZEROS)) for e in some), beside="mosi-clean")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #ef88daf4
 PAST = dict(full=BOUNDED["full"] | dict(causal=True))
-CAUSAL = variant((*PAPER_BASELINES, "full"), PAST, "MOSI, intensity, the past alone")
-OWN = variant(ablations()[1:], BOUNDED, "MOSI, intensity, ablations tuned apart")
+CAUSAL = variant(REGRESSION, (*PAPER_BASELINES, "full"), PAST, "MOSI, intensity, the past alone")
+OWN = variant(REGRESSION, ablations()[1:], BOUNDED, "MOSI, intensity, ablations tuned apart")
 THREE = dict(bc_lstm=dict(members=3), bilstm_graph=dict(bound=3.))
-ENSEMBLES = variant(("bc_lstm", "bilstm_graph"), THREE, "MOSI, intensity, three models")
-NO_GRAPH = variant(("bilstm_graph",), dict(bilstm_graph=dict(bound=3., graph=False)),
+ENSEMBLES = variant(REGRESSION, ("bc_lstm", "bilstm_graph"), THREE, "MOSI, intensity, three models")
+NO_GRAPH = variant(REGRESSION, ("bilstm_graph",), dict(bilstm_graph=dict(bound=3., graph=False)),
                    "MOSI, intensity, three models without a graph", "no-graph")
 
 # %% ../../nbs/studies/31_mosi_clean.ipynb #1bfcec8d
